@@ -1,0 +1,103 @@
+"""Every error this project raises on purpose.
+
+    ProvenanceError                 something the user can read in one line: what, why, what next
+    ├── IdentityError               a checkpoint id that does not parse
+    ├── CheckpointError             one checkpoint cannot be fingerprinted; becomes one row in `outcomes`
+    │   ├── HeaderError             a safetensors header breaks the format (names repo, file and fault)
+    │   ├── WeightsError            the weights a checkpoint announces are missing, partial or unreadable
+    │   └── SkippedCheckpoint       nothing is wrong, but there is nothing to read (`.bin` only, GGUF only, …)
+    ├── SourceError                 a crawl source (folder, listing) that cannot be used at all
+    ├── StoreError                  the store on disk
+    │   ├── StoreFormatError        written by a version of this software that we do not know
+    │   ├── StoreBusyError          another process holds the writer's lock
+    │   └── StoreCorruptError       a part named in the manifest is missing or damaged
+    ├── IndexMissingError           a command needs `provenance index` to have run
+    ├── UnknownModelError           the model asked about is neither stored nor a readable folder
+    └── TruthError                  a truth table for `provenance evaluate` that cannot be used
+"""
+
+from __future__ import annotations
+
+
+class ProvenanceError(Exception):
+    """Base of all errors raised on purpose. `str(error)` is one line fit for a user."""
+
+
+class IdentityError(ProvenanceError, ValueError):
+    """A checkpoint id that does not parse."""
+
+
+class CheckpointError(ProvenanceError):
+    """One checkpoint cannot be fingerprinted.
+
+    Attributes:
+        stage: where it stopped (`listing`, `plan`, `header`, `roles`, `read`, `statistics`, `store`).
+    """
+
+    stage = "read"
+
+    def __init__(self, message: str, *, stage: str | None = None) -> None:
+        super().__init__(message)
+        if stage is not None:
+            self.stage = stage
+
+
+class HeaderError(CheckpointError):
+    """A safetensors header that breaks the format.
+
+    Attributes:
+        repo: repo id or folder the file lies in.
+        file: path of the file inside the repo.
+        fault: what is wrong, in words.
+    """
+
+    stage = "header"
+
+    def __init__(self, fault: str, *, file: str, repo: str = "") -> None:
+        self.repo, self.file, self.fault = repo, file, fault
+        where = f"{repo}/{file}" if repo else file
+        super().__init__(f"{where}: not a valid safetensors file: {fault}")
+
+
+class WeightsError(CheckpointError):
+    """The weights that a checkpoint announces are missing, partial or unreadable."""
+
+    stage = "plan"
+
+
+class SkippedCheckpoint(CheckpointError):
+    """There is nothing to read here, and that is no failure."""
+
+    stage = "plan"
+
+
+class SourceError(ProvenanceError):
+    """A crawl source that cannot be used at all."""
+
+
+class StoreError(ProvenanceError):
+    """The store on disk cannot do what was asked."""
+
+
+class StoreFormatError(StoreError):
+    """The store was written in a format that this version does not know."""
+
+
+class StoreBusyError(StoreError):
+    """Another process holds the writer's lock."""
+
+
+class StoreCorruptError(StoreError):
+    """A part that the manifest names is missing or damaged."""
+
+
+class IndexMissingError(ProvenanceError):
+    """The command needs an index and the store has none."""
+
+
+class UnknownModelError(ProvenanceError):
+    """The model asked about is neither in the store nor a readable folder."""
+
+
+class TruthError(ProvenanceError):
+    """A truth table that cannot be used."""
