@@ -1,19 +1,19 @@
 """Every error this project raises on purpose.
 
-    ProvenanceError                 something the user can read in one line: what, why, what next
-    ├── IdentityError               a checkpoint id that does not parse
-    ├── CheckpointError             one checkpoint cannot be fingerprinted; becomes one row in `outcomes`
-    │   ├── HeaderError             a safetensors header breaks the format (names repo, file and fault)
-    │   ├── WeightsError            the weights a checkpoint announces are missing, partial or unreadable
-    │   └── SkippedCheckpoint       nothing is wrong, but there is nothing to read (`.bin` only, GGUF only, …)
-    ├── SourceError                 a crawl source (folder, listing) that cannot be used at all
-    ├── StoreError                  the store on disk
-    │   ├── StoreFormatError        written by a version of this software that we do not know
-    │   ├── StoreBusyError          another process holds the writer's lock
-    │   └── StoreCorruptError       a part named in the manifest is missing or damaged
-    ├── IndexMissingError           a command needs `provenance index` to have run
-    ├── UnknownModelError           the model asked about is neither stored nor a readable folder
-    └── TruthError                  a truth table for `provenance evaluate` that cannot be used
+ProvenanceError                 something the user can read in one line: what, why, what next
+├── IdentityError               a checkpoint id that does not parse
+├── CheckpointError             one checkpoint cannot be fingerprinted; becomes one row in `outcomes`
+│   ├── HeaderError             a safetensors header breaks the format (names repo, file and fault)
+│   ├── WeightsError            the weights a checkpoint announces are missing, partial or unreadable
+│   └── SkippedCheckpoint       nothing is wrong, but there is nothing to read (`.bin` only, GGUF only, …)
+├── SourceError                 a crawl source (folder, listing) that cannot be used at all
+├── StoreError                  the store on disk
+│   ├── StoreFormatError        written by a version of this software that we do not know
+│   ├── StoreBusyError          another process holds the writer's lock
+│   └── StoreCorruptError       a part named in the manifest is missing or damaged
+├── IndexMissingError           a command needs `provenance index` to have run
+├── UnknownModelError           the model asked about is neither stored nor a readable folder
+└── TruthError                  a truth table for `provenance evaluate` that cannot be used
 """
 
 from __future__ import annotations

@@ -10,9 +10,7 @@ from schemas.errors import IdentityError
 REVISION_DIGITS = 12
 
 _REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
-_FORM = re.compile(
-    r"(?P<repo>[^@:#]+)@(?P<revision>[0-9a-f]{1,40})(?::(?P<subfolder>[^#]+))?(?:#(?P<variant>.+))?"
-)
+_FORM = re.compile(r"(?P<repo>[^@:#]+)@(?P<revision>[0-9a-f]{1,40})(?::(?P<subfolder>[^#]+))?(?:#(?P<variant>.+))?")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,0 +1,265 @@
+"""The tensors of one layer: names looked up, fused ones split, stored orientation undone, shapes checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from crawler.architectures.config import Settings
+from crawler.architectures.fused import Geometry, Layout, Parts, Unsettled, halves, rotary
+from crawler.architectures.names import (
+    CHATGLM2_FFN,
+    CONV1D_STEMS,
+    FUSED,
+    GATED_QUERY,
+    ROLE_OF_STEM,
+    ROTARY_STEMS,
+    VARIANTS,
+    Fused,
+)
+from crawler.architectures.notes import FLOAT_DTYPES, Notes
+from crawler.architectures.stacks import Place
+from schemas.records import LogicalTensor, TensorEntry
+from schemas.roles import FEED_FORWARD, LATENT_ATTENTION, ROLE_CODE, VECTORS
+
+_BIASED = ("q", "k", "v")
+_READ_RESIDUAL = ("q", "k", "v", "q_a", "kv_a")
+_MAX_EXPERTS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all layers share: the config's facts, the scaled tensors' names, and the notes being taken."""
+
+    settings: Settings
+    names: frozenset[str]
+    notes: Notes
+
+    def layout(self, fused: Fused, container: str) -> Layout:
+        """The layout of a fused tensor, by the prefix, then the model type, then the name's owner.
+
+        Raises:
+            Unsettled: no known family.
+        """
+        for family in (*container.split("."), *self.settings.model_types, ""):
+            if family in fused.layouts:
+                return fused.layouts[family]
+        if not self.settings.model_types:
+            raise Unsettled("several families share this name and no config tells which", config=True)
+        raise Unsettled(f"no known layout for model type {self.settings.model_types[-1]}")
+
+    def check_values(self, entry: TensorEntry) -> None:
+        """Refuse tensors whose stored numbers are not the weights.
+
+        Raises:
+            Unsettled: integers, packed values, or 8-bit floats with a scale beside them.
+        """
+        if entry.dtype not in FLOAT_DTYPES:
+            raise Unsettled("packed or integer values")
+        if entry.dtype.startswith("F8"):
+            bare = entry.name.removesuffix(".weight")
+            scales = (f"{entry.name}_scale", f"{entry.name}_scale_inv", f"{bare}.scale", f"{bare}.scale_weight")
+            if any(scale in self.names for scale in scales):
+                raise Unsettled("8-bit values that need the scale beside them")
+
+
+def other(entry: TensorEntry) -> LogicalTensor:
+    """A tensor without a role."""
+    return LogicalTensor(entry.name, None, "other", None, entry.shape, entry, stored_shape=entry.shape)
+
+
+def resolve_layer(places: Sequence[Place], context: Context) -> list[LogicalTensor]:
+    """The logical tensors of one layer, with `layer` and `expert` set and `stack` left for later."""
+    layer = _Layer(places, context)
+    resolved = [
+        replace(tensor, layer=found.layer, expert=found.expert if tensor.expert is None else tensor.expert)
+        for found in places
+        for tensor in layer.resolve(found)
+    ]
+    return _agreeing(_unclaimed_twice(resolved, context.notes), context.notes)
+
+
+class _Layer:
+    def __init__(self, places: Sequence[Place], context: Context) -> None:
+        self.context = context
+        self.matrices = {
+            found.stem: found.entry.shape
+            for found in places
+            if found.suffix == "weight" and len(found.entry.shape) == 2 and found.expert is None
+        }
+        stems = {found.stem for found in places}
+        self.roles = _roles(stems)
+        self.conv1d = _conv1d(self.matrices)
+        if self.conv1d is None:
+            self.matrices = {stem: shape for stem, shape in self.matrices.items() if stem not in CONV1D_STEMS}
+        self.inputs = {role: self._input(stem) for stem in self.matrices if (role := self.roles.get(stem))}
+        query = next((shape[0] for stem, shape in self.matrices.items() if self.roles.get(stem) == "q"), None)
+        self.geometry = Geometry(context.settings, self.inputs.get("o") or query)
+        self.latent = any(role in self.inputs for role in LATENT_ATTENTION)
+
+    def _transposed(self, stem: str) -> bool:
+        return self.conv1d is True and stem in CONV1D_STEMS
+
+    def _input(self, stem: str) -> int:
+        return self.matrices[stem][0 if self._transposed(stem) else 1]
+
+    def resolve(self, found: Place) -> list[LogicalTensor]:
+        """The parts of one stored tensor; itself as `other`, with a note, where its role is not certain."""
+        try:
+            return list(self._claim(found))
+        except Unsettled as gap:
+            self.context.notes.add(found.entry.name, gap)
+            return [other(found.entry)]
+
+    def _claim(self, found: Place) -> Iterator[LogicalTensor]:
+        entry, stem = found.entry, found.stem
+        role = self.roles.get(stem, "other")
+        fused = self._fused(found, role)
+        if role == "other" and fused is None:
+            self.context.notes.add_look_alike(entry)
+            yield other(entry)
+        elif found.suffix == "bias":
+            yield from self._bias(found, role, fused)
+        elif role in VECTORS:
+            yield self._vector(entry, role) if found.suffix and len(entry.shape) == 1 else other(entry)
+        elif ".experts." in stem and found.expert is None:
+            yield from self._stacked(found, role, fused)
+        elif found.suffix:
+            yield from self._matrix(found, role, fused)
+        else:
+            yield other(entry)
+
+    def _vector(self, entry: TensorEntry, role: str) -> LogicalTensor:
+        self.context.check_values(entry)
+        return replace(other(entry), role=role)
+
+    def _fused(self, found: Place, role: str) -> Fused | None:
+        """The row of a fused tensor, whether its name says so or only its shape does."""
+        if found.expert is not None:
+            return None
+        rows, width = found.entry.shape[0] if found.entry.shape else 0, self.inputs.get("down")
+        if role == "q" and not self.latent and self.inputs.get("o", 0) * 2 == rows:
+            return GATED_QUERY
+        if found.stem == CHATGLM2_FFN and width is not None and rows == 2 * width:
+            return Fused({"": halves})
+        return FUSED.get(found.stem)
+
+    def _split(self, found: Place, fused: Fused, rows: int) -> Parts:
+        conv1d = fused.conv1d if self._transposed(found.stem) else None
+        layout = conv1d or self.context.layout(fused, found.container)
+        return layout(rows, self.geometry)
+
+    def _bias(self, found: Place, role: str, fused: Fused | None) -> Iterator[LogicalTensor]:
+        """q, k and v biases go where their rows go; others have no role."""
+        entry = found.entry
+        if len(entry.shape) != 1 or role not in (*_BIASED, "other"):
+            yield other(entry)
+        elif fused is None:
+            self.context.check_values(entry)
+            rows = rotary(entry.shape[0], self.geometry) if found.stem in ROTARY_STEMS else None
+            yield replace(other(entry), role=f"{role}_bias", rows=rows)
+        else:
+            self.context.check_values(entry)
+            for part, rows in self._split(found, fused, entry.shape[0]).items():
+                of_part = f"{part}_bias" if part in _BIASED else "other"
+                yield replace(other(entry), part=part, role=of_part, shape=(rows.count,), rows=rows)
+
+    def _matrix(self, found: Place, role: str, fused: Fused | None) -> Iterator[LogicalTensor]:
+        entry, stem = found.entry, found.stem
+        self.context.check_values(entry)
+        if len(entry.shape) != 2 or 0 in entry.shape:
+            raise Unsettled(f"shape {list(entry.shape)[:4]} is no matrix")
+        if stem in CONV1D_STEMS and self.conv1d is None:
+            raise Unsettled("nothing in the layer tells whether it is stored as [in, out] or [out, in]")
+        transposed = self._transposed(stem)
+        stored = (entry.shape[0], entry.shape[1])
+        shape = stored[::-1] if transposed else stored
+        whole = LogicalTensor(entry.name, None, role, None, shape, entry, stored_shape=stored, transposed=transposed)
+        if fused is not None:
+            for part, rows in self._split(found, fused, shape[0]).items():
+                yield replace(whole, part=part, role=_role(part), shape=(rows.count, shape[1]), rows=rows)
+        elif stem in ROTARY_STEMS:
+            yield replace(whole, rows=rotary(shape[0], self.geometry))
+        else:
+            yield whole
+
+    def _stacked(self, found: Place, role: str, fused: Fused | None) -> Iterator[LogicalTensor]:
+        """Experts stored as one `[experts, a, b]`; the width of the residual stream tells `a` from `b`."""
+        entry = found.entry
+        self.context.check_values(entry)
+        if len(entry.shape) != 3 or 0 in entry.shape or entry.shape[0] > _MAX_EXPERTS:
+            raise Unsettled(f"shape {list(entry.shape)[:4]} is no stack of at most {_MAX_EXPERTS} expert matrices")
+        n_experts, a, b = entry.shape
+        hidden = next((self.inputs[r] for r in _READ_RESIDUAL if r in self.inputs), self.context.settings.hidden_size)
+        if a == b or hidden not in (a, b):
+            raise Unsettled(f"experts of {a} x {b} may be stored as [in, out] or [out, in]")
+        transposed = (a == hidden) != (role == "down")
+        shape = (b, a) if transposed else (a, b)
+        whole = LogicalTensor(entry.name, None, role, None, shape, entry, stored_shape=(a, b), transposed=transposed)
+        parts = self._split(found, fused, shape[0]) if fused is not None else None
+        for expert in range(n_experts):
+            one = replace(whole, expert=expert, element_offset=expert * a * b)
+            if parts is None:
+                yield one
+            else:
+                for part, rows in parts.items():
+                    yield replace(one, part=part, role=part, shape=(rows.count, shape[1]), rows=rows)
+
+
+def _role(part: str) -> str:
+    return part if part in ROLE_CODE else "other"
+
+
+def _conv1d(matrices: Mapping[str, tuple[int, ...]]) -> bool | None:
+    """Whether GPT-2's names are stored `[in, out]` here; null where the layer's attention does not tell."""
+    if "attn.attention.q_proj" in matrices:
+        return False
+    rows, columns = matrices.get("attn.c_attn", (0, 0))
+    if 0 < 3 * rows == columns:
+        return True
+    return False if rows > columns else None
+
+
+def _roles(stems: set[str]) -> dict[str, str]:
+    roles = dict(ROLE_OF_STEM)
+    for variant in VARIANTS:
+        if variant.holds in stems and not (variant.lacks and variant.lacks in stems):
+            roles |= variant.roles
+    return roles
+
+
+def _unclaimed_twice(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
+    """Where two stored tensors claim one role of one layer, neither has it."""
+    claims = Counter((t.role, t.expert) for t in tensors if t.role != "other")
+    return [
+        _refused(t, "another tensor of the layer claims the same role", notes) if claims[t.role, t.expert] > 1 else t
+        for t in tensors
+    ]
+
+
+def _agreeing(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
+    """Refuse matrices that cannot stand in one layer: q, k, v and the feed-forward share the residual stream."""
+    widths = {t.shape[1] for t in tensors if t.role in _READ_RESIDUAL}
+    if len(widths) > 1:
+        reason = f"q, k, v of the layer read {sorted(widths)} inputs, which should be one number"
+        return [_refused(t, reason, notes) if t.role in _READ_RESIDUAL else t for t in tensors]
+    if not widths:
+        return tensors
+    width = widths.pop()
+    checked = []
+    for tensor in tensors:
+        side = 0 if tensor.role in ("down", "o") else 1
+        if tensor.role in (*FEED_FORWARD, "o") and tensor.shape[side] != width:
+            gap = f"{'writes' if side == 0 else 'reads'} {tensor.shape[side]} numbers where q reads {width}"
+            if tensor.role == "o":
+                notes.add(tensor.name, Unsettled(gap))
+            else:
+                tensor = _refused(tensor, gap, notes)
+        checked.append(tensor)
+    return checked
+
+
+def _refused(tensor: LogicalTensor, reason: str, notes: Notes) -> LogicalTensor:
+    notes.add(tensor.name, Unsettled(reason))
+    return replace(tensor, role="other")

@@ -1,0 +1,128 @@
+"""All tensors of a checkpoint with their roles: layers first, then the stacks' names, then what lies outside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from crawler.architectures.config import Settings, read_settings
+from crawler.architectures.layer import Context, other, resolve_layer
+from crawler.architectures.names import OUTSIDE
+from crawler.architectures.notes import FLOAT_DTYPES, Notes
+from crawler.architectures.stacks import in_layers, name_stacks, place
+from schemas.records import LogicalTensor, ResolvedRoles, TensorEntry
+from schemas.roles import ATTENTION, LATENT_ATTENTION, MAIN_STACK
+
+_ADAPTER = re.compile(r"(?:^|[._])(?:lora_|ia3_|hada_|lokr_|oft_|boft_|vera_|adapters?[._]|prompt_embeddings)")
+_ATTENTION = frozenset(ATTENTION + LATENT_ATTENTION)
+_CROSS_STACK = "cross"
+
+
+def resolve_roles(entries: Sequence[TensorEntry], config: Mapping[str, Any] | None) -> ResolvedRoles:
+    """Say what every tensor of a checkpoint does. Never raises, whatever the config holds.
+
+    Args:
+        entries: all tensors of all weight files.
+        config: config.json or params.json as parsed, or null; asked only where `needs_config` is true, and for
+            the figures of the result.
+
+    Returns:
+        one or more logical tensors for every entry, in the order of the entries. `n_layers` is the number of
+        distinct layers of the main stack with attention (of all its layers with any role where no attention is
+        readable, as in packed checkpoints); layer numbers stay those of the names, so a pruned model has gaps.
+    """
+    settings = read_settings(config)
+    tensors, notes = _resolve(entries, settings)
+    main = [tensor for tensor in tensors if tensor.stack == MAIN_STACK]
+    with_attention = {tensor.layer for tensor in main if tensor.layer is not None and tensor.role in _ATTENTION}
+    with_role = {tensor.layer for tensor in main if tensor.layer is not None and tensor.role != "other"}
+    q, k = (next((t.shape for t in main if t.role == role and len(t.shape) == 2), None) for role in ("q", "k"))
+    n_heads = _dividing(settings.n_heads, q)
+    n_kv_heads = _dividing(settings.n_kv_heads, k)
+    if n_kv_heads is None and q is not None and q == k:
+        n_kv_heads = n_heads
+    return ResolvedRoles(
+        tensors=tuple(tensors),
+        n_layers=len(with_attention or with_role),
+        hidden_size=settings.hidden_size or (q[1] if q else None),
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        model_type=settings.model_type,
+        architecture=settings.architecture,
+        quantization=settings.quantization,
+        adapter=not with_attention and any(_ADAPTER.search(entry.name) for entry in entries),
+        notes=notes.lines(),
+    )
+
+
+def _dividing(heads: int | None, shape: tuple[int, ...] | None) -> int | None:
+    """A config's number of heads, unless it contradicts the projection: nobody should cut a matrix by it."""
+    return None if heads and shape and shape[0] % heads else heads
+
+
+def needs_config(entries: Sequence[TensorEntry]) -> bool:
+    """Whether a config could settle a tensor that names and shapes leave open (fused or rotary-permuted rows)."""
+    return _resolve(entries, Settings())[1].wants_config
+
+
+def _resolve(entries: Sequence[TensorEntry], settings: Settings) -> tuple[list[LogicalTensor], Notes]:
+    notes = Notes()
+    context = Context(settings, frozenset(entry.name for entry in entries), notes)
+    places = {entry: found for entry in entries if (found := place(entry)) is not None}
+    layers = {key: resolve_layer(found, context) for key, found in in_layers(places.values()).items()}
+
+    n_layers: dict[str, int] = {}
+    n_attention: dict[str, int] = {}
+    for (container, _, cross), tensors in layers.items():
+        n_layers[container] = n_layers.get(container, 0) + (not cross)
+        attends = not cross and any(tensor.role in _ATTENTION for tensor in tensors)
+        n_attention[container] = n_attention.get(container, 0) + attends
+    stacks = name_stacks(n_layers, n_attention)
+
+    resolved = _outside([entry for entry in entries if entry not in places], stacks, notes)
+    for (container, _, cross), tensors in layers.items():
+        name = stacks[container]
+        if cross:
+            name = _CROSS_STACK if name == MAIN_STACK else f"{name}:{_CROSS_STACK}"
+        for tensor in tensors:
+            resolved.setdefault(tensor.entry, []).append(replace(tensor, stack=name))
+    return [tensor for entry in dict.fromkeys(entries) for tensor in resolved[entry]], notes
+
+
+def _outside(
+    entries: Sequence[TensorEntry], stacks: Mapping[str, str], notes: Notes
+) -> dict[TensorEntry, list[LogicalTensor]]:
+    """Embeddings, head and final norms: each belongs to a stack that lies under the same prefix, main first.
+
+    Of several with one role in one stack (`shared.weight` and `decoder.embed_tokens.weight`) the one nearest to
+    the layers has it.
+    """
+    claims: dict[tuple[str, str], tuple[int, TensorEntry]] = {}
+    by_main_first = sorted(stacks.items(), key=lambda item: (item[1] != MAIN_STACK, item[0]))
+    # `output.weight` is anything's name unless Meta's `tok_embeddings.weight` stands beside it.
+    meta = any(entry.name.endswith("tok_embeddings.weight") for entry in entries)
+    for entry in entries:
+        prefix, role = _outside_role(entry)
+        stack = next((name for container, name in by_main_first if container.startswith(prefix)), None)
+        if role is None or stack is None or (entry.name.endswith("output.weight") and not meta):
+            notes.add_look_alike(entry)
+            continue
+        if (stack, role) not in claims or len(prefix) > claims[stack, role][0]:
+            claims[stack, role] = (len(prefix), entry)
+    found = {entry: [other(entry)] for entry in entries}
+    for (stack, role), (_, entry) in claims.items():
+        found[entry] = [replace(other(entry), role=role, stack=stack)]
+    return found
+
+
+def _outside_role(entry: TensorEntry) -> tuple[str, str | None]:
+    """Prefix and role of a tensor outside the layers; no role where the values or the shape do not fit it."""
+    parts = entry.name.split(".")
+    for start in range(max(0, len(parts) - 4), len(parts)):
+        role = OUTSIDE.get(".".join(parts[start:]))
+        if role is not None:
+            fits = len(entry.shape) == (1 if role == "final_norm" else 2) and 0 not in entry.shape
+            return "".join(f"{part}." for part in parts[:start]), role if fits and entry.dtype in FLOAT_DTYPES else None
+    return "", None

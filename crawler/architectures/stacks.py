@@ -1,0 +1,100 @@
+"""Where a tensor stands: its stack of layers, its layer and its expert. Pure string work.
+
+The main stack, which makes the curves, is chosen by one rule: among the containers of layers that hold attention
+(if none does, among all), the one whose prefix has the fewest tower words (`TOWERS`: a language model beats an
+encoder, an encoder beats a vision or audio tower), then the one of most layers, then the first by name. A
+draft head is never main.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from crawler.architectures.names import CONTAINERS, CROSS, DRAFT_STEMS, TOWERS
+from schemas.records import TensorEntry
+from schemas.roles import MAIN_STACK
+
+# Five digits are plenty for a layer; longer runs of digits are no layer numbers.
+_IN_LAYER = re.compile(rf"((?:[^.]+\.)*?)({'|'.join(CONTAINERS)})\.([0-9]{{1,5}})\.(.+)")
+_EXPERT = re.compile(r"(?<![^.])experts\.([0-9]{1,5})\.")
+_SUFFIXES = {"weight": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}
+_PLAIN_RANK = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tensor inside a layer.
+
+    Attributes:
+        container: prefix and word of the list of layers, `model.layers`.
+        stem: name inside the layer without suffix, with `experts.*` for any expert.
+        suffix: `weight`, `bias` or nothing (old BERT files say `gamma` and `beta`).
+        cross: belongs to cross attention; the stem is then that of self attention.
+    """
+
+    entry: TensorEntry
+    container: str
+    layer: int
+    stem: str
+    suffix: str
+    expert: int | None
+    cross: bool
+
+
+def place(entry: TensorEntry) -> Place | None:
+    """Where a tensor's name puts it, null outside the layers."""
+    match = _IN_LAYER.fullmatch(entry.name)
+    if match is None:
+        return None
+    prefix, word, number, rest = match.groups()
+    # PEFT keeps the frozen matrix of a wrapped module under `base_layer`.
+    stem, _, last = rest.replace(".base_layer.", ".").rpartition(".")
+    suffix = _SUFFIXES.get(last, "")
+    if not suffix:
+        stem = f"{stem}.{last}" if stem else last
+    numbers = _EXPERT.findall(stem)
+    expert = int(numbers[0]) if len(numbers) == 1 else None
+    if expert is not None:
+        stem = _EXPERT.sub("experts.*.", stem)
+    for cross, own in CROSS:
+        if stem.startswith(cross):
+            return Place(entry, prefix + word, int(number), own + stem.removeprefix(cross), suffix, expert, True)
+    return Place(entry, prefix + word, int(number), stem, suffix, expert, False)
+
+
+def in_layers(places: Iterable[Place]) -> dict[tuple[str, int, bool], list[Place]]:
+    """Group tensors by container, layer and cross attention; a draft layer gets a container of its own."""
+    layers: dict[tuple[str, int, bool], list[Place]] = {}
+    for found in places:
+        layers.setdefault((found.container, found.layer, found.cross), []).append(found)
+    drafts = [key for key, layer in layers.items() if any(found.stem in DRAFT_STEMS for found in layer)]
+    for container, number, cross in drafts:
+        layers[f"{container}.draft", number, cross] = layers.pop((container, number, cross))
+    return layers
+
+
+def _tower(container: str) -> tuple[str, int]:
+    """Name and rank of the lowest tower word in a container's name."""
+    words = re.split(r"[._]", container.lower())
+    known = [TOWERS[word] for word in words if word in TOWERS]
+    return min(known, key=lambda tower: tower[1], default=(container, _PLAIN_RANK))
+
+
+def name_stacks(n_layers: Mapping[str, int], n_attention: Mapping[str, int]) -> dict[str, str]:
+    """Name the stack of every container, `main` for the one that the rule above picks.
+
+    Args:
+        n_layers: layers of each container.
+        n_attention: layers with attention of each container.
+    """
+    able = [container for container in n_layers if _tower(container)[1] > 0]
+    able = [container for container in able if n_attention[container]] or able
+    able.sort(key=lambda c: (-_tower(c)[1], -n_attention[c], -n_layers[c], c))
+    names: dict[str, str] = {able[0]: MAIN_STACK} if able else {}
+    for container in sorted(n_layers):
+        if container not in names:
+            name = _tower(container)[0]
+            names[container] = name if name not in names.values() else f"{name}:{container}"
+    return names

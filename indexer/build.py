@@ -1,0 +1,192 @@
+"""`provenance index`: signatures, sketches, dossiers and keys of all latest checkpoints become a new generation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from indexer.dossier import META_COLUMNS, Dossier, DossierFile, facts_of, meta_of, sketch_cells
+from indexer.generation import CURRENT, SKETCH, Generation, keys_of, open_generation
+from indexer.signature import DIMENSION, SPEC, signature, sketch
+from indexer.vectors import ExactIndex, FlatIndex
+from schemas import tables
+from schemas.errors import ProvenanceError
+from schemas.sampling import SAMPLED_EXPERTS
+
+if TYPE_CHECKING:
+    from indexer.manifest import Manifest
+    from indexer.store import Store
+
+KINDS: dict[str, type[FlatIndex] | type[ExactIndex]] = {"auto": FlatIndex, "flat": FlatIndex, "exact": ExactIndex}
+SPECS = (SPEC,)
+
+_FACTS = f"""
+with entry as (select fingerprint_id, unnest(entries, recursive := true) from samples)
+select t.fingerprint_id, t.role, t.layer, t.expert, t.shape, t.digest, t.mean, t.std, t.std_error, t.skewness,
+       t.kurtosis, e."offset", e."count", e.exponent
+from tensors t
+join latest_checkpoints c using (fingerprint_id)
+left join entry e on e.fingerprint_id = t.fingerprint_id and e.stack = t.stack and e.role = t.role
+     and e.layer is not distinct from t.layer and e.expert is not distinct from t.expert
+where t.stack = 'main' and t.role <> 'other' and coalesce(t.expert, 0) < {SAMPLED_EXPERTS}
+order by t.fingerprint_id
+"""
+
+
+def load_dossiers(store: Store, manifest: Manifest, fingerprints: Sequence[str] | None = None) -> list[Dossier]:
+    """The dossiers of all latest checkpoints, or of some fingerprints, from the Parquet parts.
+
+    Returns:
+        dossiers by rising repo id and checkpoint id.
+    """
+    with store.connect(manifest) as connection:
+        where = "" if fingerprints is None else "where list_contains($ids, fingerprint_id)"
+        parameters = {} if fingerprints is None else {"ids": list(fingerprints)}
+
+        def rows(query: str) -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = connection.sql(query, params=parameters).to_arrow_table().to_pylist()
+            return found
+
+        columns = ", ".join(META_COLUMNS)
+        checkpoints = rows(f"select {columns} from latest_checkpoints {where} order by repo_id, checkpoint_id")
+        files = rows(f"select fingerprint_id, sha256 from files {where}")
+        samples = {r["fingerprint_id"]: r["data"] for r in rows(f"select fingerprint_id, data from samples {where}")}
+        facts = rows(f"select * from ({_FACTS}) {where} order by fingerprint_id")
+    digests: dict[str, list[str]] = {}
+    for row in files:
+        digests.setdefault(row["fingerprint_id"], []).append(row["sha256"])
+    by_id = {key: list(group) for key, group in groupby(facts, key=lambda r: r["fingerprint_id"])}
+    return [
+        Dossier(
+            meta_of(row, digests.get(row["fingerprint_id"], [])),
+            facts_of(by_id.get(row["fingerprint_id"], [])),
+            np.frombuffer(samples.get(row["fingerprint_id"], b""), dtype="<f2"),
+        )
+        for row in checkpoints
+    ]
+
+
+def unindexed_fingerprints(store: Store, manifest: Manifest, generation: Generation | None) -> list[str]:
+    """Fingerprints of latest checkpoints that the live generation does not hold."""
+    with store.connect(manifest) as connection:
+        found = connection.execute("select fingerprint_id from latest_checkpoints").fetchall()
+    return sorted(row[0] for row in found if not (generation and generation.find("fingerprint", row[0])))
+
+
+def build_index(
+    store: Store,
+    learn_backgrounds: Callable[[Sequence[Dossier]], Mapping[str, NDArray[np.float64]]],
+    *,
+    kind: str = "auto",
+    spec: str = SPEC,
+) -> Generation:
+    """Build a new generation over all latest checkpoints, store the signatures that are missing, and switch to it.
+
+    Args:
+        store: the store.
+        learn_backgrounds: gives the sorted scores of unrelated pairs by line of evidence (handed in, because what
+            a line of evidence is belongs to `query`).
+        kind: `flat` (FAISS), `exact` (numpy) or `auto`.
+        spec: the signature.
+
+    Raises:
+        ProvenanceError: an unknown signature spec.
+    """
+    if spec not in SPECS:
+        raise ProvenanceError(f"no signature spec {spec!r}; there is {', '.join(SPECS)}")
+    manifest = store.manifest()
+    dossiers = load_dossiers(store, manifest)
+    signatures = np.stack([signature(d.curves()).vector for d in dossiers]) if dossiers else _no_vectors()
+    sketches = np.stack([sketch(*sketch_cells(d)) for d in dossiers]) if dossiers else _no_vectors()
+
+    name = f"generation-{manifest.sequence:08d}-{uuid.uuid4().hex[:8]}"
+    store.index_path.mkdir(exist_ok=True)
+    folder = store.index_path / f".{name}.tmp"
+    folder.mkdir()
+    try:
+        DossierFile.write(folder, dossiers)
+        np.save(folder / "keys.npy", keys_of([d.meta for d in dossiers]))
+        index = KINDS[kind]
+        files = {spec: f"{spec}{index.SUFFIX}", SKETCH: f"{SKETCH}{index.SUFFIX}"}
+        index.build(signatures).save(folder / files[spec])
+        index.build(sketches).save(folder / files[SKETCH])
+        np.savez(folder / "background.npz", allow_pickle=False, **dict(learn_backgrounds(dossiers)))
+        info = {
+            "checkpoints": len(dossiers),
+            "parts": [part.path for part in manifest.parts["checkpoints"]],
+            "spec": spec,
+            "kind": kind,
+            "vectors": files,
+            "sha256": {path.name: _sha256(path) for path in sorted(folder.iterdir())},
+        }
+        (folder / "manifest.json").write_text(json.dumps(info, indent=1), encoding="utf-8")
+        for path in folder.iterdir():
+            _fsync(path)
+        folder.rename(store.index_path / name)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    _switch(store.index_path, name)
+    _store_signatures(store, manifest, dossiers, signatures, spec)
+    return open_generation(store.index_path)
+
+
+def _store_signatures(store: Store, manifest: Manifest, dossiers: Sequence[Dossier], vectors: Any, spec: str) -> None:
+    known = store.read("signatures", ["fingerprint_id", "spec"], manifest=manifest).to_pylist()
+    have = {(row["fingerprint_id"], row["spec"]) for row in known}
+    rows: list[dict[str, object]] = [
+        {
+            "fingerprint_id": dossier.meta["fingerprint_id"],
+            "checkpoint_id": dossier.checkpoint_id,
+            "spec": spec,
+            "vector": vector,
+        }
+        for dossier, vector in zip(dossiers, vectors, strict=True)
+        if (dossier.meta["fingerprint_id"], spec) not in have
+    ]
+    if rows:
+        signatures: pa.Table = tables.from_rows("signatures", rows)
+        store.commit({"signatures": signatures})
+
+
+def _switch(index_path: Path, name: str) -> None:
+    """Make a generation the live one, and remove all but it and its predecessor."""
+    current = index_path / CURRENT
+    previous = current.read_text(encoding="utf-8").strip() if current.exists() else None
+    temporary = index_path / f".{CURRENT}.{uuid.uuid4().hex}"
+    temporary.write_text(name + "\n", encoding="utf-8")
+    _fsync(temporary)
+    temporary.rename(current)
+    _fsync(index_path)
+    for folder in index_path.iterdir():
+        # The predecessor stays for readers that have just read CURRENT; older ones were replaced long ago.
+        if folder.is_dir() and folder.name.startswith("generation-") and folder.name not in {name, previous}:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _no_vectors() -> Any:
+    return np.zeros((0, DIMENSION), dtype=np.float32)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,287 @@
+"""The dossier: all that a query needs to know of one checkpoint, in a memory-mapped form.
+
+A dossier is a row of metadata (JSON), a run of fixed-width facts (one a tensor with a role) and a fixed-width weight
+sample. A query of a stored model reads dossiers and vectors only, never Parquet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import StoreCorruptError
+from schemas.roles import ATTENTION, LAYER_MATRICES, MAIN_STACK, ROLE_CODE, VECTORS
+from schemas.sampling import SAMPLE_CELLS, SAMPLED_EXPERTS, SEQUENCE_LENGTH, matrix_cells
+
+if TYPE_CHECKING:
+    from schemas.records import Fingerprint
+
+FACT = np.dtype(
+    [
+        ("digest", "<u8"),
+        ("rows", "<u4"),
+        ("columns", "<u4"),
+        ("offset", "<u4"),
+        ("count", "<u4"),
+        ("mean", "<f4"),
+        ("std", "<f4"),
+        ("std_error", "<f4"),
+        ("skewness", "<f4"),
+        ("kurtosis", "<f4"),
+        ("layer", "<i2"),
+        ("expert", "<i2"),
+        ("exponent", "<i2"),
+        ("role", "u1"),
+        ("padding", "u1"),
+    ]
+)
+"""One tensor: `columns` is 0 for vectors, `layer` and `expert` are -1 where null, `digest` is 0 where null."""
+
+META_COLUMNS = (
+    "checkpoint_id",
+    "fingerprint_id",
+    "repo_id",
+    "revision",
+    "subfolder",
+    "variant",
+    "created_at",
+    "license",
+    "declared_parents",
+    "declared_relation",
+    "architecture",
+    "model_type",
+    "n_layers",
+    "hidden_size",
+    "n_heads",
+    "n_kv_heads",
+    "n_parameters",
+    "dtype",
+    "quantization",
+    "mode",
+    "sample_version",
+    "content_digest",
+    "resolved",
+    "adapter",
+)
+
+_MATRIX_CODES = np.array([ROLE_CODE[role] for role in LAYER_MATRICES], dtype=np.uint8)
+_VECTOR_CODES = np.array([ROLE_CODE[role] for role in VECTORS], dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Dossier:
+    """What a query needs to know of one checkpoint.
+
+    Attributes:
+        meta: the columns of `META_COLUMNS` (times as ISO strings) and `sha256`, the digests of its weight files.
+        facts: `[n]` of dtype `FACT`, ordered by role, layer, expert.
+        values: float16 `[<= 16384]` sample values, scaled by each fact's exponent.
+    """
+
+    meta: Mapping[str, Any]
+    facts: NDArray[np.void]
+    values: NDArray[np.float16] = field(repr=False)
+
+    @property
+    def repo_id(self) -> str:
+        return str(self.meta["repo_id"])
+
+    @property
+    def checkpoint_id(self) -> str:
+        return str(self.meta["checkpoint_id"])
+
+    def curve(self, role: str, statistic: str = "std") -> NDArray[np.float64]:
+        """One statistic of one dense role over the layers, in layer order `[n_layers]`."""
+        facts = self.facts
+        chosen = facts[(facts["role"] == ROLE_CODE[role]) & (facts["expert"] < 0) & (facts["layer"] >= 0)]
+        values: NDArray[np.float64] = chosen[np.argsort(chosen["layer"], kind="stable")][statistic].astype(np.float64)
+        return values
+
+    def curves(self, statistic: str = "std") -> dict[str, NDArray[np.float64]]:
+        """The curves of q, k, v, o that exist."""
+        found = {role: self.curve(role, statistic) for role in ATTENTION}
+        return {role: curve for role, curve in found.items() if len(curve)}
+
+    @cached_property
+    def matrices(self) -> Cells:
+        """Sample cells of the layer matrices."""
+        return self._cells(self.facts[np.isin(self.facts["role"], _MATRIX_CODES) & (self.facts["count"] > 0)])
+
+    @cached_property
+    def vectors(self) -> Cells:
+        """Sample cells of norms and biases."""
+        return self._cells(self.facts[np.isin(self.facts["role"], _VECTOR_CODES) & (self.facts["count"] > 0)])
+
+    def _cells(self, facts: NDArray[np.void]) -> Cells:
+        counts = facts["count"].astype(np.int64)
+        if len(facts) == 0:
+            return Cells(facts, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        owner = np.repeat(np.arange(len(facts)), counts)
+        values = np.concatenate([self.values[f["offset"] : f["offset"] + f["count"]] for f in facts])
+        position = np.concatenate(
+            [
+                matrix_cells((int(f["rows"]), int(f["columns"])), _ROLE_NAMES[f["role"]])[: f["count"]]
+                if f["columns"]
+                else np.arange(f["count"])
+                for f in facts
+            ]
+        )
+        weights = np.ldexp(values.astype(np.float64), facts["exponent"].astype(np.int32)[owner])
+        keep = np.isfinite(weights)
+        return Cells(facts, owner[keep], position[keep].astype(np.int64), weights[keep])
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Sampled weights of several tensors.
+
+    Attributes:
+        facts: the tensors.
+        owner: `[n]` which of `facts` each cell belongs to.
+        position: `[n]` its position in the sampling sequence (vectors: its element).
+        weights: `[n]` float64 weights.
+    """
+
+    facts: NDArray[np.void]
+    owner: NDArray[np.int64]
+    position: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    def standardised(self) -> NDArray[np.float64]:
+        """Weights centred and scaled per tensor; zero for constant tensors."""
+        return standardise(self.weights, self.owner, len(self.facts))
+
+
+def standardise(weights: NDArray[np.float64], owner: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+    """Centre and scale `weights` within each of `n` groups; a group without spread becomes zero."""
+    count = np.maximum(np.bincount(owner, minlength=n), 1)
+    mean = np.bincount(owner, weights, minlength=n) / count
+    centred = weights - mean[owner]
+    spread = np.sqrt(np.bincount(owner, centred**2, minlength=n) / count)
+    peak = np.zeros(n)
+    np.maximum.at(peak, owner, np.abs(weights))
+    flat = spread <= 1e-9 * peak
+    out: NDArray[np.float64] = np.where(flat[owner], 0.0, centred / np.where(flat, 1.0, spread)[owner])
+    return out
+
+
+def sketch_cells(dossier: Dossier) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """What the search sketch is made of: standardised cells summed over layers and experts.
+
+    Summing over the layers makes the sketch indifferent to dropped, repeated and reordered layers: the matching
+    layers add up, the others are noise.
+
+    Returns:
+        keys `[n]` (role code * 400 + position) and values `[n]`.
+    """
+    cells = dossier.matrices
+    keys = cells.facts["role"].astype(np.int64)[cells.owner] * SEQUENCE_LENGTH + cells.position
+    unique, where = np.unique(keys, return_inverse=True)
+    return unique, np.bincount(where, cells.standardised(), minlength=len(unique)).astype(np.float32)
+
+
+def dossier_of(fingerprint: Fingerprint) -> Dossier:
+    """The dossier of a fingerprint that is in memory."""
+    entries = {(e.role, e.layer, e.expert): e for e in fingerprint.sample.entries}
+    rows = []
+    for row in fingerprint.tensors:
+        key = (row["role"], row["layer"], row["expert"])
+        if row["stack"] != MAIN_STACK or row["role"] == "other" or (row["expert"] or 0) >= SAMPLED_EXPERTS:
+            continue
+        entry = entries.get(key)
+        rows.append({**row, "offset": entry and entry.offset, "count": entry and entry.count})
+        rows[-1]["exponent"] = entry and entry.exponent
+    return Dossier(
+        meta_of(fingerprint.checkpoint, [f["sha256"] for f in fingerprint.files]),
+        facts_of(rows),
+        fingerprint.sample.values,
+    )
+
+
+def meta_of(checkpoint: Mapping[str, Any], sha256: Sequence[str | None]) -> dict[str, Any]:
+    """The metadata of a dossier from a row of `checkpoints` and the digests of its files."""
+    meta = {name: checkpoint.get(name) for name in META_COLUMNS}
+    created = meta["created_at"]
+    meta["created_at"] = None if created is None else created.isoformat()
+    meta["sha256"] = sorted(digest for digest in sha256 if digest)
+    return meta
+
+
+def facts_of(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.void]:
+    """Rows of tensors joined with their sample entries, as facts in canonical order."""
+    facts = np.zeros(len(rows), dtype=FACT)
+    for i, row in enumerate(rows):
+        shape = row["shape"]
+        fact = facts[i]
+        fact["digest"] = int(row["digest"][:16], 16) if row["digest"] else 0
+        fact["rows"] = shape[0] if shape else 1
+        fact["columns"] = shape[1] if len(shape) == 2 else 0
+        for name in ("offset", "count", "exponent"):
+            fact[name] = row[name] or 0
+        for name in ("mean", "std", "std_error", "skewness", "kurtosis"):
+            fact[name] = np.nan if row[name] is None else row[name]
+        fact["role"] = ROLE_CODE[row["role"]]
+        fact["layer"] = -1 if row["layer"] is None else row["layer"]
+        fact["expert"] = -1 if row["expert"] is None else row["expert"]
+    return facts[np.lexsort((facts["expert"], facts["layer"], facts["role"]))]
+
+
+_ROLE_NAMES = {code: role for role, code in ROLE_CODE.items()}
+
+
+class DossierFile:
+    """Dossiers of many checkpoints in one folder, memory-mapped: `meta.jsonl`, `facts.npy`, `samples.npy`, offsets.
+
+    Raises:
+        StoreCorruptError: the files do not fit each other.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._samples = np.load(folder / "samples.npy", mmap_mode="r")
+        self._facts = np.load(folder / "facts.npy", mmap_mode="r")
+        self._fact_offsets = np.load(folder / "fact_offsets.npy", mmap_mode="r")
+        self._meta = np.memmap(folder / "meta.jsonl", dtype=np.uint8, mode="r") if len(self._samples) else None
+        self._meta_offsets = np.load(folder / "meta_offsets.npy", mmap_mode="r")
+        if not len(self._samples) + 1 == len(self._fact_offsets) == len(self._meta_offsets):
+            raise StoreCorruptError(f"{folder}: the files of the index do not fit each other; run `provenance index`")
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def meta(self, row: int) -> dict[str, Any]:
+        """Metadata of one checkpoint."""
+        if self._meta is None:
+            raise IndexError(row)
+        raw = self._meta[int(self._meta_offsets[row]) : int(self._meta_offsets[row + 1])].tobytes()
+        meta: dict[str, Any] = json.loads(raw)
+        return meta
+
+    def __getitem__(self, row: int) -> Dossier:
+        facts = self._facts[int(self._fact_offsets[row]) : int(self._fact_offsets[row + 1])]
+        return Dossier(self.meta(row), np.asarray(facts), np.asarray(self._samples[row]))
+
+    @staticmethod
+    def write(folder: Path, dossiers: Sequence[Dossier]) -> None:
+        """Write dossiers into a new folder."""
+        n = len(dossiers)
+        samples = np.lib.format.open_memmap(
+            folder / "samples.npy", mode="w+", dtype=np.float16, shape=(n, SAMPLE_CELLS)
+        )
+        with (folder / "meta.jsonl").open("wb") as stream:
+            ends = [0]
+            for i, dossier in enumerate(dossiers):
+                samples[i, : len(dossier.values)] = dossier.values
+                stream.write(json.dumps(dossier.meta).encode() + b"\n")
+                ends.append(stream.tell())
+        samples.flush()
+        np.save(folder / "meta_offsets.npy", np.array(ends, dtype=np.int64))
+        sizes = np.array([0, *(len(d.facts) for d in dossiers)], dtype=np.int64)
+        np.save(folder / "fact_offsets.npy", np.cumsum(sizes))
+        np.save(folder / "facts.npy", np.concatenate([d.facts for d in dossiers]) if n else np.zeros(0, dtype=FACT))

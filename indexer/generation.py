@@ -1,0 +1,121 @@
+"""One generation of the index on disk: vectors, dossiers, keys and backgrounds, memory-mapped and immutable.
+
+`index/CURRENT` names the live generation and is swapped atomically, so that a reader keeps the one it opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.dossier import DossierFile
+from indexer.vectors import open_index
+from schemas.errors import IndexMissingError, StoreCorruptError
+
+if TYPE_CHECKING:
+    from schemas.protocols import VectorIndex
+
+CURRENT = "CURRENT"
+SKETCH = "sketch"
+"""Name under which the weight-sample sketches are indexed, beside the signature specs."""
+
+KEY = np.dtype([("hash", "<u8"), ("row", "<u4")])
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A live generation.
+
+    Attributes:
+        name: folder name.
+        info: its manifest: `checkpoints` (count), `parts` (parts of the table `checkpoints` it covers), `spec`, `kind`.
+        dossiers: one a checkpoint.
+    """
+
+    name: str
+    folder: Path
+    info: Mapping[str, Any]
+    dossiers: DossierFile
+    keys: NDArray[np.void]
+
+    def __len__(self) -> int:
+        return len(self.dossiers)
+
+    @cached_property
+    def parts(self) -> frozenset[str]:
+        """Parts of the table `checkpoints` that this generation covers."""
+        return frozenset(self.info["parts"])
+
+    def find(self, kind: str, text: str) -> list[int]:
+        """Rows of the checkpoints known under `text` as `id`, `repo`, `content`, `sha256` or declared `parent`."""
+        wanted = key_hash(kind, text)
+        low = int(np.searchsorted(self.keys["hash"], wanted, side="left"))
+        high = int(np.searchsorted(self.keys["hash"], wanted, side="right"))
+        return [int(row) for row in self.keys["row"][low:high]]
+
+    def vectors(self, name: str) -> VectorIndex:
+        """The vector index of a signature spec, or of the sketches (`SKETCH`).
+
+        Raises:
+            IndexMissingError: this generation holds no vectors of that name.
+        """
+        files = self.info["vectors"]
+        if name not in files:
+            known = ", ".join(sorted(set(files) - {SKETCH}))
+            raise IndexMissingError(
+                f"the index holds no signatures {name!r} (it has {known}); run `provenance index --spec {name}`"
+            )
+        return open_index(self.folder / files[name])
+
+    def background(self) -> dict[str, NDArray[np.float64]]:
+        """Sorted scores of unrelated pairs, by line of evidence."""
+        with np.load(self.folder / "background.npz") as stored:
+            return {name: stored[name] for name in stored.files}
+
+
+def key_hash(kind: str, text: str) -> np.uint64:
+    """64-bit hash under which a name is found again."""
+    return np.uint64(int.from_bytes(hashlib.blake2b(f"{kind}:{text}".encode(), digest_size=8).digest(), "little"))
+
+
+def names_of(meta: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Everything a checkpoint can be found under, as `(kind, text)`."""
+    names = {("id", meta["checkpoint_id"]), ("repo", meta["repo_id"]), ("content", meta["content_digest"])}
+    names.add(("fingerprint", meta["fingerprint_id"]))
+    names |= {("sha256", digest) for digest in meta["sha256"]}
+    names |= {("parent", parent) for parent in meta["declared_parents"] or ()}
+    return {(kind, text) for kind, text in names if text}
+
+
+def keys_of(metas: Iterable[Mapping[str, Any]]) -> NDArray[np.void]:
+    """The hash table behind `Generation.find`, sorted by hash."""
+    found = [(key_hash(*name), row) for row, meta in enumerate(metas) for name in names_of(meta)]
+    return np.array(sorted(found), dtype=KEY) if found else np.zeros(0, dtype=KEY)
+
+
+def open_generation(index_path: Path) -> Generation:
+    """Open the live generation.
+
+    Raises:
+        IndexMissingError: there is none yet.
+        StoreCorruptError: the one that `CURRENT` names is missing or damaged.
+    """
+    try:
+        name = (index_path / CURRENT).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise IndexMissingError(f"{index_path.parent}: not indexed yet; run `provenance index`") from None
+    folder = index_path / name
+    try:
+        info = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        keys = np.load(folder / "keys.npy")
+        return Generation(name, folder, info, DossierFile(folder), keys)
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreCorruptError(f"{folder}: damaged index ({error}); run `provenance index`") from error

@@ -1,0 +1,87 @@
+"""A DuckDB connection that can read the given files and do nothing else outside its own memory.
+
+DuckDB's `allowed_paths` permits writing as well as reading (`COPY … TO` an allowed path, even inside a SELECT), so
+the files are handed to it through a file system that only knows how to open them for reading.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+
+SCHEME = "part"
+
+
+def address(path: str) -> str:
+    """What SQL in the sandbox calls the file `path` (relative to its root)."""
+    return f"{SCHEME}://{path}"
+
+
+class _File(FileIO):
+    """A file open for reading, unbuffered since DuckDB asks for large ranges itself."""
+
+    def __del__(self) -> None:
+        self.close()  # DuckDB drops its files without closing them
+
+
+class _ReadOnlyFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type information
+    """The files `paths` under `root`, for reading; no other name exists."""
+
+    protocol = SCHEME
+    cachable = False
+
+    def __init__(self, root: Path, paths: Iterable[str]) -> None:
+        super().__init__()
+        self._files = {path: root / path for path in paths}
+
+    def _file(self, path: str) -> Path:
+        name = self._strip_protocol(path)
+        if name not in self._files:
+            raise FileNotFoundError(f"{path} is not a part of this store")
+        return self._files[name]
+
+    def _open(self, path: str, mode: str = "rb", **_: object) -> FileIO:
+        if mode != "rb":
+            raise PermissionError(f"{path} is read-only")
+        return _File(self._file(path))
+
+    def info(self, path: str, **_: object) -> dict[str, Any]:
+        return {"name": path, "size": self._file(path).stat().st_size, "type": "file"}
+
+    def modified(self, path: str) -> datetime:
+        return datetime.fromtimestamp(self._file(path).stat().st_mtime, tz=UTC)
+
+    def glob(self, path: str, **_: object) -> list[str]:
+        return [path] if self._strip_protocol(path) in self._files else []
+
+
+def connect(root: Path, paths: Iterable[str]) -> duckdb.DuckDBPyConnection:
+    """An in-memory database whose SQL reads the files `paths` under `root` by their `address`.
+
+    Other files, the network, extensions, `ATTACH` of files, writing and changes of settings are refused by DuckDB
+    itself. What SQL creates lives in the connection's memory. Times are shown in UTC.
+    """
+    names = list(paths)
+    # Large sorts spill here, not into the working directory; DuckDB removes the folder with the connection.
+    spill = Path(tempfile.gettempdir()) / f"provenance-sql-{secrets.token_hex(8)}"
+    connection = duckdb.connect(":memory:", config={"temp_directory": str(spill)})
+    connection.register_filesystem(_ReadOnlyFiles(root, names))
+    connection.execute(f"SET allowed_paths = {[address(name) for name in names]}")
+    for setting in (
+        "TimeZone = 'UTC'",
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "python_enable_replacements = false",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        connection.execute(f"SET {setting}")
+    return connection

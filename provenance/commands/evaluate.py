@@ -1,0 +1,40 @@
+"""`provenance evaluate`."""
+
+from __future__ import annotations
+
+import click
+
+from provenance.commands.options import json_option, store_option
+
+
+@click.command()
+@click.argument("truth", type=click.Path(exists=True, dir_okay=False))
+@store_option
+@json_option
+@click.option("--save", type=click.Path(dir_okay=False), help="Also write the whole result as JSON into this file.")
+def evaluate(truth: str, store: str | None, output: str | None, save: str | None) -> None:
+    """Measure the answers against TRUTH, a CSV of true lineage.
+
+    TRUTH has the columns model, parents (';' between them), root, relation, attack and weights_derived. Every
+    checkpoint of it that the store holds is queried.
+
+    \b
+    Examples:
+      provenance evaluate lineage.csv
+      provenance evaluate lineage.csv --save result.json
+    """
+    from provenance import open as open_database
+    from provenance.output import choose_format, print_json
+    from query.evaluate import as_markdown
+
+    with open_database(store) as database:
+        result = database.evaluate(truth)
+    if save:
+        import json
+        from pathlib import Path
+
+        Path(save).write_text(json.dumps(result, indent=1), encoding="utf-8")
+    if choose_format(output) == "json":
+        print_json(result)
+    else:
+        click.echo(as_markdown(result))

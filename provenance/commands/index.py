@@ -1,0 +1,35 @@
+"""`provenance index`."""
+
+from __future__ import annotations
+
+import click
+
+from provenance.commands.options import store_option
+
+
+@click.command()
+@store_option
+@click.option(
+    "--kind",
+    type=click.Choice(["auto", "flat", "exact"]),
+    default="auto",
+    show_default=True,
+    help="flat: FAISS, exact: plain numpy; both search exhaustively.",
+)
+@click.option("--spec", default="qkvo-std-z-64", show_default=True, help="Signature to index.")
+def index(store: str | None, kind: str, spec: str) -> None:
+    """Build the search index over the store.
+
+    Computes the signatures and sketches that queries search, and learns how high unrelated checkpoints score. Queries
+    stay right without it: checkpoints crawled since are scanned one by one.
+
+    \b
+    Examples:
+      provenance index
+      provenance index --kind exact
+    """
+    from provenance import open as open_database
+
+    with open_database(store) as database:
+        built = database.index(kind=kind, spec=spec)
+    click.echo(f"indexed {built['checkpoints']} checkpoints ({built['spec']}) as {built['generation']}", err=True)

@@ -1,0 +1,32 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import click
+
+store_option = click.option(
+    "--store",
+    type=click.Path(file_okay=False),
+    help="Folder of the store (default: $PROVENANCE_STORE, else ./provenance-store).",
+)
+format_option = click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json", "csv", "parquet"]),
+    help="Default: table on a terminal, json elsewhere.",
+)
+json_option = click.option(
+    "--format", "output", type=click.Choice(["table", "json"]), help="Default: table on a terminal, json elsewhere."
+)
+mode_option = click.option(
+    "--mode",
+    type=click.Choice(["sampled", "full"]),
+    help="Read planned bands of the weights, or every weight (default for local folders: full).",
+)
+sample_option = click.option(
+    "--sample",
+    type=click.Choice(["small", "default", "large"]),
+    default="default",
+    show_default=True,
+    help="How much a sampled fingerprint reads.",
+)

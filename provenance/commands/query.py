@@ -1,0 +1,115 @@
+"""`provenance query`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from provenance.commands.options import format_option, mode_option, sample_option, store_option
+
+FAIL_ON = ("derived", "undeclared", "license")
+
+
+@click.command()
+@click.argument("model")
+@store_option
+@format_option
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Candidates to list.")
+@click.option("--spec", help="Signature to search with (default: the one indexed).")
+@click.option("--min-probability", default=0.0, type=click.FloatRange(0, 1), help="Leave out less probable candidates.")
+@click.option(
+    "--fail-on",
+    multiple=True,
+    type=click.Choice(FAIL_ON),
+    help="Exit with 3 when a listed candidate is an ancestor (derived), an ancestor that the card does not name "
+    "(undeclared), or an ancestor under another license (license).",
+)
+@click.option("--save", is_flag=True, help="Store the fingerprint of a model that is not in the store yet.")
+@mode_option
+@sample_option
+def query(
+    model: str,
+    store: str | None,
+    output: str | None,
+    k: int,
+    spec: str | None,
+    min_probability: float,
+    fail_on: tuple[str, ...],
+    save: bool,
+    mode: str | None,
+    sample: str,
+) -> None:
+    """Name the suspected parents of MODEL.
+
+    MODEL is a checkpoint id or repo id in the store, or a local folder (./…), which is fingerprinted first.
+
+    \b
+    The answer is one of
+      derived           a listed candidate is an ancestor of MODEL, or a copy that cannot be told from it
+      no-parent-found   nothing stored is an ancestor
+      inconclusive      the weights do not suffice to say
+
+    \b
+    Examples:
+      provenance query org/name
+      provenance query ./my-model -k 3 --format json
+      provenance query org/name --fail-on undeclared
+    """
+    from provenance import open as open_database
+    from provenance.output import choose_format, print_json, print_rows
+    from provenance.settings import CrawlOptions
+
+    with open_database(store) as database:
+        answer = database.query(
+            model, k=k, spec=spec, min_probability=min_probability, save=save, options=CrawlOptions(mode, sample)
+        )
+    chosen = choose_format(output)
+    if chosen == "json":
+        print_json(answer)
+    elif chosen == "table":
+        _print_table(answer)
+    else:
+        print_rows([{n: v for n, v in c.items() if n != "evidence"} for c in answer["candidates"]], chosen)
+    if any(_meets(condition, answer) for condition in fail_on):
+        raise SystemExit(3)
+
+
+def _meets(condition: str, answer: dict[str, Any]) -> bool:
+    ancestors = [c for c in answer["candidates"] if c["verdict"] == "derived"]
+    if condition == "undeclared":
+        return any(not c["declared"] for c in ancestors)
+    if condition == "license":
+        license_ = answer["model"]["license"]
+        return any(c["license"] is not None and license_ is not None and c["license"] != license_ for c in ancestors)
+    return bool(ancestors)
+
+
+def _print_table(answer: dict[str, Any]) -> None:
+    from provenance.output import clean, print_table
+
+    model, store = answer["model"], answer["store"]
+    click.echo(f"{clean(model['checkpoint_id'])}: {answer['verdict']}")
+    rows = []
+    for candidate in answer["candidates"]:
+        lines = {e["kind"]: e["value"] for e in candidate["evidence"]}
+        rows.append(
+            {
+                "#": candidate["rank"],
+                "candidate": candidate["repo_id"],
+                "verdict": candidate["verdict"],
+                "direction": candidate["direction"],
+                "relation": candidate["relation"],
+                "declared": candidate["declared"],
+                "log10 p": round(candidate["log10_p"], 1),
+                "weights": lines.get("layer_alignment", lines.get("weight_correlation")),
+                "norms": lines.get("norm_correlation"),
+                "curves": lines.get("published_score"),
+                "(shapes)": lines.get("architecture"),
+            }
+        )
+    print_table(rows)
+    searched = f"{store['checkpoints']} checkpoints searched"
+    if store["unindexed"]:
+        searched += f", {store['unindexed']} of them not indexed yet (run `provenance index`)"
+    click.echo(searched, err=True)

@@ -1,0 +1,46 @@
+"""`provenance show`."""
+
+from __future__ import annotations
+
+import click
+
+from provenance.commands.options import json_option, store_option
+
+
+@click.command()
+@click.argument("model")
+@store_option
+@json_option
+def show(model: str, store: str | None, output: str | None) -> None:
+    """Show what is known of MODEL: metadata, roles found and unknown, and its curves.
+
+    MODEL is a checkpoint id or repo id in the store, or a local folder (./…).
+
+    \b
+    Examples:
+      provenance show org/name
+      provenance show ./my-model --format json
+    """
+    from provenance import open as open_database
+    from provenance.output import choose_format, print_json, print_table
+    from provenance.output import show as shown
+
+    with open_database(store) as database:
+        found = database.show(model)
+    if choose_format(output) == "json":
+        print_json(found)
+        return
+    for name, value in found["model"].items():
+        if value not in (None, [], ""):
+            click.echo(f"{name:<20}{shown(value)}")
+    click.echo("\nroles")
+    print_table(found["roles"])
+    click.echo("\nstandard deviation over the layers")
+    for role, curve in found["curves"]["std"].items():
+        click.echo(f"  {role:<4}{_sparkline(curve)}  {min(curve):.4g} … {max(curve):.4g}")
+
+
+def _sparkline(values: list[float]) -> str:
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * (value - low) / span))] for value in values)

@@ -1,0 +1,255 @@
+"""The facade: one object with everything that can be done with a store. The command line calls nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from indexer.store import Store
+from provenance.settings import CrawlOptions, store_path
+from schemas.errors import IndexMissingError, SourceError, UnknownModelError
+
+if TYPE_CHECKING:
+    import duckdb
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from indexer.dossier import Dossier
+    from indexer.generation import Generation
+    from provenance.ingest import Progress, RunSummary
+    from query.engine import Answer
+    from query.pair import Pair
+
+
+def open_database(store: str | os.PathLike[str] | None = None, *, create: bool = False) -> Database:
+    """Open a store.
+
+    Args:
+        store: its folder; by default `PROVENANCE_STORE`, else `./provenance-store`.
+        create: make it when it does not exist.
+
+    Raises:
+        StoreError: there is no store there, or one that this version cannot read.
+    """
+    path = store_path(store)
+    return Database(Store.create(path) if create else Store.open(path))
+
+
+class Database:
+    """A store of fingerprints, with its index. Use as a context manager or call `close`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._generation: Generation | None = None
+        self._fresh: list[Dossier] | None = None
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the index; the store itself holds nothing open."""
+        self._forget_index()
+
+    def crawl(
+        self,
+        sources: Iterable[str | os.PathLike[str]],
+        options: CrawlOptions | None = None,
+        progress: Progress | None = None,
+    ) -> RunSummary:
+        """Crawl local folders into the store; see `provenance crawl --help`.
+
+        Raises:
+            SourceError: a source cannot be used at all.
+        """
+        from provenance.ingest import crawl_local
+
+        paths = []
+        for source in sources:
+            path = Path(source)
+            if not path.exists():
+                raise SourceError(
+                    f"{source}: no such folder. Local sources are written with ./, ../ or /; "
+                    "crawling a hub is not part of this version yet"
+                )
+            paths.append(path)
+        try:
+            return crawl_local(self.store, paths, options or CrawlOptions(), progress)
+        finally:
+            self._forget_index()
+
+    def index(self, *, kind: str = "auto", spec: str | None = None) -> Mapping[str, Any]:
+        """Build a new generation of the index over all latest checkpoints; returns its figures.
+
+        Raises:
+            ProvenanceError: an unknown signature spec.
+        """
+        from indexer.build import build_index
+        from indexer.signature import SPEC
+        from query.calibration import learn_backgrounds
+
+        self._forget_index()
+        generation = build_index(self.store, learn_backgrounds, kind=kind, spec=spec or SPEC)
+        self.store.write_views()
+        return {"generation": generation.name, "checkpoints": len(generation), "spec": generation.info["spec"]}
+
+    def query(
+        self,
+        model: str,
+        *,
+        k: int = 10,
+        spec: str | None = None,
+        min_probability: float = 0.0,
+        save: bool = False,
+        options: CrawlOptions | None = None,
+    ) -> dict[str, Any]:
+        """The `k` most suspected parents of a model, as the JSON object of `provenance query`.
+
+        Raises:
+            UnknownModelError: the model is neither stored nor a folder with a checkpoint.
+            IndexMissingError: the index holds no signatures of this spec.
+        """
+        if save and _is_path(model):
+            self.crawl([model], options)
+        return self.answer(self.find(model, options), spec=spec, min_probability=min_probability).to_json(k)
+
+    def answer(self, model: Dossier, *, spec: str | None = None, min_probability: float = 0.0) -> Answer:
+        """Judge every candidate for a model, best first."""
+        from query.engine import answer
+
+        return answer(
+            model,
+            self._live(),
+            self._unindexed(),
+            self._background(),
+            spec=spec,
+            min_probability=min_probability,
+        )
+
+    def find(self, model: str, options: CrawlOptions | None = None) -> Dossier:
+        """The dossier of a model: stored (checkpoint id or repo id), or a local folder fingerprinted now.
+
+        Raises:
+            UnknownModelError: the model is neither stored nor a folder with a checkpoint.
+        """
+        if _is_path(model):
+            return self._fingerprinted(model, options)
+        generation = self._live()
+        if generation is not None:
+            for kind in ("id", "repo"):
+                rows = generation.find(kind, model)
+                if rows:
+                    return min((generation.dossiers[row] for row in rows), key=lambda d: d.checkpoint_id)
+        for dossier in self._unindexed():
+            if model in (dossier.repo_id, dossier.checkpoint_id):
+                return dossier
+        if Path(model).is_dir():
+            return self._fingerprinted(model, options)
+        raise UnknownModelError(
+            f"{model}: not in the store ({self.store.path}) and no local folder; "
+            "crawl it first, or give the path of a folder (./…)"
+        )
+
+    def pair(self, a: str, b: str) -> Pair:
+        """Two models laid on each other, with all lines of evidence at hand."""
+        from query.pair import Pair, Subject
+
+        return Pair(Subject(self.find(a)), Subject(self.find(b)), self._background())
+
+    def dossiers(self) -> Sequence[Dossier]:
+        """Every latest checkpoint, indexed or not."""
+        generation = self._live()
+        indexed = [generation.dossiers[row] for row in range(len(generation))] if generation else []
+        return [*indexed, *self._unindexed()]
+
+    def sql(self) -> duckdb.DuckDBPyConnection:
+        """A read-only DuckDB connection over the views of the store as it is now; close it after use."""
+        return self.store.connect()
+
+    def status(self) -> dict[str, Any]:
+        """Figures of the store, the last runs, the reasons of failures, and model types without roles."""
+        from query.overview import status
+
+        manifest = self.store.manifest()
+        with self.sql() as connection:
+            found = status(connection)
+        found["store"] = {
+            "path": str(self.store.path),
+            **found["store"],
+            "unindexed": len(self._unindexed()),
+            "generation": (generation := self._live()) and generation.name,
+            "bytes_on_disk": sum(part.bytes for parts in manifest.parts.values() for part in parts),
+        }
+        return found
+
+    def show(self, model: str) -> dict[str, Any]:
+        """What is known of a model: metadata, roles, curves.
+
+        Raises:
+            UnknownModelError: the model is neither stored nor a folder with a checkpoint.
+        """
+        from query.overview import describe
+
+        dossier = self.find(model)
+        with self.sql() as connection:
+            return describe(dossier, connection)
+
+    def evaluate(self, truth: str | os.PathLike[str]) -> dict[str, Any]:
+        """Measure the answers about every checkpoint of a truth table.
+
+        Raises:
+            TruthError: the table cannot be used.
+        """
+        from query.evaluate import evaluate, read_truth
+
+        return evaluate(read_truth(Path(truth)), {d.repo_id: d for d in self.dossiers()}, self.answer)
+
+    def _fingerprinted(self, path: str, options: CrawlOptions | None) -> Dossier:
+        from indexer.dossier import dossier_of
+        from provenance.ingest import fingerprint_local
+
+        if not Path(path).exists():
+            raise UnknownModelError(f"{path}: no such folder")
+        found = fingerprint_local(Path(path), options or CrawlOptions())
+        if len(found) != 1:
+            names = ", ".join(str(f.checkpoint["repo_id"]) for f in found[:5])
+            raise UnknownModelError(f"{path}: holds {len(found)} checkpoints, name one of them ({names} …)")
+        return dossier_of(found[0])
+
+    def _live(self) -> Generation | None:
+        from indexer.generation import open_generation
+
+        if self._generation is None:
+            try:
+                self._generation = open_generation(self.store.index_path)
+            except IndexMissingError:
+                return None
+        return self._generation
+
+    def _unindexed(self) -> list[Dossier]:
+        if self._fresh is None:
+            manifest = self.store.manifest()
+            generation = self._live()
+            if generation is not None and all(p.path in generation.parts for p in manifest.parts["checkpoints"]):
+                self._fresh = []
+            else:
+                from indexer.build import load_dossiers, unindexed_fingerprints
+
+                ids = unindexed_fingerprints(self.store, manifest, generation)
+                self._fresh = load_dossiers(self.store, manifest, ids) if ids else []
+        return self._fresh
+
+    def _background(self) -> Mapping[str, NDArray[np.float64]]:
+        generation = self._live()
+        return generation.background() if generation else {}
+
+    def _forget_index(self) -> None:
+        self._generation = self._fresh = None
+
+
+def _is_path(model: str) -> bool:
+    return model.startswith(("./", "../", "/", "~")) or model in (".", "..")

@@ -1,0 +1,174 @@
+"""How results reach a person or a program: one format chosen once, stdout for results, stderr for the rest."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from provenance.ingest import RunSummary
+    from schemas.records import Outcome
+
+FORMATS = ("table", "json", "csv", "parquet")
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|[\t\n]")
+
+
+def clean(text: object) -> str:
+    """Text that a stranger wrote, without control and direction-changing characters."""
+    return _CONTROL.sub("�", str(text))
+
+
+def choose_format(given: str | None) -> str:
+    """The format asked for, else a table on a terminal and JSON elsewhere."""
+    return given or ("table" if sys.stdout.isatty() else "json")
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], output: str, *, title: str = "") -> None:
+    """Print rows as a table, JSON, CSV or Parquet."""
+    if output == "json":
+        print_json(list(rows))
+    elif output == "csv":
+        click.echo(to_csv(rows), nl=False)
+    elif output == "parquet":
+        write_parquet(rows)
+    else:
+        print_table(rows, title=title)
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, default=_plain, allow_nan=False))
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """CSV with a header; lists and objects as JSON."""
+    stream = io.StringIO()
+    names = list(rows[0]) if rows else []
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        values = (row[name] for name in names)
+        writer.writerow(
+            ["" if v is None else json.dumps(v, default=_plain) if isinstance(v, list | dict) else v for v in values]
+        )
+    return stream.getvalue()
+
+
+def write_parquet(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A Parquet file on stdout; refused on a terminal."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if sys.stdout.isatty():
+        raise click.UsageError("Parquet is binary: redirect it, as in `… --format parquet > rows.parquet`")
+    stream = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), stream)
+    click.echo(stream.getvalue(), nl=False)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
+    """A table for people."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name in rows[0] if rows else ():
+        numeric = all(isinstance(row[name], int | float | None) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(show(value)) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 160).print(table if rows else Text("no rows"))
+
+
+def show(value: object) -> str:
+    """One value as a person reads it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}" if value and (abs(value) < 1e-3 or abs(value) >= 1e6) else f"{value:.3f}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, list | tuple):
+        return ", ".join(clean(item) for item in value)
+    return clean(value)
+
+
+def show_bytes(n: float) -> str:
+    """A number of bytes with a unit."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)
+
+
+class CrawlProgress:
+    """Progress of a crawl on stderr: a bar on a terminal, a line every few hundred checkpoints elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bytes = self._failed = self._skipped = 0
+        self._bar = Progress(
+            TextColumn("[progress.description]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("crawling", total=None, facts="")
+
+    def __enter__(self) -> CrawlProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def found(self, total: int) -> None:
+        self._bar.update(self._task, total=total)
+
+    def visited(self, outcome: Outcome) -> None:
+        self._bytes += outcome.bytes_read
+        self._failed += outcome.status == "failed"
+        self._skipped += outcome.status == "skipped"
+        speed = self._bar.tasks[0].speed or 0.0
+        facts = f"{speed:.1f}/s  {show_bytes(self._bytes)}  {self._skipped} skipped  {self._failed} failed"
+        self._bar.update(self._task, advance=1, facts=facts)
+
+
+def report_run(summary: RunSummary) -> None:
+    """Say on stderr what a crawl did; every failure has one line."""
+    for outcome in summary.failures[:20]:
+        click.echo(f"failed: {clean(outcome.message)}", err=True)
+    if len(summary.failures) > 20:
+        click.echo(f"… and {len(summary.failures) - 20} more; see `provenance status`", err=True)
+    click.echo(
+        f"{summary.fingerprinted} fingerprinted, {summary.skipped} skipped, {summary.failed} failed "
+        f"of {summary.listed} listed; {show_bytes(summary.bytes_read)} read in {summary.seconds:.1f} s",
+        err=True,
+    )
+    if summary.stopped:
+        click.echo(f"stopped early: {summary.stopped}; run the same command again to go on", err=True)

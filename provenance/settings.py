@@ -1,0 +1,31 @@
+"""Defaults, options and the environment: the one place that reads it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+STORE_VARIABLE = "PROVENANCE_STORE"
+DEFAULT_STORE = "./provenance-store"
+
+
+def store_path(given: str | os.PathLike[str] | None) -> Path:
+    """The store to use: the one given, else `PROVENANCE_STORE`, else `./provenance-store`."""
+    return Path(given or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE)
+
+
+@dataclass(frozen=True, slots=True)
+class CrawlOptions:
+    """How to crawl; the fields are the options of `provenance crawl`.
+
+    `mode` is `full` or `sampled`; null means full for local folders. `max_bytes` and `max_time` (seconds) stop the
+    crawl before another checkpoint is started.
+    """
+
+    mode: str | None = None
+    sample: str = "default"
+    workers: int = 2
+    max_bytes: int | None = None
+    max_time: float | None = None
+    refingerprint: bool = False

@@ -1,0 +1,62 @@
+"""Recall: which stored checkpoints are worth examining. Nothing here is a claim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from indexer.dossier import Dossier, sketch_cells
+from indexer.generation import SKETCH, Generation
+from indexer.signature import signature, sketch
+
+POOL = 100
+"""Neighbours taken from each search."""
+
+
+def candidates(
+    query: Dossier,
+    generation: Generation | None,
+    fresh: Sequence[Dossier],
+    *,
+    spec: str | None = None,
+    pool: int = POOL,
+) -> list[Dossier]:
+    """Checkpoints that may be relatives of `query`, its own repo left out.
+
+    They come from the signature search (survives permutation and long training), the sketch search (survives changes
+    of depth and shape), equal digests, and what cards declare in either direction. Checkpoints that were crawled after
+    the last `provenance index` (`fresh`) are all taken.
+    """
+    found: list[Dossier] = list(fresh)
+    if generation is not None and len(generation):
+        rows: set[int] = set()
+        vectors = {
+            spec or str(generation.info["spec"]): signature(query.curves()).vector,
+            SKETCH: sketch(*sketch_cells(query)),
+        }
+        for name, vector in vectors.items():
+            if vector.any():
+                _, nearest = generation.vectors(name).search(vector[None, :], pool)
+                rows.update(int(row) for row in nearest[0])
+        rows.update(_by_name(query, generation))
+        if len(rows) < pool:
+            # A small store is examined whole: an answer should not depend on what the searches happened to return.
+            rows.update(range(min(len(generation), pool)))
+        found += [generation.dossiers[row] for row in sorted(rows)]
+    seen: set[str] = set()
+    out = []
+    for dossier in found:
+        if dossier.repo_id != query.repo_id and dossier.checkpoint_id not in seen:
+            seen.add(dossier.checkpoint_id)
+            out.append(dossier)
+    return out
+
+
+def _by_name(query: Dossier, generation: Generation) -> set[int]:
+    meta = query.meta
+    rows = set(generation.find("content", str(meta["content_digest"])))
+    for digest in meta["sha256"]:
+        rows.update(generation.find("sha256", digest))
+    for parent in meta["declared_parents"] or ():
+        rows.update(generation.find("repo", parent))
+    rows.update(generation.find("parent", query.repo_id))
+    return rows

@@ -1,0 +1,24 @@
+"""Shapes and configuration alone. Shown beside every score so that nobody mistakes it for evidence; never counted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from query.pair import Pair
+from schemas.records import Evidence
+
+_FIELDS = ("n_layers", "hidden_size", "n_heads", "n_kv_heads", "n_parameters", "model_type")
+
+
+def measure(pair: Pair) -> Evidence | None:
+    """Share of the configuration that is equal."""
+    a, b = pair.a.dossier, pair.b.dossier
+    equal = [name for name in _FIELDS if a.meta[name] is not None and a.meta[name] == b.meta[name]]
+    shapes = [
+        {(int(f["role"]), int(f["rows"]), int(f["columns"])) for f in np.asarray(dossier.facts)} for dossier in (a, b)
+    ]
+    union = shapes[0] | shapes[1]
+    if not union:
+        return None
+    value = (len(equal) / len(_FIELDS) + len(shapes[0] & shapes[1]) / len(union)) / 2
+    return Evidence("architecture", value, None, None, len(_FIELDS), "equal shapes; not evidence of origin")

@@ -1,0 +1,46 @@
+"""Correlation of norm weights and biases, centred per tensor. Empirical null: it supports, it never convicts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from indexer.dossier import Cells
+from query.pair import Pair
+from query.significance import empirical_p
+from schemas.records import Evidence
+
+_MIN_ELEMENTS = 32
+
+
+def measure(pair: Pair) -> Evidence | None:
+    """Pooled correlation over norms and biases at equal layers, each centred and scaled by itself.
+
+    Never the raw cosine: norm weights lie near 1, so that strangers reach 0.99.
+    """
+    value, n = norm_correlation(pair)
+    if n < _MIN_ELEMENTS:
+        return None
+    p = empirical_p(value, pair.background.get("norm_correlation", np.zeros(0)))
+    return Evidence("norm_correlation", value, p, None if p is None else math.log10(p), n)
+
+
+def norm_correlation(pair: Pair) -> tuple[float, int]:
+    """The correlation and the number of elements; 0 and 0 when no tensor of equal width varies in both."""
+    keys_a, values_a = _elements(pair.a.dossier.vectors)
+    keys_b, values_b = _elements(pair.b.dossier.vectors)
+    _, in_a, in_b = np.intersect1d(keys_a, keys_b, assume_unique=True, return_indices=True)
+    x, y = values_a[in_a], values_b[in_b]
+    use = (x != 0) & (y != 0)
+    return (float(np.mean(x[use] * y[use])), int(use.sum())) if use.any() else (0.0, 0)
+
+
+def _elements(
+    cells: Cells,
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.float64]]]:
+    facts = cells.facts
+    # Role, layer and width name a tensor: vectors of other widths are other tensors.
+    tensor = (facts["role"].astype(np.int64) << 48) + ((facts["layer"].astype(np.int64) + 1) << 32)
+    tensor += facts["rows"].astype(np.int64) << 13
+    return tensor[cells.owner] + cells.position, cells.standardised()

@@ -1,0 +1,38 @@
+"""Curves of std, skewness and kurtosis over the layers. Empirical null: a recall signal, never a conviction."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from indexer.signature import published_score
+from query.pair import Pair
+from query.significance import empirical_p
+from schemas.records import Evidence
+
+STATISTICS = ("std", "skewness", "kurtosis")
+
+
+def measure(pair: Pair) -> Evidence | None:
+    """Mean over std, skewness and kurtosis of the correlation of the q, k, v, o curves."""
+    scores = [
+        score
+        for statistic in STATISTICS
+        if (score := published_score(pair.a.dossier.curves(statistic), pair.b.dossier.curves(statistic))) is not None
+    ]
+    if not scores:
+        return None
+    return _with_background(pair, "profile_correlation", float(np.mean(scores)))
+
+
+def measure_published(pair: Pair) -> Evidence | None:
+    """The published score, exactly (arXiv 2507.03014: std curves only)."""
+    score = published_score(pair.a.dossier.curves(), pair.b.dossier.curves())
+    return None if score is None else _with_background(pair, "published_score", score)
+
+
+def _with_background(pair: Pair, kind: str, value: float) -> Evidence:
+    p = empirical_p(value, pair.background.get(kind, np.zeros(0)))
+    layers = min(len(pair.a.grid.layers), len(pair.b.grid.layers))
+    return Evidence(kind, value, p, None if p is None else math.log10(p), layers)

@@ -1,0 +1,458 @@
+"""The store: what is committed is what is read, whatever is compacted in between, and every fault is named."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import json
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from store_rows import fingerprint, full_and_null
+
+from indexer import files, swap
+from indexer.manifest import Manifest
+from indexer.store import Store
+from schemas.errors import StoreBusyError, StoreCorruptError, StoreError, StoreFormatError
+from schemas.tables import FORMAT_VERSION, TABLES, empty, from_rows, schema
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(tmp_path / "store")
+
+
+def parquet_files(store: Store) -> set[str]:
+    return {str(path.relative_to(store.path)) for path in store.path.glob("*/*.parquet")}
+
+
+def grow_old(path: Path) -> None:
+    os.utime(path, (0, 0))
+
+
+# --- commit and read
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_round_trip(store: Store, table: str) -> None:
+    rows = full_and_null(table)
+    store.commit({table: rows})
+    read = Store.open(store.path).read(table)
+    assert read.schema == schema(table)
+    assert read.to_pylist() == rows.to_pylist()
+
+
+def test_new_store_is_sound_and_empty(store: Store) -> None:
+    assert store.verify() == []
+    assert store.manifest().sequence == 0
+    assert {table: store.read(table).num_rows for table in TABLES} == dict.fromkeys(TABLES, 0)
+    assert store.index_path.is_dir()
+
+
+def test_commit_of_several_tables_is_one_step(store: Store) -> None:
+    before = store.manifest()
+    after = store.commit(fingerprint(1))
+    assert after == store.manifest()
+    assert after.sequence == before.sequence + 1
+    assert {table: len(after.parts[table]) for table in ("files", "tensors", "samples", "checkpoints", "runs")} == {
+        "files": 2, "tensors": 2, "samples": 2, "checkpoints": 2, "runs": 1,
+    }  # fmt: skip
+    assert store.read("tensors", manifest=before).num_rows == 0
+
+
+def test_commit_without_rows_changes_nothing(store: Store) -> None:
+    before = parquet_files(store)
+    assert store.commit({"runs": empty("runs")}).sequence == 0
+    assert store.commit({}).sequence == 0
+    assert parquet_files(store) == before
+
+
+def test_commit_takes_columns_in_any_order_and_casts(store: Store) -> None:
+    rows = from_rows("files", [{"path": "a", "size": 5}])
+    backwards = rows.select(rows.column_names[::-1])
+    narrow = backwards.set_column(backwards.column_names.index("size"), "size", pa.array([5], pa.int16()))
+    store.commit({"files": narrow})
+    assert store.read("files").to_pylist() == rows.to_pylist()
+
+
+def test_read_of_columns_and_parts(store: Store) -> None:
+    store.commit(fingerprint(1))
+    last = store.commit(fingerprint(2)).parts["tensors"][-1:]
+    some = store.read("tensors", ["name", "fingerprint_id"], parts=last)
+    assert some.column_names == ["name", "fingerprint_id"]
+    assert some.to_pylist() == [{"name": f"t{i}", "fingerprint_id": "f2"} for i in range(3)]
+    assert store.read("tensors", ["name"], parts=[]).num_rows == 0
+
+
+def test_manifest_paths_are_relative_so_a_store_may_move(store: Store, tmp_path: Path) -> None:
+    store.commit(fingerprint(1))
+    moved = tmp_path / "elsewhere" / "kind=x" / "o'store"
+    moved.parent.mkdir(parents=True)
+    store.path.rename(moved)
+    again = Store.open(moved)
+    again.write_views()
+    assert again.read("tensors").num_rows == 3
+    with again.connect() as connection:
+        assert connection.execute("SELECT count(*) FROM tensors").fetchone() == (3,)
+        assert "kind" not in [row[0] for row in connection.execute("DESCRIBE tensors").fetchall()]
+
+
+def test_replace_swaps_the_whole_table(store: Store) -> None:
+    for parent in ("a", "b"):
+        store.commit({"lineage": from_rows("lineage", [{"child": "c", "parent": parent}])})
+    old = store.manifest()
+    new = store.replace("lineage", from_rows("lineage", [{"child": "d", "parent": "e"}]))
+    assert store.read("lineage", ["child"]).to_pylist() == [{"child": "d"}]
+    assert {part.path for part in new.retired} == {part.path for part in old.parts["lineage"]}
+    assert store.read("lineage", manifest=old).num_rows == 2, "a reader of the old state is not disturbed"
+    store.replace("lineage", empty("lineage"))
+    assert store.read("lineage").num_rows == 0
+    assert store.verify() == []
+
+
+# --- compaction
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("commit"), st.lists(st.integers(0, 99), max_size=5)),
+            st.tuples(st.just("compact"), st.sampled_from([1, 2_500, 6_000, 1 << 20])),
+            st.tuples(st.just("reopen"), st.none()),
+        ),
+        max_size=8,
+    )
+)
+def test_rows_survive_any_interleaving(steps: list[tuple[str, object]]) -> None:
+    expected: Counter[int] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.create(Path(folder) / "store", grace=0)
+        for kind, value in steps:
+            if kind == "commit" and isinstance(value, list):
+                store.commit({"runs": from_rows("runs", [{"run_id": "r", "listed": n} for n in value])})
+                expected.update(value)
+            elif kind == "compact" and isinstance(value, int):
+                store.compact(target_bytes=value)
+            else:
+                store = Store.open(store.path, grace=0)
+            assert Counter(store.read("runs")["listed"].to_pylist()) == expected
+        assert store.verify() == []
+        store.compact()
+        assert len(store.manifest().parts["runs"]) == 1
+        assert parquet_files(store) == store.manifest().paths(), "nothing is left of the replaced parts"
+
+
+def test_compaction_leaves_large_parts_alone(store: Store) -> None:
+    large = store.commit({"outcomes": from_rows("outcomes", [{"message": os.urandom(20_000).hex()}])})
+    for number in range(3):
+        store.commit({"outcomes": from_rows("outcomes", [{"attempts": number}])})
+    after = store.compact(target_bytes=20_000)
+    assert large.parts["outcomes"][-1] in after.parts["outcomes"]
+    assert len(after.parts["outcomes"]) == 2
+    assert store.compact(target_bytes=20_000).sequence == after.sequence, "there is nothing more to merge"
+
+
+def test_merged_parts_stop_growing_at_the_target(store: Store) -> None:
+    for _ in range(6):
+        store.commit({"outcomes": from_rows("outcomes", [{"message": os.urandom(4_000).hex()}])})
+    sizes = [part.bytes for part in store.compact(target_bytes=15_000).parts["outcomes"]]
+    assert len(sizes) > 1
+    assert max(sizes) < 2 * 15_000
+
+
+def test_compaction_keeps_the_order_and_streams_many_pieces(store: Store) -> None:
+    data = os.urandom(40_000)
+    for start in (0, 1_500):
+        rows = [{"fingerprint_id": str(start + i), "data": data, "entries": []} for i in range(1_500)]
+        store.commit({"samples": from_rows("samples", rows)})
+    part = store.compact().parts["samples"][0]
+    assert store.read("samples", ["fingerprint_id"])["fingerprint_id"].to_pylist() == [str(i) for i in range(3_000)]
+    assert pq.ParquetFile(store.path / part.path).metadata.num_row_groups > 1
+
+
+def test_retired_parts_outlive_their_readers(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store", grace=3600)
+    store.commit(fingerprint(1))
+    held = store.manifest()
+    store.compact()
+    store.compact()
+    assert store.read("tensors", manifest=held).num_rows == 3
+    hurried = Store.open(store.path, grace=0)
+    hurried.commit(fingerprint(2))  # a commit removes what is due, too
+    assert held.parts["tensors"][-1].path not in parquet_files(store)
+    assert hurried.manifest().retired == ()
+    with pytest.raises(StoreError, match="compacted away"):
+        store.read("tensors", manifest=held)
+    with pytest.raises(StoreError, match="compacted away"):
+        store.read("tensors", parts=held.parts["tensors"])
+    with pytest.raises(StoreError, match="compacted away"):
+        store.connect(held)
+    assert store.verify() == []
+
+
+def test_compaction_gives_way_to_one_that_was_first(store: Store) -> None:
+    before = store.commit({"lineage": from_rows("lineage", [{"child": "old"}])})
+    with swap.writing(store.path) as stack:
+        writer = swap.stage(stack, store.path, "lineage", [store.read("lineage")])
+        store.replace("lineage", from_rows("lineage", [{"child": "new"}]))
+        late = swap.swap(store.path, 0, [writer], lambda live: before.paths())
+    assert late == store.manifest()
+    assert store.read("lineage", ["child"]).to_pylist() == [{"child": "new"}]
+    assert not list(store.path.glob("*/.tmp-*"))
+
+
+def test_compaction_removes_what_killed_writers_left(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    leftovers = [store.path / ".tmp-dead", store.path / "tensors" / ".tmp-dead"]
+    orphan = store.path / "tensors" / f"part-00000009-{'0' * 16}.parquet"
+    young = store.path / "tensors" / ".tmp-young"
+    held = store.path / "tensors" / ".tmp-held"
+    stranger = store.path / "tensors" / "notes.txt"
+    for path in (*leftovers, orphan, young, held, stranger):
+        path.write_text("x")
+        if path != young:
+            grow_old(path)
+    with held.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        store.compact()
+    assert [path.exists() for path in (*leftovers, orphan)] == [False] * 3
+    assert young.exists()
+    assert held.exists(), "a live writer holds it"
+    assert stranger.exists()
+
+
+# --- faults
+
+
+def test_open_without_a_store(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(StoreError, match=r"no store at .*; make one with `provenance crawl"):
+            Store.open(path)
+
+
+def test_create_opens_what_exists(store: Store) -> None:
+    store.commit(fingerprint(1))
+    assert Store.create(store.path).read("tensors").num_rows == 3
+
+
+def test_create_takes_an_empty_folder_and_refuses_any_other(tmp_path: Path) -> None:
+    Store.create(tmp_path / "a" / "b")
+    (tmp_path / "empty").mkdir()
+    assert Store.create(tmp_path / "empty").verify() == []
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.tex").touch()
+    with pytest.raises(StoreError, match=r"not empty \(it holds 'thesis.tex'\)"):
+        Store.create(full)
+    assert [path.name for path in full.iterdir()] == ["thesis.tex"], "nothing was put there"
+    with pytest.raises(StoreError, match="cannot write"):
+        Store.create(full / "thesis.tex")
+
+
+def test_creation_cut_short_is_taken_up_again(store: Store) -> None:
+    (store.path / "MANIFEST").unlink()
+    shutil.rmtree(store.path / "tensors")
+    assert Store.create(store.path).verify() == []
+
+
+def test_lost_manifest_never_becomes_an_empty_store(store: Store) -> None:
+    store.commit(fingerprint(1))
+    (store.path / "MANIFEST").unlink()
+    for way in (Store.open, Store.create):
+        with pytest.raises(StoreCorruptError, match="no MANIFEST"):
+            way(store.path)
+
+
+def test_unknown_format(store: Store) -> None:
+    (store.path / "FORMAT").write_text(json.dumps({"format": 99}))
+    with pytest.raises(StoreFormatError, match=f"format 99, this version reads format {FORMAT_VERSION}; use"):
+        Store.open(store.path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format"', "\xff"])
+def test_damaged_format(store: Store, text: str) -> None:
+    (store.path / "FORMAT").write_text(text, encoding="latin-1")
+    with pytest.raises(StoreCorruptError, match="FORMAT is damaged"):
+        Store.open(store.path)
+
+
+def test_manifest_cut_anywhere_is_noticed(store: Store) -> None:
+    text = (store.path / "MANIFEST").read_text().rstrip()
+    for length in range(0, len(text), 97):
+        (store.path / "MANIFEST").write_text(text[:length])
+        with pytest.raises(StoreCorruptError, match=r"MANIFEST file is damaged.*restore"):
+            Store.open(store.path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"path": "tensors/part', '"path": "../tensors/part'),
+        ('"path": "tensors/part', '"path": "files/part'),
+        ('"tensors": [', '"tansors": ['),
+        ('"rows": 0', '"rows": "many"'),
+        ('"retired": []', '"retired": [{"path": "/etc/passwd", "at": 0}]'),
+    ],
+)
+def test_manifest_cannot_point_elsewhere(store: Store, old: str, new: str) -> None:
+    text = (store.path / "MANIFEST").read_text()
+    assert old in text
+    with pytest.raises(StoreCorruptError):
+        Manifest.parse(text.replace(old, new))
+
+
+def test_missing_part(store: Store) -> None:
+    part = store.commit(fingerprint(1)).parts["tensors"][-1]
+    (store.path / part.path).unlink()
+    assert store.verify() == [f"{part.path} is missing"]
+    for act in (lambda: store.read("tensors"), store.connect, store.compact):
+        with pytest.raises(StoreCorruptError, match=r"missing.*provenance verify"):
+            act()
+    with pytest.raises(StoreCorruptError):
+        store.write_views()
+    assert not list(store.path.glob(".tmp-*"))
+
+
+def test_damaged_part(store: Store) -> None:
+    part = store.commit(fingerprint(1)).parts["tensors"][-1]
+    path = store.path / part.path
+    path.write_bytes(b"no parquet" * 100)
+    assert any(part.path in problem for problem in store.verify())
+    path.write_bytes(b"n" * part.bytes)
+    assert any("cannot be read" in problem for problem in store.verify())
+    for act in (lambda: store.read("tensors"), store.compact):
+        with pytest.raises(StoreCorruptError, match=f"{part.path} cannot be read"):
+            act()
+
+
+def test_damaged_first_part_is_named_on_connecting(store: Store) -> None:
+    (part,) = store.manifest().parts["runs"]
+    (store.path / part.path).write_bytes(b"x" * part.bytes)
+    for act in (store.connect, store.write_views):
+        with pytest.raises(StoreCorruptError, match="cannot be read"):
+            act()
+
+
+def test_one_flipped_bit_in_the_data_is_found(store: Store) -> None:
+    text = os.urandom(3_000).hex()
+    part = store.commit({"outcomes": from_rows("outcomes", [{"message": text}])}).parts["outcomes"][-1]
+    path = store.path / part.path
+    damaged = bytearray(path.read_bytes())
+    damaged[1_000] ^= 1
+    path.write_bytes(damaged)
+    assert len(store.verify()) == 1
+
+
+def test_part_with_other_columns_or_other_rows(store: Store) -> None:
+    part = store.commit(fingerprint(1)).parts["tensors"][-1]
+    path = store.path / part.path
+
+    def exchange(rows: pa.Table) -> list[str]:
+        pq.write_table(rows, path)
+        text = (store.path / "MANIFEST").read_text()
+        manifest = json.loads(text)
+        manifest["tables"]["tensors"][-1]["bytes"] = path.stat().st_size
+        (store.path / "MANIFEST").write_text(json.dumps(manifest))
+        return store.verify()
+
+    assert exchange(from_rows("tensors", [{}])) == [f"{part.path} has 1 rows, the manifest says 3"]
+    (problem,) = exchange(pa.table({"name": ["x"]}))
+    assert "does not have the columns of the table tensors" in problem
+    with pytest.raises(StoreCorruptError, match="does not have the columns"):
+        store.read("tensors")
+
+
+def test_verify_finds_orphans_and_duplicates(store: Store) -> None:
+    tables = fingerprint(1)
+    store.commit(tables)
+    store.commit({"samples": tables["samples"]})
+    store.commit({"files": fingerprint(2)["files"]})
+    assert store.verify() == [
+        "samples: 1 keys (fingerprint_id) occur more than once",
+        "files: 1 rows belong to no stored checkpoint",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        (pa.table({"path": ["a"]}), "missing columns"),
+        (from_rows("files", [{}]).append_column("colour", pa.array(["red"])), "unknown columns ['colour']"),
+        (from_rows("files", [{}]).append_column("path", pa.array(["b"])), "do not fit"),
+        (from_rows("files", [{}]).set_column(3, "size", pa.array(["large"])), "do not fit the table files"),
+        (from_rows("files", [{}]).set_column(3, "size", pa.array([[1]])), "do not fit the table files"),
+    ],
+)
+def test_rows_that_do_not_fit(store: Store, rows: pa.Table, fault: str) -> None:
+    before = parquet_files(store)
+    for act in (
+        lambda: store.commit({"files": rows, "runs": full_and_null("runs")}),
+        lambda: store.replace("files", rows),
+    ):
+        with pytest.raises(StoreError) as caught:
+            act()
+        assert fault in str(caught.value)
+    assert parquet_files(store) == before
+    assert store.manifest().sequence == 0
+
+
+def test_unknown_names(store: Store) -> None:
+    for act in (
+        lambda: store.commit({"models": empty("runs")}),
+        lambda: store.replace("models", empty("runs")),
+        lambda: store.read("models"),
+    ):
+        with pytest.raises(StoreError, match="no table 'models'; the tables are checkpoints"):
+            act()
+    with pytest.raises(StoreError, match=r"no columns \['colour'\]"):
+        store.read("files", ["path", "colour"])
+
+
+def test_disk_that_refuses(store: Store) -> None:
+    (store.path / "tensors").rename(store.path / "away")
+    with pytest.raises(StoreError, match="cannot write to the store"):
+        store.commit(fingerprint(1))
+    (store.path / "away").rename(store.path / "tensors")
+    assert store.verify() == []
+    assert not list(store.path.glob("*/.tmp-*")), "the parts staged before are discarded"
+
+
+def test_full_disk(store: Store) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    long = from_rows("outcomes", [{"message": os.urandom(200_000).hex()}])
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+        with pytest.raises(StoreError, match=r"cannot write to the store.*nothing of this was committed"):
+            store.commit({**fingerprint(1), "outcomes": long})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    gc.collect()
+    assert store.manifest().sequence == 0
+    assert not list(store.path.glob("*/.tmp-*"))
+    store.commit({"outcomes": long})
+    assert store.verify() == []
+
+
+def test_busy_lock(store: Store) -> None:
+    lock = store.path / swap.LOCK
+    with (
+        files.exclusive(lock, 1),
+        pytest.raises(StoreBusyError, match="wait until it ends"),
+        files.exclusive(lock, 0.05),
+    ):
+        pass
+    started = time.monotonic()
+    with files.exclusive(lock, 1):
+        assert time.monotonic() - started < 1, "it is free again"
