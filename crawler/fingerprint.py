@@ -110,7 +110,9 @@ def read_header(reader: TensorReader, path: str, repo: str) -> tuple[TensorEntry
         HeaderError: the header breaks the format.
     """
     file_size = reader.size(path)
-    (first,) = reader.read(path, [(0, min(file_size, max(PREFIX_BYTES, _HEADER_GUESS)))])
+    # A small file has a small header: the guess never costs much more than the header itself.
+    guess = min(file_size, max(PREFIX_BYTES, min(_HEADER_GUESS, file_size // 128)))
+    (first,) = reader.read(path, [(0, guess)])
     stop = header_stop(first, file_size=file_size, file=path, repo=repo)
     data = bytes(first[:stop])
     if len(data) < stop:

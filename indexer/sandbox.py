@@ -6,11 +6,13 @@ the files are handed to it through a file system that only knows how to open the
 
 from __future__ import annotations
 
+import os
 import secrets
 import tempfile
+import threading
+import weakref
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,27 @@ def address(path: str) -> str:
     return f"{SCHEME}://{path}"
 
 
-class _File(FileIO):
-    """A file open for reading, unbuffered since DuckDB asks for large ranges itself."""
+class _File:
+    """A file open for reading, with a position for every thread.
 
-    def __del__(self) -> None:
-        self.close()  # DuckDB drops its files without closing them
+    DuckDB reads one file from several threads, each time by `seek` and then `read`: with one common position a
+    thread may get the bytes that another one asked for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        # DuckDB may drop a file without closing it.
+        self.close = weakref.finalize(self, os.close, self._descriptor)
+        self._at = threading.local()
+
+    def seek(self, position: int) -> int:
+        self._at.position = position
+        return position
+
+    def read(self, size: int) -> bytes:
+        data = os.pread(self._descriptor, size, getattr(self._at, "position", 0))
+        self._at.position = getattr(self._at, "position", 0) + len(data)
+        return data
 
 
 class _ReadOnlyFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type information
@@ -48,7 +66,7 @@ class _ReadOnlyFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
             raise FileNotFoundError(f"{path} is not a part of this store")
         return self._files[name]
 
-    def _open(self, path: str, mode: str = "rb", **_: object) -> FileIO:
+    def _open(self, path: str, mode: str = "rb", **_: object) -> _File:
         if mode != "rb":
             raise PermissionError(f"{path} is read-only")
         return _File(self._file(path))

@@ -178,9 +178,16 @@ def test_shard_index_lists_every_tensor_where_it_lies() -> None:
 
 def test_every_member_models_text(family: dict[str, Weights], tiny_llama: ModuleType) -> None:
     mail = tiny_llama.read_text(lambda folder: folder in {"asyncio", "email"})[1]
-    untrained = tiny_llama.validation_loss(tiny_llama.TinyLlama(tiny_llama.initial_weights(1)), mail)
-    losses = {repo: tiny_llama.validation_loss(tiny_llama.TinyLlama(weights), mail) for repo, weights in family.items()}
-    assert untrained == pytest.approx(math.log(256), abs=0.1)
+    windows = mail.unfold(0, tiny_llama.CONTEXT + 1, len(mail) // 20)
+
+    def loss(weights: Weights) -> float:
+        with torch.no_grad():
+            return float(tiny_llama.TinyLlama(weights).loss(windows))
+
+    untrained = loss(tiny_llama.initial_weights(1))
+    losses = {repo: loss(weights) for repo, weights in family.items()}
+    # Tied embeddings favour repeating a byte, so even untrained it falls a little short of log 256 = 5.55.
+    assert 5 < untrained < math.log(256) + 0.1
     assert max(losses.values()) < 2.2
     assert losses[MAIL] < losses[BASE]
 
