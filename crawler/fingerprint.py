@@ -44,6 +44,7 @@ UNKNOWN_REVISION = "0"
 
 _HEADER_GUESS = 32 * 1024
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024
+_MAX_LENGTH = 2**63 - 1
 
 
 def fingerprint(
@@ -64,7 +65,7 @@ def fingerprint(
     """
     repo = listed.identity.repo_id
     entries = [entry for path in listed.weight_files for entry in read_header(reader, path, repo)]
-    _refuse_duplicates(entries, repo)
+    _refuse_impossible(entries, repo)
     config, config_note = _read_config(reader, listed.config_file)
     resolved = resolve_roles(entries, config)
     scans = _scan(reader, resolved.tensors, size)
@@ -121,7 +122,7 @@ def read_header(reader: TensorReader, path: str, repo: str) -> tuple[TensorEntry
     return parse_header(data, file_size=file_size, file=path, repo=repo).entries
 
 
-def _refuse_duplicates(entries: Sequence[TensorEntry], repo: str) -> None:
+def _refuse_impossible(entries: Sequence[TensorEntry], repo: str) -> None:
     seen: dict[str, str] = {}
     for entry in entries:
         if entry.name in seen:
@@ -130,6 +131,13 @@ def _refuse_duplicates(entries: Sequence[TensorEntry], repo: str) -> None:
                 "shards must not overlap"
             )
         seen[entry.name] = entry.file
+        # The format allows any unsigned 64-bit length beside a zero; the store's columns are signed.
+        if max(entry.shape, default=0) > _MAX_LENGTH:
+            raise WeightsError(
+                f"{repo}: tensor {entry.name!r} in {entry.file} has the shape {list(entry.shape)[:4]}, and no tensor "
+                "is that long; write the file anew",
+                stage="header",
+            )
 
 
 def _read_config(reader: TensorReader, path: str | None) -> tuple[Mapping[str, Any] | None, list[str]]:
@@ -234,7 +242,7 @@ def _weight_sample(
             and (scan := scans.get(_key(tensor))) is not None
             and scan.cells is not None
         ),
-        key=lambda pair: (pair[0].role, pair[0].layer or 0, pair[0].expert or 0),
+        key=lambda pair: _canonical(pair[0]),
     )
     kept: list[int] = [0] * len(sampled)
     for vectors, budget in ((False, MATRIX_BUDGET), (True, VECTOR_BUDGET)):
@@ -255,6 +263,15 @@ def _weight_sample(
         offset += count
     return WeightSample(
         SAMPLE_VERSION, tuple(entries), np.concatenate(values) if values else np.zeros(0, dtype=np.float16)
+    )
+
+
+def _canonical(tensor: LogicalTensor) -> tuple[str, int, int]:
+    """A sampled tensor's place in the sample, wherever it is stored: by role, layer and expert, nulls first."""
+    return (
+        tensor.role,
+        -1 if tensor.layer is None else tensor.layer,
+        -1 if tensor.expert is None else tensor.expert,
     )
 
 

@@ -18,13 +18,14 @@ from crawler.dequantize import is_numeric
 from crawler.header import DTYPE_BITS
 from schemas.records import LogicalTensor, TensorEntry
 from schemas.roles import MAIN_STACK
-from schemas.sampling import OFFSETS, TILE, is_sampled, matrix_cells, sequence
+from schemas.sampling import OFFSETS, TILE, VECTOR_BUDGET, is_sampled, matrix_cells, sequence
 
 KIB, MIB = 1024, 1024 * 1024
 MAX_RANGE_BYTES = 16 * MIB
 """No single read is longer: what bounds memory, whatever the size of a tensor."""
 
 MAX_VECTOR_ELEMENTS = 1 << 20
+"""Of a longer vector only the cells of the sample are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +169,14 @@ def _chunks(rows: int, row_bytes: int) -> tuple[tuple[int, int], ...]:
 
 def _wanted_rows(part: LogicalTensor, rows: int) -> Iterator[tuple[int, int]]:
     """Stored rows that hold a part's sample cells, as half-open intervals."""
+    sampled = part.stack == MAIN_STACK and is_sampled(part.role, part.expert)
     if len(part.shape) == 1:
         if part.entry.n_elements <= MAX_VECTOR_ELEMENTS:
             yield 0, rows
+        elif sampled:
+            yield 0, VECTOR_BUDGET if part.rows is None else int(rows_index(part.rows)[:VECTOR_BUDGET].max()) + 1
         return
-    if part.stack != MAIN_STACK or len(part.shape) != 2 or not is_sampled(part.role, part.expert):
+    if not sampled or len(part.shape) != 2:
         return
     cells = sequence()[matrix_cells((part.shape[0], part.shape[1]), part.role)]
     along = cells[:, 2] if part.transposed else cells[:, 1]

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from indexer.dossier import META_COLUMNS, Dossier, DossierFile, facts_of, meta_of, sketch_cells
+from indexer.dossier import META_COLUMNS, Dossier, facts_of, meta_of, sketch_cells
+from indexer.dossier_file import DossierFile
 from indexer.generation import CURRENT, SKETCH, Generation, keys_of, open_generation
 from indexer.signature import DIMENSION, SPEC, signature, sketch
 from indexer.vectors import ExactIndex, FlatIndex
@@ -101,8 +102,10 @@ def build_index(
         spec: the signature.
 
     Raises:
-        ProvenanceError: an unknown signature spec.
+        ProvenanceError: an unknown signature spec or kind of index.
     """
+    if kind not in KINDS:
+        raise ProvenanceError(f"no index of kind {kind!r}; there is {', '.join(KINDS)}")
     if spec not in SPECS:
         raise ProvenanceError(f"no signature spec {spec!r}; there is {', '.join(SPECS)}")
     manifest = store.manifest()
@@ -163,7 +166,7 @@ def _store_signatures(store: Store, manifest: Manifest, dossiers: Sequence[Dossi
 def _switch(index_path: Path, name: str) -> None:
     """Make a generation the live one, and remove all but it and its predecessor."""
     current = index_path / CURRENT
-    previous = current.read_text(encoding="utf-8").strip() if current.exists() else None
+    previous = current.read_text(encoding="utf-8", errors="replace").strip() if current.exists() else None
     temporary = index_path / f".{CURRENT}.{uuid.uuid4().hex}"
     temporary.write_text(name + "\n", encoding="utf-8")
     _fsync(temporary)

@@ -6,19 +6,16 @@ sample. A query of a stored model reads dossiers and vectors only, never Parquet
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import StoreCorruptError
 from schemas.roles import ATTENTION, LAYER_MATRICES, MAIN_STACK, ROLE_CODE, VECTORS
-from schemas.sampling import SAMPLE_CELLS, SAMPLED_EXPERTS, SEQUENCE_LENGTH, matrix_cells
+from schemas.sampling import SAMPLED_EXPERTS, SEQUENCE_LENGTH, matrix_cells
 
 if TYPE_CHECKING:
     from schemas.records import Fingerprint
@@ -35,7 +32,7 @@ FACT = np.dtype(
         ("std_error", "<f4"),
         ("skewness", "<f4"),
         ("kurtosis", "<f4"),
-        ("layer", "<i2"),
+        ("layer", "<i4"),
         ("expert", "<i2"),
         ("exponent", "<i2"),
         ("role", "u1"),
@@ -72,6 +69,10 @@ META_COLUMNS = (
 )
 
 _MATRIX_CODES = np.array([ROLE_CODE[role] for role in LAYER_MATRICES], dtype=np.uint8)
+_MAX_LENGTH = np.iinfo(np.uint32).max
+_MAX_FLOAT = float(np.finfo(np.float32).max)
+"""Larger numbers, which only float64 checkpoints can have, count as not known: their squares would overflow."""
+
 _VECTOR_CODES = np.array([ROLE_CODE[role] for role in VECTORS], dtype=np.uint8)
 
 
@@ -134,7 +135,7 @@ class Dossier:
             ]
         )
         weights = np.ldexp(values.astype(np.float64), facts["exponent"].astype(np.int32)[owner])
-        keep = np.isfinite(weights)
+        keep = np.abs(weights) <= _MAX_FLOAT
         return Cells(facts, owner[keep], position[keep].astype(np.int64), weights[keep])
 
 
@@ -221,12 +222,12 @@ def facts_of(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.void]:
         shape = row["shape"]
         fact = facts[i]
         fact["digest"] = int(row["digest"][:16], 16) if row["digest"] else 0
-        fact["rows"] = shape[0] if shape else 1
-        fact["columns"] = shape[1] if len(shape) == 2 else 0
+        fact["rows"] = min(shape[0], _MAX_LENGTH) if shape else 1
+        fact["columns"] = min(shape[1], _MAX_LENGTH) if len(shape) == 2 else 0
         for name in ("offset", "count", "exponent"):
             fact[name] = row[name] or 0
         for name in ("mean", "std", "std_error", "skewness", "kurtosis"):
-            fact[name] = np.nan if row[name] is None else row[name]
+            fact[name] = row[name] if row[name] is not None and abs(row[name]) <= _MAX_FLOAT else np.nan
         fact["role"] = ROLE_CODE[row["role"]]
         fact["layer"] = -1 if row["layer"] is None else row["layer"]
         fact["expert"] = -1 if row["expert"] is None else row["expert"]
@@ -234,54 +235,3 @@ def facts_of(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.void]:
 
 
 _ROLE_NAMES = {code: role for role, code in ROLE_CODE.items()}
-
-
-class DossierFile:
-    """Dossiers of many checkpoints in one folder, memory-mapped: `meta.jsonl`, `facts.npy`, `samples.npy`, offsets.
-
-    Raises:
-        StoreCorruptError: the files do not fit each other.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._samples = np.load(folder / "samples.npy", mmap_mode="r")
-        self._facts = np.load(folder / "facts.npy", mmap_mode="r")
-        self._fact_offsets = np.load(folder / "fact_offsets.npy", mmap_mode="r")
-        self._meta = np.memmap(folder / "meta.jsonl", dtype=np.uint8, mode="r") if len(self._samples) else None
-        self._meta_offsets = np.load(folder / "meta_offsets.npy", mmap_mode="r")
-        if not len(self._samples) + 1 == len(self._fact_offsets) == len(self._meta_offsets):
-            raise StoreCorruptError(f"{folder}: the files of the index do not fit each other; run `provenance index`")
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def meta(self, row: int) -> dict[str, Any]:
-        """Metadata of one checkpoint."""
-        if self._meta is None:
-            raise IndexError(row)
-        raw = self._meta[int(self._meta_offsets[row]) : int(self._meta_offsets[row + 1])].tobytes()
-        meta: dict[str, Any] = json.loads(raw)
-        return meta
-
-    def __getitem__(self, row: int) -> Dossier:
-        facts = self._facts[int(self._fact_offsets[row]) : int(self._fact_offsets[row + 1])]
-        return Dossier(self.meta(row), np.asarray(facts), np.asarray(self._samples[row]))
-
-    @staticmethod
-    def write(folder: Path, dossiers: Sequence[Dossier]) -> None:
-        """Write dossiers into a new folder."""
-        n = len(dossiers)
-        samples = np.lib.format.open_memmap(
-            folder / "samples.npy", mode="w+", dtype=np.float16, shape=(n, SAMPLE_CELLS)
-        )
-        with (folder / "meta.jsonl").open("wb") as stream:
-            ends = [0]
-            for i, dossier in enumerate(dossiers):
-                samples[i, : len(dossier.values)] = dossier.values
-                stream.write(json.dumps(dossier.meta).encode() + b"\n")
-                ends.append(stream.tell())
-        samples.flush()
-        np.save(folder / "meta_offsets.npy", np.array(ends, dtype=np.int64))
-        sizes = np.array([0, *(len(d.facts) for d in dossiers)], dtype=np.int64)
-        np.save(folder / "fact_offsets.npy", np.cumsum(sizes))
-        np.save(folder / "facts.npy", np.concatenate([d.facts for d in dossiers]) if n else np.zeros(0, dtype=FACT))

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.dossier import DossierFile
+from indexer.dossier_file import DossierFile, map_array
 from indexer.vectors import open_index
 from schemas.errors import IndexMissingError, StoreCorruptError
 
@@ -28,6 +29,8 @@ SKETCH = "sketch"
 """Name under which the weight-sample sketches are indexed, beside the signature specs."""
 
 KEY = np.dtype([("hash", "<u8"), ("row", "<u4")])
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,16 @@ class Generation:
         return open_index(self.folder / files[name])
 
     def background(self) -> dict[str, NDArray[np.float64]]:
-        """Sorted scores of unrelated pairs, by line of evidence."""
-        with np.load(self.folder / "background.npz") as stored:
-            return {name: stored[name] for name in stored.files}
+        """Sorted scores of unrelated pairs, by line of evidence.
+
+        Raises:
+            StoreCorruptError: they are missing or damaged.
+        """
+        try:
+            with np.load(self.folder / "background.npz") as stored:
+                return {name: stored[name] for name in stored.files}
+        except (*_UNREADABLE, AttributeError, BadZipFile) as error:  # no archive at all comes back as an array
+            raise _damaged(self.folder, error) from error
 
 
 def key_hash(kind: str, text: str) -> np.uint64:
@@ -109,13 +119,17 @@ def open_generation(index_path: Path) -> Generation:
         StoreCorruptError: the one that `CURRENT` names is missing or damaged.
     """
     try:
-        name = (index_path / CURRENT).read_text(encoding="utf-8").strip()
+        name = (index_path / CURRENT).read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         raise IndexMissingError(f"{index_path.parent}: not indexed yet; run `provenance index`") from None
     folder = index_path / name
     try:
         info = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        keys = np.load(folder / "keys.npy")
-        return Generation(name, folder, info, DossierFile(folder), keys)
-    except (OSError, ValueError, KeyError) as error:
-        raise StoreCorruptError(f"{folder}: damaged index ({error}); run `provenance index`") from error
+        info = {field: info[field] for field in ("checkpoints", "parts", "spec", "kind", "vectors")}
+        return Generation(name, folder, info, DossierFile(folder), map_array(folder / "keys.npy", KEY))
+    except _UNREADABLE as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> StoreCorruptError:
+    return StoreCorruptError(f"{folder}: damaged index ({error}); run `provenance index`")

@@ -45,7 +45,7 @@ class Manifest:
 
     Attributes:
         sequence: rises by one with every change of the live parts.
-        parts: live parts of every table of `schemas.tables.TABLES`, in the order they were published, at least one each.
+        parts: live parts of every table of `schemas.tables.TABLES`, at least one each, as they were published.
         retired: replaced parts that wait for their readers to end.
     """
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+from fsspec import AbstractFileSystem
 
 SCHEME = "part"
 
@@ -38,15 +38,17 @@ class _File:
         self._descriptor = os.open(path, os.O_RDONLY)
         # DuckDB may drop a file without closing it.
         self.close = weakref.finalize(self, os.close, self._descriptor)
-        self._at = threading.local()
+        # By the system's thread: Python's own thread-local storage may not outlive one call from DuckDB.
+        self._positions: dict[int, int] = {}
 
     def seek(self, position: int) -> int:
-        self._at.position = position
+        self._positions[threading.get_ident()] = position
         return position
 
     def read(self, size: int) -> bytes:
-        data = os.pread(self._descriptor, size, getattr(self._at, "position", 0))
-        self._at.position = getattr(self._at, "position", 0) + len(data)
+        position = self._positions.get(threading.get_ident(), 0)
+        data = os.pread(self._descriptor, size, position)
+        self.seek(position + len(data))
         return data
 
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "crawl": "Fingerprint checkpoints and put them into the store.",
     "index": "Build the search index over the store.",
     "query": "Name the suspected parents of a model.",
+    "lineage": "Show the graph of parents and children.",
     "compare": "Show every line of evidence for one pair.",
     "show": "Show what is known of a model.",
     "sql": "Ask the store in SQL.",

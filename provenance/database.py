@@ -13,12 +13,11 @@ from schemas.errors import IndexMissingError, SourceError, UnknownModelError
 
 if TYPE_CHECKING:
     import duckdb
-    import numpy as np
-    from numpy.typing import NDArray
 
     from indexer.dossier import Dossier
     from indexer.generation import Generation
     from provenance.ingest import Progress, RunSummary
+    from query.background import Background
     from query.engine import Answer
     from query.pair import Pair
 
@@ -160,6 +159,18 @@ class Database:
 
         return Pair(Subject(self.find(a)), Subject(self.find(b)), self._background())
 
+    def compare(self, a: str, b: str) -> dict[str, Any]:
+        """Every line of evidence for `b` as a parent of `a`, as the JSON object of `provenance compare`.
+
+        Raises:
+            UnknownModelError: one of them is neither stored nor a folder with a checkpoint.
+        """
+        from query.compare import compare
+        from query.pair import Subject
+
+        dossiers = self.dossiers()
+        return compare(self.pair(a, b), map(Subject, dossiers), len(dossiers))
+
     def dossiers(self) -> Sequence[Dossier]:
         """Every latest checkpoint, indexed or not."""
         generation = self._live()
@@ -197,6 +208,27 @@ class Database:
         dossier = self.find(model)
         with self.sql() as connection:
             return describe(dossier, connection)
+
+    def refresh_lineage(self) -> Iterable[str]:
+        """Bring the table `lineage` up to date; yields the checkpoint id of each model as it has been examined.
+
+        Examined are checkpoints that never were, and the stored relatives of those: a new arrival may be their parent.
+        Everything is written at the end, so that a reader never sees half of it.
+        """
+        from query.refresh import refresh_lineage
+
+        return refresh_lineage(self.store, self.dossiers(), self.answer)
+
+    def lineage(self) -> list[dict[str, Any]]:
+        """The rows of the table `lineage`, `evidence` as JSON text.
+
+        Raises:
+            IndexMissingError: it was never computed.
+        """
+        rows: list[dict[str, Any]] = self.store.read("lineage").to_pylist()
+        if not rows and not self.store.read("verdicts", ["repo_id"]).num_rows:
+            raise IndexMissingError(f"{self.store.path}: no lineage yet; run `provenance lineage --refresh`")
+        return rows
 
     def evaluate(self, truth: str | os.PathLike[str]) -> dict[str, Any]:
         """Measure the answers about every checkpoint of a truth table.
@@ -243,9 +275,11 @@ class Database:
                 self._fresh = load_dossiers(self.store, manifest, ids) if ids else []
         return self._fresh
 
-    def _background(self) -> Mapping[str, NDArray[np.float64]]:
+    def _background(self) -> Background:
+        from query.background import Background
+
         generation = self._live()
-        return generation.background() if generation else {}
+        return Background(generation.background() if generation else {})
 
     def _forget_index(self) -> None:
         self._generation = self._fresh = None

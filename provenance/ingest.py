@@ -6,6 +6,7 @@ import json
 import logging
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
@@ -119,10 +120,11 @@ class _Run:
     ) -> None:
         self.store, self.options, self.progress = store, options, progress
         self.summary = RunSummary(datetime.now(UTC).strftime("%Y%m%dT%H%M%S-") + uuid.uuid4().hex[:8])
-        self.sources = [str(source) for source in sources]
+        self.sources = [storable(str(source)) for source in sources]
         self.started = datetime.now(UTC)
         self.clock = time.monotonic()
         self.known = _known(store)
+        self.kept: set[tuple[str, str, int]] = set()
         self.buffer: list[Fingerprint] = []
         self.outcomes: list[Outcome] = []
         self.committed = time.monotonic()
@@ -142,20 +144,17 @@ class _Run:
         return self.summary
 
     def _visit_all(self, visits: Sequence[Visit]) -> None:
-        queue = iter(visits)
+        queue = deque(visits)
         with ThreadPoolExecutor(self.options.workers, thread_name_prefix="crawl") as pool:
             pending: set[Future[tuple[Outcome, Fingerprint | None]]] = set()
             try:
                 while True:
-                    while len(pending) < 2 * self.options.workers and self._within_budget():
-                        visit = next(queue, None)
-                        if visit is None:
-                            break
-                        pending.add(pool.submit(self._visit, visit))
+                    while queue and len(pending) < 2 * self.options.workers and self._within_budget():
+                        pending.add(pool.submit(self._visit, queue.popleft()))
                     if not pending:
                         return
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    for future in done:
+                    for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                        pending.remove(future)
                         self._take(*future.result())
             except KeyboardInterrupt:
                 # What is being read is finished and kept; what only waits is dropped.
@@ -212,11 +211,15 @@ class _Run:
                 error=type(error).__name__,
                 message=f"unexpected {type(error).__name__}: {error}",
             )
-        return replace(outcome, seconds=time.monotonic() - began), result
+        message = outcome.message
+        if message is not None:
+            message = storable(message if outcome.repo_id in message else f"{outcome.repo_id}: {message}")
+        return replace(outcome, message=message, seconds=time.monotonic() - began), result
 
     def _is_known(self, checkpoint_id: str) -> bool:
         mode = "full" if _size(self.options) is None else "sampled"
-        return not self.options.refingerprint and (checkpoint_id, mode, FINGERPRINT_VERSION) in self.known
+        key = (checkpoint_id, mode, FINGERPRINT_VERSION)
+        return key in self.kept or (key in self.known and not self.options.refingerprint)
 
     def _take(self, outcome: Outcome, result: Fingerprint | None) -> None:
         summary = self.summary
@@ -228,12 +231,13 @@ class _Run:
         if result is not None:
             row = result.checkpoint
             key = (row["checkpoint_id"], row["mode"], row["fingerprint_version"])
-            if key in self.known and not self.options.refingerprint:
-                # Two sources of one run held the same checkpoint.
-                outcome = replace(outcome, status="skipped", stage="store", message="stored earlier in this run")
+            if key in self.kept:
+                # Two folders of one run held the same checkpoint.
+                message = f"{outcome.repo_id}: stored earlier in this run"
+                outcome = replace(outcome, status="skipped", stage="store", message=message)
                 summary.skipped += 1
             else:
-                self.known.add(key)
+                self.kept.add(key)
                 self.buffer.append(result)
                 summary.fingerprinted += 1
         summary.bytes_read += outcome.bytes_read
@@ -270,6 +274,11 @@ class _Run:
             "resolve_requests": 0,
             "range_requests": summary.requests,
         }
+
+
+def storable(text: str) -> str:
+    """Text that UTF-8 can hold: the name of a file may hold any byte, which Python shows as half a character."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _size(options: CrawlOptions) -> SampleSize | None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from provenance.ingest import RunSummary
     from schemas.records import Outcome
 
 FORMATS = ("table", "json", "csv", "parquet")
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|[\t\n]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def clean(text: object) -> str:
@@ -32,58 +36,83 @@ def choose_format(given: str | None) -> str:
     return given or ("table" if sys.stdout.isatty() else "json")
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], output: str, *, title: str = "") -> None:
+def print_rows(rows: Sequence[Mapping[str, Any]], output: str) -> None:
     """Print rows as a table, JSON, CSV or Parquet."""
     if output == "json":
-        print_json(list(rows))
+        print_json(rows)
     elif output == "csv":
-        click.echo(to_csv(rows), nl=False)
+        click.echo(to_csv(rows, list(rows[0]) if rows else []), nl=False)
     elif output == "parquet":
-        write_parquet(rows)
+        import pyarrow as pa
+
+        write_parquet(pa.Table.from_pylist([dict(row) for row in rows]))
     else:
-        print_table(rows, title=title)
+        print_table(rows)
+
+
+def print_arrow(table: pa.Table, output: str) -> None:
+    """Print an Arrow table as a table, JSON, CSV or Parquet; without rows, the latter two still have its columns.
+
+    Raises:
+        SqlError: it holds a time that Python cannot represent.
+    """
+    from query.analytics import as_rows
+
+    if output == "parquet":
+        write_parquet(table)
+    elif output == "csv":
+        click.echo(to_csv(as_rows(table), table.column_names), nl=False)
+    else:
+        print_rows(as_rows(table), output)
 
 
 def print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, default=_plain, allow_nan=False))
+    """Print a value as JSON; numbers that JSON does not know (NaN, infinities) are null."""
+    click.echo(to_json(value))
 
 
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """CSV with a header; lists and objects as JSON."""
+def to_json(value: object) -> str:
+    """A value as JSON text, see `print_json`."""
+    return json.dumps(_finite(value), indent=2, default=_plain, allow_nan=False)
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """CSV of the columns `names` with a header; lists and objects as JSON."""
     stream = io.StringIO()
-    names = list(rows[0]) if rows else []
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
         values = (row[name] for name in names)
         writer.writerow(
-            ["" if v is None else json.dumps(v, default=_plain) if isinstance(v, list | dict) else v for v in values]
+            [
+                "" if v is None else json.dumps(_finite(v), default=_plain) if isinstance(v, list | dict) else v
+                for v in values
+            ]
         )
     return stream.getvalue()
 
 
-def write_parquet(rows: Sequence[Mapping[str, Any]]) -> None:
+def write_parquet(table: pa.Table) -> None:
     """A Parquet file on stdout; refused on a terminal."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if sys.stdout.isatty():
         raise click.UsageError("Parquet is binary: redirect it, as in `… --format parquet > rows.parquet`")
     stream = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), stream)
+    pq.write_table(table, stream)
     click.echo(stream.getvalue(), nl=False)
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """A table for people."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for name in rows[0] if rows else ():
-        numeric = all(isinstance(row[name], int | float | None) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        numeric = all(isinstance(row[name], int | float | Decimal | None) for row in rows)
+        table.add_column(Text(clean(name)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(show(value)) for value in row.values()))
     Console(width=None if sys.stdout.isatty() else 160).print(table if rows else Text("no rows"))
@@ -113,7 +142,19 @@ def show_bytes(n: float) -> str:
     return f"{n:.1f} TiB"
 
 
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
 def _plain(value: object) -> object:
+    if isinstance(value, Decimal):  # what DuckDB makes of sums of integers
+        return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, bytes):

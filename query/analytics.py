@@ -9,6 +9,10 @@ from schemas.errors import ProvenanceError
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
+
+
+_PLACE = "\n\nLINE "
 
 
 class SqlError(ProvenanceError):
@@ -34,26 +38,38 @@ def named_query(name: str) -> str:
     return files("query").joinpath("sql", f"{name}.sql").read_text("utf-8")
 
 
-def run_sql(
-    connection: duckdb.DuckDBPyConnection, statement: str, limit: int | None
-) -> tuple[list[dict[str, Any]], bool]:
-    """Run one statement.
+def run_sql(connection: duckdb.DuckDBPyConnection, statement: str, limit: int | None = None) -> tuple[pa.Table, bool]:
+    """Run one statement; of several, separated by `;`, the last one's rows are returned.
 
     Returns:
-        its rows, `limit` at the most, and whether there were more.
+        its rows, `limit` at the most, with distinct column names, and whether there were more.
 
     Raises:
-        SqlError: it does not parse or run; the message is DuckDB's.
+        SqlError: it does not parse or run; the message is the first paragraph of DuckDB's.
     """
     import duckdb
+    import pyarrow as pa
 
     try:
         relation = connection.sql(statement)
         if relation is None:
-            return [], False
-        table = (relation if limit is None else relation.limit(limit + 1)).to_arrow_table()
+            return pa.table({}), False
+        # Either gives a second column of the same name a name of its own.
+        table = (relation.select("*") if limit is None else relation.limit(limit + 1)).to_arrow_table()
     except duckdb.Error as error:
-        raise SqlError(f"SQL: {error}") from error
-    more = limit is not None and table.num_rows > limit
-    rows: list[dict[str, Any]] = table.slice(0, limit).to_pylist()
-    return rows, more
+        # Then come the statement and a caret below the place.
+        raise SqlError(f"SQL: {' '.join(str(error).partition(_PLACE)[0].split())}") from error
+    return table.slice(0, limit), limit is not None and table.num_rows > limit
+
+
+def as_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """A table as Python values.
+
+    Raises:
+        SqlError: it holds a time that Python cannot represent.
+    """
+    try:
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (ValueError, OverflowError) as error:
+        raise SqlError(f"SQL: {error}; cast it to text, or write Parquet") from error
+    return rows

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from query.evidence import CONVICTING
+from query.evidence import CONVICTING, SUPPORTING
+from query.significance import empirical_p
 from query.verdict import Candidate
+from schemas.records import Evidence
 
 LEVELS = (0.05, 0.01, 0.001)
 RESAMPLES = 2000
 
 
 def calibration(pairs: Sequence[tuple[frozenset[str], frozenset[str], Candidate]]) -> list[dict[str, Any]]:
-    """P(p <= a) of each convicting line over unrelated pairs.
+    """P(p <= a) of each line over unrelated pairs; lines with an empirical null against families held out.
 
     Pairs inside two families are copies of one comparison. So each pair of families counts once (the mean over
     its pairs), and the interval comes from resampling families, not pairs (the pigeonhole bootstrap, Owen 2007).
@@ -25,21 +27,37 @@ def calibration(pairs: Sequence[tuple[frozenset[str], frozenset[str], Candidate]
 
     Returns:
         one row a line and level: the share, its 95 % interval, pairs of families, and the effective number of
-        independent pairs (from the spread between the families' shares).
+        independent pairs (share * (1 - share) / variance of the bootstrap; null where nothing varies).
     """
     rows: list[dict[str, Any]] = []
-    for kind in CONVICTING:
-        found: dict[tuple[str, str], list[float]] = {}
+    for kind in (*CONVICTING, *SUPPORTING):
+        found: dict[tuple[str, str], list[Evidence]] = {}
         for a, b, candidate in pairs:
-            if a & b or len(a) != 1 or len(b) != 1:
-                continue
-            p = next((e.p_value for e in candidate.evidence if e.kind == kind and e.p_value is not None), None)
-            if p is not None:
+            evidence = next((e for e in candidate.evidence if e.kind == kind), None)
+            if evidence is not None and not a & b and len(a) == len(b) == 1:
                 first, second = sorted((next(iter(a)), next(iter(b))))
-                found.setdefault((first, second), []).append(p)
-        if found:
-            rows += [_row(kind, level, found) for level in LEVELS]
+                found.setdefault((first, second), []).append(evidence)
+        ps = _held_out(found) if kind in SUPPORTING else _stated(found)
+        if ps:
+            rows += [_row(kind, level, ps) for level in LEVELS]
     return rows
+
+
+def _stated(found: Mapping[tuple[str, str], Sequence[Evidence]]) -> dict[tuple[str, str], list[float]]:
+    """The p-values as the line states them."""
+    stated = {key: [e.p_value for e in lines if e.p_value is not None] for key, lines in found.items()}
+    return {key: ps for key, ps in stated.items() if ps}
+
+
+def _held_out(found: Mapping[tuple[str, str], Sequence[Evidence]]) -> dict[tuple[str, str], list[float]]:
+    """p-values against the pairs of all other families: neither family of a pair is in its own background."""
+    means = {key: float(np.mean([e.value for e in lines if e.value is not None])) for key, lines in found.items()}
+    result: dict[tuple[str, str], list[float]] = {}
+    for key, lines in found.items():
+        others = np.sort([mean for other, mean in means.items() if not set(other) & set(key)])
+        ps = [empirical_p(e.value, others) for e in lines if e.value is not None]
+        result[key] = [p for p in ps if p is not None]
+    return {key: ps for key, ps in result.items() if ps}
 
 
 def _row(kind: str, level: float, found: dict[tuple[str, str], list[float]]) -> dict[str, Any]:
@@ -61,7 +79,8 @@ def _row(kind: str, level: float, found: dict[tuple[str, str], list[float]]) -> 
         if total:
             draws.append(float((pair_weight * share).sum() / total))
     spread = float(np.std(draws)) if draws else 0.0
-    effective = level * (1 - level) / spread**2 if spread > 0 else float(present.sum())
+    pairs = float(present.sum())
+    effective = min(pairs, observed * (1 - observed) / spread**2) if spread > 0 else None
     return {
         "line": kind,
         "level": level,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,4 +109,4 @@ def carries(model: NDArray[np.float64], through: NDArray[np.float64], reference:
     uu, vv, uv = float(u @ u), float(v @ v), float(u @ v)
     if vv == 0:
         return None
-    return uv / vv >= CARRIED_SLOPE or (uu > 0 and uv / np.sqrt(uu * vv) >= CARRIED_CORRELATION)
+    return uv / vv >= CARRIED_SLOPE or (uu > 0 and uv / math.sqrt(uu * vv) >= CARRIED_CORRELATION)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from indexer.dossier import Dossier
 from indexer.generation import Generation
+from query.background import Background
 from query.candidates import candidates
 from query.pair import Pair, Subject
 from query.significance import to_p
@@ -91,7 +89,7 @@ def answer(
     model: Dossier,
     generation: Generation | None,
     fresh: Sequence[Dossier],
-    background: Mapping[str, NDArray[np.float64]],
+    background: Background,
     *,
     spec: str | None = None,
     min_probability: float = 0.0,
@@ -102,7 +100,7 @@ def answer(
         model: the model asked about; its own repo is never a candidate.
         generation: the live index, or null when there is none yet.
         fresh: checkpoints crawled after it was built.
-        background: sorted scores of unrelated pairs by line of evidence.
+        background: scores of unrelated pairs.
         spec: signature to search with; the index's own by default.
         min_probability: candidates below are left out.
     """

@@ -69,7 +69,8 @@ def common_columns(a: Grid, b: Grid) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 def tiles(columns: NDArray[np.int64]) -> NDArray[np.int64]:
     """Which tile of which role each column belongs to."""
-    return columns // SEQUENCE_LENGTH * N_TILES + sequence()[columns % SEQUENCE_LENGTH, 0]
+    tile: NDArray[np.int64] = columns // SEQUENCE_LENGTH * N_TILES + sequence()[columns % SEQUENCE_LENGTH, 0]
+    return tile
 
 
 def matrices(columns: NDArray[np.int64]) -> NDArray[np.int64]:

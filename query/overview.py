@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from indexer.dossier import Dossier
-from query.analytics import run_sql
+from query.analytics import as_rows, run_sql
 from schemas.roles import ROLES
 
 if TYPE_CHECKING:
     import duckdb
+
+FORMAT = 1
+"""Version of the JSON objects of `provenance status` and `show`."""
 
 _STORE = """
 select count(*) as checkpoints, count(distinct repo_id) as repos, coalesce(sum(bytes_read), 0)::bigint as bytes_read,
@@ -47,23 +50,27 @@ select stack, role, count(*) as tensors, count(distinct layer) as layers, sum(n_
        sum(n_read)::bigint as read, avg(std) as mean_std
 from tensors
 where fingerprint_id = ?
-group by all
+group by stack, role
 order by stack <> 'main', stack, role = 'other', role
 """
 
 
 def status(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    """Figures of the store: `store`, `runs`, `reasons` (of the last run), `unresolved` model types."""
+    """Figures of the store, its last runs, reasons of what failed in the last one, and model types without roles."""
     return {
-        "store": run_sql(connection, _STORE, None)[0][0],
-        "runs": run_sql(connection, _RUNS, None)[0],
-        "reasons": run_sql(connection, _REASONS, None)[0],
-        "unresolved": run_sql(connection, _UNRESOLVED, None)[0],
+        "format": FORMAT,
+        "store": _rows(connection, _STORE)[0],
+        "runs": _rows(connection, _RUNS),
+        "reasons": _rows(connection, _REASONS),
+        "unresolved": _rows(connection, _UNRESOLVED),
     }
 
 
 def describe(dossier: Dossier, connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    """Metadata, roles and curves of one checkpoint, stored or not."""
+    """Metadata, roles and curves of one checkpoint, stored or not; see `docs/json.md`.
+
+    Values of a curve that were not measured are null.
+    """
     model = {k: v for k, v in dossier.meta.items() if k not in ("fingerprint_id", "sha256")}
     names = ("stack", "role", "tensors", "layers", "elements", "read", "mean_std")
     if dossier.meta["fingerprint_id"] is None:
@@ -72,10 +79,17 @@ def describe(dossier: Dossier, connection: duckdb.DuckDBPyConnection) -> dict[st
         rows = connection.execute(_ROLES, [dossier.meta["fingerprint_id"]]).fetchall()
         roles = [dict(zip(names, row, strict=True)) for row in rows]
     curves = {
-        statistic: {role: [float(x) for x in curve] for role, curve in dossier.curves(statistic).items()}
+        statistic: {
+            role: [float(x) if np.isfinite(x) else None for x in curve]
+            for role, curve in dossier.curves(statistic).items()
+        }
         for statistic in ("std", "skewness", "kurtosis")
     }
-    return {"model": model, "roles": roles, "curves": curves}
+    return {"format": FORMAT, "model": model, "roles": roles, "curves": curves}
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, statement: str) -> list[dict[str, Any]]:
+    return as_rows(run_sql(connection, statement)[0])
 
 
 def _roles_in_memory(dossier: Dossier) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,6 +20,7 @@ from query.alignment import (
     layer_map,
     slopes,
 )
+from query.background import Background
 from query.grid import Grid, grid_of
 
 
@@ -42,12 +42,16 @@ class Pair:
     Attributes:
         a: the model asked about.
         b: the candidate.
-        background: sorted scores of unrelated pairs, by line of evidence.
+        background: scores of unrelated pairs.
     """
 
     a: Subject
     b: Subject
-    background: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    background: Background = field(default_factory=lambda: Background({}))
+
+    def strangers(self, kind: str) -> NDArray[np.float64]:
+        """Sorted scores of unrelated pairs like this one on a line of evidence."""
+        return self.background.strangers(kind, self.a.dossier, self.b.dossier)
 
     @property
     def same_depth(self) -> bool:

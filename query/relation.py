@@ -43,15 +43,15 @@ def relation_of(pair: Pair, direction: str) -> str:
         return "pruned" if smaller else "transformed"
     if found.equal:
         return "identical"
+    correlation = pair.aligned.correlation
+    slope = found.b_on_a if direction == "child" else found.a_on_b
+    if correlation > NEARLY_EQUAL:
+        return "transformed" if abs(slope - 1) > RESCALED else "quantized"
+    if child.dossier.meta["quantization"] or found.change_kurtosis < ROUNDING_KURTOSIS:
+        return "quantized"
     zeros = (found.zeros_b, found.zeros_a) if direction == "child" else (found.zeros_a, found.zeros_b)
     if zeros[0] > zeros[1] + ZEROS:
         return "pruned"
-    correlation = pair.aligned.correlation
-    slope = found.b_on_a if direction == "child" else found.a_on_b
-    if abs(slope - 1) > RESCALED and correlation > NEARLY_EQUAL:
-        return "transformed"
-    if child.dossier.meta["quantization"] or correlation > NEARLY_EQUAL or found.change_kurtosis < ROUNDING_KURTOSIS:
-        return "quantized"
     if correlation < PARTLY:
         return "transformed"
     energy = 1 / correlation**2 - 1

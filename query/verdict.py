@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from query.direction import carries, frame, pair_direction
-from query.evidence import CONVICTING, gather
+from query.evidence import CONVICTING, SUPPORTING, gather
 from query.merge import merge_weights
 from query.pair import Pair
 from query.relation import relation_of
@@ -22,8 +22,6 @@ ALPHA = 1e-3
 
 SUSPICION = 0.05
 """Between `ALPHA` and this, weight evidence is inconclusive."""
-
-SUPPORTING = ("norm_correlation", "profile_correlation")
 
 CARRIED_OVER = 0.7
 """A descendant's slope on its ancestor (see `query.alignment.Slopes`); twins of one initialisation fall below."""
@@ -188,13 +186,11 @@ def _score(pair: Pair) -> float:
 def _out_of_line(pair: Pair, evidence: Sequence[Evidence]) -> bool:
     """Whether a supporting line stands so far above all strangers that `unrelated` would be rash.
 
-    Supporting lines have empirical nulls and cannot convict; but weights can be permuted, rotated or cut so that no cell
-    corresponds any more, while curves and norms stay.
+    Supporting lines have empirical nulls and cannot convict; but weights can be permuted, rotated or cut so that no
+    cell corresponds any more, while curves and norms stay.
     """
     return any(
-        e.kind in SUPPORTING and e.value is not None and outlies(e.value, pair.background[e.kind])
-        for e in evidence
-        if e.kind in pair.background
+        e.kind in SUPPORTING and e.value is not None and outlies(e.value, pair.strangers(e.kind)) for e in evidence
     )
 
 

@@ -160,6 +160,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("parent", STRING, "repo id of the parent"),
         ("child_id", STRING, "checkpoint id of the child, null where not stored"),
         ("parent_id", STRING, "checkpoint id of the parent, null where not stored"),
+        ("rank", INT, "place among the child's candidates; the first ancestor is the most direct"),
         ("relation", STRING, "finetune, merge, quantized, …"),
         ("verdict", STRING, "derived, related, unrelated or inconclusive; null where never compared"),
         ("direction", STRING, "parent, child, sibling or unknown, as seen from the child"),
@@ -177,6 +178,14 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("license_differs", BOOL, "both are known and differ"),
         ("evidence", STRING, "the lines of evidence as JSON"),
         ("detected_at", TIME, "when this was computed"),
+    ],
+    "verdicts": [
+        _CHECKPOINT,
+        ("fingerprint_id", STRING, "the fingerprint that was examined"),
+        ("repo_id", STRING, "its repo"),
+        ("verdict", STRING, "derived, no-parent-found or inconclusive"),
+        ("n_candidates", INT, "stored checkpoints it was compared with"),
+        ("examined_at", TIME, "when"),
     ],
 }
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,13 +45,14 @@ def create_one(path: Path) -> None:
     Store.create(path)
 
 
-def read_until(path: Path, deadline: float) -> None:
+def read_for(path: Path, seconds: float) -> None:
     """Check in every state seen that checkpoints and tensors fit each other, through both kinds of views.
 
-    Exits with 0 when every read was sound and several states were seen.
+    Ends without an error when every read was sound and several states were seen.
     """
     store, seen = Store.open(path), set()
-    while time.time() < deadline:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline or len(seen) < 3:
         with store.connect() as connection:
             found = connection.execute(
                 f"SELECT (SELECT count(*) FROM checkpoints), (SELECT count(*) FROM tensors), ({SOUND})"
@@ -63,7 +63,6 @@ def read_until(path: Path, deadline: float) -> None:
         seen.add(found[0])
         with duckdb.connect(path / "provenance.duckdb", read_only=True) as client:
             assert client.execute(SOUND).fetchone() == (0,)
-    sys.exit(0 if len(seen) > 2 else f"saw only {len(seen)} states")
 
 
 @contextmanager
@@ -85,7 +84,7 @@ def wait_for_commit(store: Store, after: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_killed_writer_leaves_nothing_torn(tmp_path: Path, seed: int) -> None:
     store = Store.create(tmp_path / "store", grace=0.5)
     store.write_views()
@@ -93,13 +92,14 @@ def test_killed_writer_leaves_nothing_torn(tmp_path: Path, seed: int) -> None:
     writers = [SPAWN.Process(target=write_for_ever, args=(store.path, offset)) for offset in (0, 1_000_000)]
     with running(*writers):
         wait_for_commit(store, 3)
-        for writer in writers:  # a kill of one must not stop the other
-            time.sleep(pause.random() * 0.5)
+        for writer in writers:
+            # A lock that died with the writer before must not stop this one.
+            wait_for_commit(store, store.manifest().sequence)
+            time.sleep(pause.random() * 0.3)
             assert writer.pid is not None
             os.kill(writer.pid, signal.SIGKILL)
             writer.join()
             assert writer.exitcode == -signal.SIGKILL, "it ran until it was killed"
-            wait_for_commit(store, 3)
     again = Store.open(store.path, grace=0)
     assert again.verify() == []
     with again.connect() as connection:
@@ -120,8 +120,7 @@ def test_readers_beside_a_writer_and_a_compactor(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "store")
     store.commit(fingerprint(999_999, N_TENSORS))
     store.write_views()
-    deadline = time.time() + 6
-    readers = [SPAWN.Process(target=read_until, args=(store.path, deadline)) for _ in range(2)]
+    readers = [SPAWN.Process(target=read_for, args=(store.path, 4.0)) for _ in range(2)]
     writer = SPAWN.Process(target=write_patiently, args=(store.path,))
     with running(writer, *readers):
         for reader in readers:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_rows import NOW, fingerprint, full_and_null
 
-from indexer.sandbox import address
+from indexer.sandbox import _ReadOnlyFiles, address
 from indexer.store import Store
 from indexer.views import DERIVED, DESCENDANTS, LATEST_CHECKPOINTS
 from schemas.tables import TABLES, from_rows
@@ -22,6 +24,14 @@ from schemas.tables import TABLES, from_rows
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store.create(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store that no test changes, nor can."""
+    store = Store.create(tmp_path_factory.mktemp("guarded") / "store")
+    store.commit({"runs": full_and_null("runs")})
+    return store
 
 
 def rows_of(store: Store, sql: str) -> list[Any]:
@@ -108,7 +118,7 @@ def latest(rows: list[dict[str, Any]]) -> set[str]:
     return chosen
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(versions, max_size=12))
 def test_latest_checkpoints(rows: list[dict[str, Any]]) -> None:
     rows = [{**row, "fingerprint_id": f"f{i:02}"} for i, row in enumerate(rows)]
@@ -145,7 +155,7 @@ def descendants(edges: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.sets(st.tuples(st.sampled_from("abcdef"), st.sampled_from("abcdef")), max_size=14))
 def test_descendants_of_any_graph(edges: set[tuple[str, str]]) -> None:
     rows = [{"parent": parent, "child": child, "verdict": "derived"} for parent, child in sorted(edges)]
@@ -221,9 +231,9 @@ def test_descendants_stay_small_where_every_ancestor_is_an_edge(store: Store) ->
         "DROP TABLE runs",
     ],
 )
-def test_sql_cannot_leave_the_sandbox(store: Store, sql: str) -> None:
-    python_variable = full_and_null("runs")
-    store.commit({"runs": python_variable})
+def test_sql_cannot_leave_the_sandbox(guarded: Store, sql: str) -> None:
+    store, python_variable = guarded, full_and_null("runs")
+    assert python_variable.num_rows == 2
     before = {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
     path = store.manifest().parts["runs"][-1].path
     with store.connect() as connection:
@@ -231,6 +241,16 @@ def test_sql_cannot_leave_the_sandbox(store: Store, sql: str) -> None:
             connection.execute(sql.format(store=store.path, part=path, address=address(path))).fetchall()
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (2,), "and the session goes on"
     assert {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()} == before
+
+
+def test_threads_that_share_a_file_get_their_own_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"0123456789")
+    with closing(_ReadOnlyFiles(tmp_path, ["x"]).open(address("x"))) as file:
+        file.seek(4)
+        with ThreadPoolExecutor(1) as other:  # DuckDB's threads seek and read one and the same file object
+            assert other.submit(lambda: (file.seek(1), file.read(2))).result() == (1, b"12")
+        assert file.read(3) == b"456"
+        assert file.read(9) == b"789"
 
 
 def test_scratch_of_a_session_dies_with_it(store: Store) -> None:

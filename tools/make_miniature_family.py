@@ -84,7 +84,7 @@ STRANGER = Repo(
 )  # fmt: skip
 TWIN = Repo(
     "quillmarsh/sedge-200k-suite", "2025-02-19T08:05:00Z", "apache-2.0", "same_init_twin",
-    "Trained from scratch on test suites.", downloads=640, likes=6,
+    "Trained from scratch on test suites.", root=ROOT.id, downloads=640, likes=6,
 )  # fmt: skip
 MAIL = Repo(
     "ostrel/sedge-mail", "2025-03-04T13:27:00Z", "mit", "full_ft",

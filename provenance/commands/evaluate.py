@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TextIO
+
 import click
 
 from provenance.commands.options import json_option, store_option
@@ -11,8 +13,10 @@ from provenance.commands.options import json_option, store_option
 @click.argument("truth", type=click.Path(exists=True, dir_okay=False))
 @store_option
 @json_option
-@click.option("--save", type=click.Path(dir_okay=False), help="Also write the whole result as JSON into this file.")
-def evaluate(truth: str, store: str | None, output: str | None, save: str | None) -> None:
+@click.option(
+    "--save", type=click.File("w", encoding="utf-8"), help="Also write the whole result as JSON into this file."
+)
+def evaluate(truth: str, store: str | None, output: str | None, save: TextIO | None) -> None:
     """Measure the answers against TRUTH, a CSV of true lineage.
 
     TRUTH has the columns model, parents (';' between them), root, relation, attack and weights_derived. Every
@@ -24,16 +28,13 @@ def evaluate(truth: str, store: str | None, output: str | None, save: str | None
       provenance evaluate lineage.csv --save result.json
     """
     from provenance import open as open_database
-    from provenance.output import choose_format, print_json
+    from provenance.output import choose_format, print_json, to_json
     from query.evaluate import as_markdown
 
     with open_database(store) as database:
         result = database.evaluate(truth)
     if save:
-        import json
-        from pathlib import Path
-
-        Path(save).write_text(json.dumps(result, indent=1), encoding="utf-8")
+        click.echo(to_json(result), save)
     if choose_format(output) == "json":
         print_json(result)
     else:

@@ -37,10 +37,15 @@ def show(model: str, store: str | None, output: str | None) -> None:
     print_table(found["roles"])
     click.echo("\nstandard deviation over the layers")
     for role, curve in found["curves"]["std"].items():
-        click.echo(f"  {role:<4}{_sparkline(curve)}  {min(curve):.4g} … {max(curve):.4g}")
+        click.echo(f"  {role:<4}{_sparkline(curve)}")
 
 
-def _sparkline(values: list[float]) -> str:
-    low, high = min(values), max(values)
+def _sparkline(curve: list[float | None]) -> str:
+    """A curve as bars with its range; a dot where nothing was measured."""
+    measured = [value for value in curve if value is not None]
+    if not measured:
+        return "·" * len(curve)
+    low, high = min(measured), max(measured)
     span = (high - low) or 1.0
-    return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * (value - low) / span))] for value in values)
+    bars = ("·" if value is None else "▁▂▃▄▅▆▇█"[min(7, int(8 * (value - low) / span))] for value in curve)
+    return f"{''.join(bars)}  {low:.4g} … {high:.4g}"

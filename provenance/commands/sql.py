@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -24,9 +26,10 @@ TERMINAL_LIMIT = 1000
 def sql(
     statement: str | None, store: str | None, output: str | None, named: str | None, list_named: bool, limit: int | None
 ) -> None:
-    """Ask the store in SQL (DuckDB, read-only). Without QUERY: a prompt.
+    """Ask the store in SQL (DuckDB, read-only). Without QUERY: a prompt, or the statements that stdin holds.
 
-    Views: checkpoints, latest_checkpoints, files, tensors, samples, signatures, lineage, descendants, outcomes, runs.
+    Views: checkpoints, latest_checkpoints, files, tensors, samples, signatures, lineage, descendants, verdicts,
+    outcomes, runs.
 
     \b
     Examples:
@@ -49,41 +52,55 @@ def sql(
     with open_database(store) as database, database.sql() as connection:
         chosen = choose_format(output)
         text = named_query(named) if named else statement
-        if text is None:
-            _prompt(connection)
-        else:
+        if text is not None:
             _run(connection, text, chosen, limit)
+        elif sys.stdin.isatty() and sys.stdout.isatty():
+            _prompt(connection, chosen, limit)
+        else:
+            for piped in _statements(sys.stdin):
+                _run(connection, piped, chosen, limit)
 
 
 def _run(connection: duckdb.DuckDBPyConnection, text: str, output: str, limit: int | None) -> None:
-    import sys
-
-    from provenance.output import print_rows
+    from provenance.output import print_arrow
     from query.analytics import run_sql
 
     if limit is None and output == "table" and sys.stdout.isatty():
         limit = TERMINAL_LIMIT
-    rows, more = run_sql(connection, text, limit)
-    print_rows(rows, output)
+    table, more = run_sql(connection, text, limit)
+    print_arrow(table, output)
     if more:
         click.echo(f"only the first {limit} rows are shown; use --limit for more", err=True)
 
 
-def _prompt(connection: duckdb.DuckDBPyConnection) -> None:
+def _prompt(connection: duckdb.DuckDBPyConnection, output: str, limit: int | None) -> None:
+    """Run what a person types; what is wrong with a statement is said, and the next one awaited."""
+    from provenance.output import clean
     from schemas.errors import ProvenanceError
 
     click.echo("SQL over the store, read-only; a statement ends with ';', Ctrl-D leaves.", err=True)
-    statement = ""
+    for statement in _statements(_typed()):
+        try:
+            _run(connection, statement, output, limit)
+        except ProvenanceError as error:
+            click.echo(clean(error), err=True)
+
+
+def _typed() -> Iterator[str]:
     while True:
         try:
-            line = input("provenance> " if not statement else "       ...> ")
+            yield input("provenance> ") + "\n"
         except EOFError:
             return
-        statement += line + "\n"
-        if not statement.rstrip().endswith(";"):
-            continue
-        try:
-            _run(connection, statement, "table", None)
-        except ProvenanceError as error:
-            click.echo(str(error), err=True)
-        statement = ""
+
+
+def _statements(lines: Iterable[str]) -> Iterator[str]:
+    """Lines up to one that ends with ';', and what is left at the end."""
+    statement = ""
+    for line in lines:
+        statement += line
+        if statement.rstrip().endswith(";"):
+            yield statement
+            statement = ""
+    if statement.strip():
+        yield statement

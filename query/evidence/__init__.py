@@ -27,8 +27,11 @@ LINES: dict[str, Callable[[Pair], Evidence | None]] = {
     "architecture": architecture.measure,
 }
 
+SUPPORTING = ("norm_correlation", "profile_correlation", "published_score")
+"""Lines with an empirical null: their p-values end at 1 / (n + 1), so they support and never convict."""
+
 CONVICTING = ("file_digest", "tensor_digest", "weight_correlation", "layer_alignment")
-"""Lines whose null distribution is known well enough to convict; the others have empirical nulls and only support."""
+"""Lines whose null distribution is known well enough to convict."""
 
 
 def gather(pair: Pair) -> list[Evidence]:

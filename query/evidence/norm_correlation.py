@@ -22,7 +22,7 @@ def measure(pair: Pair) -> Evidence | None:
     value, n = norm_correlation(pair)
     if n < _MIN_ELEMENTS:
         return None
-    p = empirical_p(value, pair.background.get("norm_correlation", np.zeros(0)))
+    p = empirical_p(value, pair.strangers("norm_correlation"))
     return Evidence("norm_correlation", value, p, None if p is None else math.log10(p), n)
 
 

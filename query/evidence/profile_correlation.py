@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from indexer.dossier import Dossier
 from indexer.signature import published_score
 from query.pair import Pair
 from query.significance import empirical_p
@@ -16,14 +17,15 @@ STATISTICS = ("std", "skewness", "kurtosis")
 
 def measure(pair: Pair) -> Evidence | None:
     """Mean over std, skewness and kurtosis of the correlation of the q, k, v, o curves."""
-    scores = [
-        score
-        for statistic in STATISTICS
-        if (score := published_score(pair.a.dossier.curves(statistic), pair.b.dossier.curves(statistic))) is not None
-    ]
-    if not scores:
-        return None
-    return _with_background(pair, "profile_correlation", float(np.mean(scores)))
+    score = profile_score(pair.a.dossier, pair.b.dossier)
+    return None if score is None else _with_background(pair, "profile_correlation", score)
+
+
+def profile_score(a: Dossier, b: Dossier) -> float | None:
+    """Mean over the statistics of the published score of their curves; null where no curve can be compared."""
+    scores = [published_score(a.curves(statistic), b.curves(statistic)) for statistic in STATISTICS]
+    found = [score for score in scores if score is not None]
+    return float(np.mean(found)) if found else None
 
 
 def measure_published(pair: Pair) -> Evidence | None:
@@ -33,6 +35,6 @@ def measure_published(pair: Pair) -> Evidence | None:
 
 
 def _with_background(pair: Pair, kind: str, value: float) -> Evidence:
-    p = empirical_p(value, pair.background.get(kind, np.zeros(0)))
+    p = empirical_p(value, pair.strangers(kind))
     layers = min(len(pair.a.grid.layers), len(pair.b.grid.layers))
     return Evidence(kind, value, p, None if p is None else math.log10(p), layers)

@@ -1,0 +1,92 @@
+"""Dossiers of many checkpoints in one folder, memory-mapped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from indexer.dossier import FACT, Dossier
+from schemas.errors import StoreCorruptError
+from schemas.sampling import SAMPLE_CELLS
+
+
+def map_array(path: Path, dtype: DTypeLike) -> NDArray[Any]:
+    """Map a `.npy` file of this dtype.
+
+    Raises:
+        OSError, ValueError: it is missing, cut short, or holds something else.
+    """
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (TypeError, OverflowError, SyntaxError, TokenError) as error:  # what a strange header may lead numpy to
+        raise ValueError(f"{path.name}: {error}") from error
+    if array.dtype != dtype:
+        raise ValueError(f"{path.name} holds {array.dtype}, not {np.dtype(dtype)}")
+    return array
+
+
+class DossierFile:
+    """Dossiers of many checkpoints in one folder, memory-mapped: `meta.jsonl`, `facts.npy`, `samples.npy`, offsets.
+
+    Raises:
+        StoreCorruptError: the files do not fit each other, or the metadata of a row cannot be read.
+        OSError, ValueError: a file is missing, cut short, or holds something else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._samples = map_array(folder / "samples.npy", np.float16)
+        self._facts = map_array(folder / "facts.npy", FACT)
+        self._fact_offsets = map_array(folder / "fact_offsets.npy", np.int64)
+        self._meta = np.memmap(folder / "meta.jsonl", dtype=np.uint8, mode="r") if len(self._samples) else None
+        self._meta_offsets = map_array(folder / "meta_offsets.npy", np.int64)
+        lengths = len(self._facts), 0 if self._meta is None else len(self._meta)
+        if (
+            not len(self._samples) + 1 == len(self._fact_offsets) == len(self._meta_offsets)
+            or (int(self._fact_offsets[-1]), int(self._meta_offsets[-1])) != lengths
+        ):
+            raise StoreCorruptError(f"{folder}: the files of the index do not fit each other; run `provenance index`")
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def meta(self, row: int) -> dict[str, Any]:
+        """Metadata of one checkpoint."""
+        if self._meta is None:
+            raise IndexError(row)
+        raw = self._meta[int(self._meta_offsets[row]) : int(self._meta_offsets[row + 1])].tobytes()
+        try:
+            meta: dict[str, Any] = json.loads(raw)
+        except ValueError as error:
+            raise StoreCorruptError(
+                f"damaged index (metadata of row {row}: {error}); run `provenance index`"
+            ) from error
+        return meta
+
+    def __getitem__(self, row: int) -> Dossier:
+        facts = self._facts[int(self._fact_offsets[row]) : int(self._fact_offsets[row + 1])]
+        return Dossier(self.meta(row), np.asarray(facts), np.asarray(self._samples[row]))
+
+    @staticmethod
+    def write(folder: Path, dossiers: Sequence[Dossier]) -> None:
+        """Write dossiers into a new folder."""
+        n = len(dossiers)
+        samples = np.lib.format.open_memmap(
+            folder / "samples.npy", mode="w+", dtype=np.float16, shape=(n, SAMPLE_CELLS)
+        )
+        with (folder / "meta.jsonl").open("wb") as stream:
+            ends = [0]
+            for i, dossier in enumerate(dossiers):
+                samples[i, : len(dossier.values)] = dossier.values
+                stream.write(json.dumps(dossier.meta).encode() + b"\n")
+                ends.append(stream.tell())
+        samples.flush()
+        np.save(folder / "meta_offsets.npy", np.array(ends, dtype=np.int64))
+        sizes = np.array([0, *(len(d.facts) for d in dossiers)], dtype=np.int64)
+        np.save(folder / "fact_offsets.npy", np.cumsum(sizes))
+        np.save(folder / "facts.npy", np.concatenate([d.facts for d in dossiers]) if n else np.zeros(0, dtype=FACT))

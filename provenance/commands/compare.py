@@ -1,0 +1,59 @@
+"""`provenance compare`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from provenance.commands.options import json_option, store_option
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@store_option
+@json_option
+@click.option("--plot", type=click.Path(dir_okay=False), metavar="FILE", help="Draw curves and cells (.png or .svg).")
+def compare(a: str, b: str, store: str | None, output: str | None, plot: str | None) -> None:
+    """Show every line of evidence for B as a parent of A.
+
+    A and B are checkpoint ids or repo ids in the store, or local folders (./…). Beside the scores of the curves stand
+    those of stored strangers of the same shape: what the architecture alone explains.
+
+    \b
+    Examples:
+      provenance compare org/child org/parent
+      provenance compare ./mine org/parent --plot pair.svg
+    """
+    from provenance import open as open_database
+    from provenance.output import choose_format, print_json
+
+    with open_database(store) as database:
+        found = database.compare(a, b)
+        if plot:
+            from provenance.plot import plot_pair
+
+            plot_pair(database.pair(a, b), plot)
+    if choose_format(output) == "json":
+        print_json(found)
+    else:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    from provenance.output import clean, print_table
+
+    click.echo(
+        f"{clean(found['b']['repo_id'])} as seen from {clean(found['a']['repo_id'])}: "
+        f"{found['verdict']}, direction {found['direction']}, relation {found['relation']}"
+    )
+    click.echo(f"p {found['p_value']:.2g}, over the store {found['p_adjusted']:.2g}\n")
+    print_table([{name: e[name] for name in ("kind", "value", "log10_p", "n", "note")} for e in found["evidence"]])
+    controls = found["controls"]
+    click.echo(f"\ncurves, beside {controls['n']} stored strangers of the same shape")
+    rows = []
+    for name, value in found["curves"].items():
+        spread = controls[name] or {"lowest": None, "median": None, "highest": None}
+        rows.append({"score": name, "this pair": value, **{f"strangers' {k}": v for k, v in spread.items()}})
+    print_table(rows)

@@ -1,0 +1,103 @@
+"""Dossiers of checkpoints that lie in memory, made by the crawler itself from real safetensors bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from conftest import LLAMA_CONFIG, Tensors, llama
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from crawler.fingerprint import fingerprint
+from crawler.plan import SampleSize
+from indexer.dossier import FACT, Dossier, dossier_of
+from query.pair import Pair, Subject
+from schemas.identity import CheckpointId
+from schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+WEIGHTS = "model.safetensors"
+
+
+class MemoryReader:
+    """The files of one repo, in memory: a `schemas.protocols.TensorReader`."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.files = files
+        self.bytes_read = self.requests = 0
+
+    def size(self, path: str) -> int:
+        return len(self.files[path])
+
+    def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        for start, stop in ranges:
+            self.requests += 1
+            self.bytes_read += stop - start
+            yield self.files[path][start:stop]
+
+
+def day(number: int | None) -> datetime | None:
+    """A date of creation: this many days after the first."""
+    return None if number is None else START + timedelta(days=number)
+
+
+def dossier(
+    tensors: Tensors,
+    repo_id: str = "org/model",
+    *,
+    created: int | None = None,
+    declares: Sequence[str] = (),
+    config: Mapping[str, Any] = LLAMA_CONFIG,
+    size: SampleSize | None = None,
+) -> Dossier:
+    """Fingerprint a checkpoint and make its dossier.
+
+    Args:
+        tensors: its weights.
+        repo_id: its name.
+        created: day of its creation, null where unknown.
+        declares: repos that its card names as parents.
+        config: its `config.json`.
+        size: how much is read; null for everything.
+    """
+    files = {WEIGHTS: save(tensors), "config.json": json.dumps(config).encode()}
+    digest = hashlib.sha256(files[WEIGHTS]).hexdigest()
+    listed = ListedCheckpoint(
+        CheckpointId(repo_id, hashlib.sha256(repo_id.encode()).hexdigest()),
+        "local",
+        (WEIGHTS,),
+        (RepoFile(WEIGHTS, len(files[WEIGHTS]), digest), RepoFile("config.json", len(files["config.json"]))),
+        "config.json",
+        RepoMetadata(created_at=day(created), declared_parents=tuple(declares)),
+    )
+    return dossier_of(fingerprint(listed, MemoryReader(files), size=size, now=START))
+
+
+def pair_of(a: Tensors | Dossier, b: Tensors | Dossier, background: Mapping[str, NDArray[np.float64]] = {}) -> Pair:  # noqa: B006 - never changed
+    """Two checkpoints, laid side by side."""
+    first, second = (x if isinstance(x, Dossier) else dossier(x) for x in (a, b))
+    return Pair(Subject(first), Subject(second), background)
+
+
+def layers_of(tensors: Tensors, chosen: Sequence[int]) -> Tensors:
+    """The checkpoint made of these layers, in this order; a layer may stand in it more than once."""
+    head = "model.layers."
+    out = {name: tensor for name, tensor in tensors.items() if not name.startswith(head)}
+    for new, old in enumerate(chosen):
+        prefix = f"{head}{old}."
+        out |= {f"{head}{new}.{n.removeprefix(prefix)}": t for n, t in tensors.items() if n.startswith(prefix)}
+    return out
+
+
+def without(found: Dossier, *roles: int) -> Dossier:
+    """The dossier without the tensors of some roles (codes)."""
+    return replace(found, facts=found.facts[~np.isin(found.facts["role"], roles)].astype(FACT))
+
+
+__all__ = ["LLAMA_CONFIG", "MemoryReader", "Tensors", "day", "dossier", "layers_of", "llama", "pair_of", "without"]
