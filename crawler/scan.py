@@ -17,7 +17,8 @@ from schemas.records import LogicalTensor, TensorStatistics
 from schemas.roles import MAIN_STACK, VECTORS
 from schemas.sampling import VECTOR_BUDGET, is_sampled, matrix_cells, sequence
 
-_KNOWN_BUFFERS = ("inv_freq", "rotary_emb", "masked_bias", "position_ids", "attn.bias", "attention.bias")
+# With the dot before: `c_attn.bias` is a bias, `attn.bias` a mask.
+_KNOWN_BUFFERS = (".inv_freq", ".rotary_emb", ".masked_bias", ".position_ids", ".attn.bias", ".attention.bias")
 
 
 class TensorScan:
@@ -55,7 +56,7 @@ class TensorScan:
 
     def digest(self) -> str | None:
         """Digest of shape, dtype and canonical cells; null for constants, known buffers and tensors without cells."""
-        if self.cells is None or len(self.cells) == 0 or self.tensor.name.endswith(_KNOWN_BUFFERS):
+        if self.cells is None or len(self.cells) == 0 or f".{self.tensor.name}".endswith(_KNOWN_BUFFERS):
             return None
         if np.all(self.cells == self.cells[0]):
             return None

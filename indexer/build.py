@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, type[FlatIndex] | type[ExactIndex]] = {"auto": FlatIndex, "flat": FlatIndex, "exact": ExactIndex}
 SPECS = (SPEC,)
+
+_UNFINISHED = ".tmp"
 
 _FACTS = f"""
 with entry as (select fingerprint_id, unnest(entries, recursive := true) from samples)
@@ -115,7 +118,8 @@ def build_index(
 
     name = f"generation-{manifest.sequence:08d}-{uuid.uuid4().hex[:8]}"
     store.index_path.mkdir(exist_ok=True)
-    folder = store.index_path / f".{name}.tmp"
+    _clear_leavings(store)
+    folder = store.index_path / f".{name}{_UNFINISHED}"
     folder.mkdir()
     try:
         DossierFile.write(folder, dossiers)
@@ -176,6 +180,16 @@ def _switch(index_path: Path, name: str) -> None:
         # The predecessor stays for readers that have just read CURRENT; older ones were replaced long ago.
         if folder.is_dir() and folder.name.startswith("generation-") and folder.name not in {name, previous}:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear_leavings(store: Store) -> None:
+    """Remove the unfinished generations of builds that were killed, old enough that nobody can be writing them."""
+    for folder in store.index_path.glob(f".generation-*{_UNFINISHED}"):
+        try:
+            if folder.stat().st_mtime < time.time() - store.grace:
+                shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:  # its builder has just finished
+            continue
 
 
 def _no_vectors() -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
@@ -30,7 +31,7 @@ SKETCH = "sketch"
 
 KEY = np.dtype([("hash", "<u8"), ("row", "<u4")])
 
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, TokenError)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Generation:
 
     def __len__(self) -> int:
         return len(self.dossiers)
+
+    def __bool__(self) -> bool:
+        return True  # that of an empty store too
 
     @cached_property
     def parts(self) -> frozenset[str]:
@@ -85,7 +89,8 @@ class Generation:
             StoreCorruptError: they are missing or damaged.
         """
         try:
-            with np.load(self.folder / "background.npz") as stored:
+            # Opened here, because numpy leaves a file open that it cannot read.
+            with (self.folder / "background.npz").open("rb") as file, np.load(file) as stored:
                 return {name: stored[name] for name in stored.files}
         except (*_UNREADABLE, AttributeError, BadZipFile) as error:  # no archive at all comes back as an array
             raise _damaged(self.folder, error) from error

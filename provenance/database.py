@@ -137,15 +137,16 @@ class Database:
         """
         if _is_path(model):
             return self._fingerprinted(model, options)
+        # What was crawled since is newer than what the index may hold of the same repo.
+        for dossier in self._unindexed():
+            if model in (dossier.repo_id, dossier.checkpoint_id):
+                return dossier
         generation = self._live()
         if generation is not None:
             for kind in ("id", "repo"):
                 rows = generation.find(kind, model)
                 if rows:
                     return min((generation.dossiers[row] for row in rows), key=lambda d: d.checkpoint_id)
-        for dossier in self._unindexed():
-            if model in (dossier.repo_id, dossier.checkpoint_id):
-                return dossier
         if Path(model).is_dir():
             return self._fingerprinted(model, options)
         raise UnknownModelError(
@@ -236,7 +237,8 @@ class Database:
         Raises:
             TruthError: the table cannot be used.
         """
-        from query.evaluate import evaluate, read_truth
+        from query.evaluate import evaluate
+        from query.truth import read_truth
 
         return evaluate(read_truth(Path(truth)), {d.repo_id: d for d in self.dossiers()}, self.answer)
 

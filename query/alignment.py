@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from query.grid import Grid, channels, common_columns, group_sums, matrices, tiles
-from query.significance import MIN_BLOCKS, block_t, student_log10_p
+from query.grid import Grid, channels, common_columns, group_sums, matrices, tiles, units
+from query.significance import MIN_BLOCKS, RESOLUTION, block_t, student_log10_p
 
 _LAYER_Z = 6.0
 """A pair of layers is taken for the same layer when its block statistic exceeds this."""
@@ -22,9 +23,10 @@ class Agreement:
     Attributes:
         correlation: pooled Pearson correlation of cells centred and scaled per matrix.
         n: cells compared.
-        log10_p: the larger of two p-values that group the cells differently, by tile and by residual channel:
-            dependence inside either grouping cannot make it small.
-        t: the tiles' statistic.
+        log10_p: the largest of three p-values that group the cells differently: by tile, by residual channel and by
+            inner unit. Strangers whose rows or columns have means of their own, or whose layers are tied, depend
+            inside one of these groups, which therefore cannot make it small.
+        t: the tiles' statistic; 0, and `log10_p` too, where one of the groupings has fewer than `MIN_BLOCKS` groups.
     """
 
     correlation: float
@@ -45,18 +47,21 @@ def agreement(a: Grid, b: Grid, rows_a: NDArray[np.int64], rows_b: NDArray[np.in
     n = int(both.sum())
     if n == 0:
         return NOTHING
-    product = a.standard[np.ix_(rows_a, in_a)] * b.standard[np.ix_(rows_b, in_b)] * both
+    x, y = a.standard[np.ix_(rows_a, in_a)] * both, b.standard[np.ix_(rows_b, in_b)] * both
+    product = x * y
     by_tile = tiles(keys)
     t, blocks = block_t(group_sums(product, by_tile).ravel(), group_sums(both, by_tile).ravel())
-    by_channel = channels(keys)
-    t_channel, n_channels = block_t(
-        group_sums(product, by_channel).sum(axis=0), group_sums(both, by_channel).sum(axis=0)
-    )
-    # Few channels mean few degrees of freedom; below the minimum the line stays silent.
-    log10_p = 0.0
-    if blocks >= MIN_BLOCKS and n_channels >= MIN_BLOCKS:
-        log10_p = float(max(student_log10_p(t, blocks - 1), student_log10_p(t_channel, n_channels - 1)))
-    return Agreement(float(product.sum() / n), n, log10_p, t)
+    tests = [(t, blocks)]
+    sums = [total.sum(axis=0, keepdims=True) for total in (product, x * x, y * y)]
+    for groups in (channels(keys), units(keys)):
+        xy, xx, yy = (group_sums(total, groups)[0] for total in sums)
+        # Each group's own correlation: channels differ in scale by orders of magnitude, which must not drown the rest.
+        tests.append(block_t(xy, xx * yy))
+    correlation = float(product.sum() / n)
+    if min(groups for _, groups in tests) < MIN_BLOCKS:
+        # Few groups mean few degrees of freedom: the line stays silent.
+        return Agreement(correlation, n, 0.0, 0.0)
+    return Agreement(correlation, n, max(float(student_log10_p(t, groups - 1)) for t, groups in tests), t)
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,14 @@ def layer_blocks(a: Grid, b: Grid) -> LayerBlocks:
     keys, in_a, in_b = common_columns(a, b)
     shape = (len(a.layers), len(b.layers))
     total, squares, count = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    standard_a, standard_b = a.standard[:, in_a], b.standard[:, in_b]
-    mask_a, mask_b = a.mask[:, in_a].astype(np.float64), b.mask[:, in_b].astype(np.float64)
     by_tile = tiles(keys)
-    for tile in np.unique(by_tile):
-        at = np.flatnonzero(by_tile == tile)
-        cells = mask_a[:, at] @ mask_b[:, at].T
-        z = standard_a[:, at] @ standard_b[:, at].T / np.sqrt(np.maximum(cells, 1))
+    order = np.argsort(by_tile, kind="stable")
+    standard_a, standard_b = a.standard[:, in_a[order]], b.standard[:, in_b[order]]
+    mask_a, mask_b = a.mask[:, in_a[order]].astype(np.float64), b.mask[:, in_b[order]].astype(np.float64)
+    starts = np.flatnonzero(np.diff(by_tile[order], prepend=-1))
+    for start, stop in zip(starts, [*starts[1:], len(keys)], strict=False):
+        cells = mask_a[:, start:stop] @ mask_b[:, start:stop].T
+        z = standard_a[:, start:stop] @ standard_b[:, start:stop].T / np.sqrt(np.maximum(cells, 1))
         total += z
         squares += z * z
         count += cells > 0
@@ -105,42 +111,65 @@ class Segment:
 
 
 def best_segment(blocks: LayerBlocks) -> Segment | None:
-    """The run of layer pairs (any start, any shift, any length) with the smallest p-value, corrected for the search."""
+    """The run of layer pairs (any start, any shift, any length) with the smallest p-value, corrected for the search.
+
+    Runs are ranked by the normal deviate that a t is worth (Wallace 1959, eq. 2.3: right to a few thousandths);
+    only the best one's p-value is computed. Null where no run agrees.
+    """
     rows, columns = blocks.total.shape
     if rows == 0 or columns == 0:
         return None
-    best: tuple[float, int, int, int] | None = None
-    tried = 0
+    best, tried = (0.0, 0, 0, 0), 0
     for shift in range(-(rows - 1), columns):
-        total, squares, count = (np.diagonal(x, shift) for x in (blocks.total, blocks.squares, blocks.count))
-        log10_p = _run_p(total, squares, count)
-        tried += len(total) * (len(total) + 1) // 2
-        where = int(np.argmin(log10_p))
-        start, stop = divmod(where, log10_p.shape[1])
-        value = float(log10_p[start, stop])
-        if best is None or value < best[0]:
-            best = (value, shift, start, stop)
-    assert best is not None  # there is at least one diagonal
-    value, shift, start, stop = best
+        deviates = _run_deviates(*(np.diagonal(x, shift) for x in (blocks.total, blocks.squares, blocks.count)))
+        tried += len(deviates) * (len(deviates) + 1) // 2
+        start, stop = divmod(int(np.argmax(deviates)), len(deviates))
+        best = max(best, (float(deviates[start, stop]), shift, start, stop))
+    deviate, shift, start, stop = best
+    if deviate == 0:
+        return None
     run = np.arange(start, stop + 1)
-    return Segment(run + max(0, -shift), run + max(0, shift), min(0.0, value + math.log10(tried)), tried)
+    rows_a, rows_b = run + max(0, -shift), run + max(0, shift)
+    t, n = _run_t(*(x[rows_a, rows_b].sum() for x in (blocks.total, blocks.squares, blocks.count)))
+    log10_p = float(student_log10_p(t, n - 1)) + math.log10(tried)
+    return Segment(rows_a, rows_b, min(0.0, log10_p), tried)
 
 
-def _run_p(total: NDArray[np.float64], squares: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log10 p of every run `[start, stop]` of one diagonal; 0 for backward runs, short ones and negative agreement."""
+def matching_segment(a: Grid, b: Grid) -> Segment | None:
+    """The best run of two checkpoints. Found by tiles alone, it is judged by `agreement`, for every run tried."""
+    found = best_segment(layer_blocks(a, b))
+    if found is None:
+        return None
+    log10_p = agreement(a, b, found.rows_a, found.rows_b).log10_p
+    return replace(found, log10_p=min(0.0, log10_p + math.log10(found.tried)))
+
+
+def _run_deviates(
+    total: NDArray[np.float64], squares: NDArray[np.float64], count: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Normal deviate of every run `[start, stop]` of one diagonal; 0 for backward runs, short ones and negative
+    agreement.
+    """
 
     def runs(x: NDArray[np.float64]) -> NDArray[np.float64]:
         sums = np.concatenate([[0.0], np.cumsum(x)])
         out: NDArray[np.float64] = sums[None, 1:] - sums[:-1, None]
         return out
 
-    n, s, q = runs(count), runs(total), runs(squares)
-    usable = (n >= MIN_BLOCKS) & (np.arange(len(n))[:, None] <= np.arange(len(n))[None, :])
-    n = np.where(usable, n, MIN_BLOCKS)
-    variance = np.maximum(q / n - (s / n) ** 2, 0) * n / (n - 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(variance > 0, s / n / np.sqrt(variance / n), 0.0)
-    return np.where(usable & (t > 0), student_log10_p(np.nan_to_num(t), n - 1), 0.0)
+    n = runs(count)
+    # Backward runs count less than nothing.
+    usable = n >= MIN_BLOCKS
+    t, n = _run_t(runs(total), runs(squares), np.where(usable, n, MIN_BLOCKS))
+    df = n - 1
+    deviate = (8 * df + 1) / (8 * df + 3) * np.sqrt(df * np.log1p(t * t / df))
+    return np.where(usable & (t > 0), deviate, 0.0)
+
+
+def _run_t(total: Any, squares: Any, n: Any) -> tuple[Any, Any]:
+    """Student's t of runs of blocks from their sums, as `query.significance.block_t` of the blocks themselves."""
+    mean = total / n
+    variance = np.maximum(squares / n - mean**2, 0) * n / (n - 1)
+    return mean / np.maximum(np.sqrt(variance / n), RESOLUTION * np.abs(mean) + np.finfo(float).tiny), n
 
 
 def layer_map(a: Grid, b: Grid) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

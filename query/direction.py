@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.dossier import Dossier
 from query.alignment import Slopes
 from query.grid import matrices
 from query.pair import Pair
 from schemas.roles import ROLE_CODE
+from schemas.sampling import SEQUENCE_LENGTH
 
 CONSISTENT = 0.8
 """Share of matrices that must agree before the asymmetry of slopes says who came first."""
 
 MIN_GAP = 0.01
+EXPERTS_AGREE = 0.5
 ZEROS = 0.05
 
 CARRIED_SLOPE, CARRIED_CORRELATION = 0.85, 0.5
@@ -36,9 +39,9 @@ def pair_direction(pair: Pair) -> str:
     """What the candidate is to the model: `parent`, `child` or `unknown`.
 
     Dates of creation decide where both are known, then what the cards declare, then structure (the one with zeros
-    where the other has weights was pruned, the one with a router was upcycled), then training itself: it adds to its
-    starting point a change that hardly depends on it, so the slope of the child on its parent stays near 1 while the
-    slope of the parent on its child falls.
+    where the other has weights was pruned, the one whose experts resemble each other was upcycled), then training
+    itself: it adds to its starting point a change that hardly depends on it, so the slope of the child on its parent
+    stays near 1 while the slope of the parent on its child falls. What none of these settles is unknown.
     """
     model, candidate = pair.a.dossier.meta, pair.b.dossier.meta
     first = older(candidate, model)
@@ -55,8 +58,23 @@ def pair_direction(pair: Pair) -> str:
         return "parent" if found.zeros_a > found.zeros_b else "child"
     routed = [bool(np.any(s.dossier.facts["role"] == ROLE_CODE["router"])) for s in (pair.a, pair.b)]
     if routed[0] != routed[1]:
-        return "parent" if routed[0] else "child"
+        # Experts that resemble each other were copied from one dense block; otherwise the dense model was cut out.
+        upcycled = experts_agree((pair.a if routed[0] else pair.b).dossier)
+        return "parent" if routed[0] == upcycled else "child"
     return _from_slopes(found)
+
+
+def experts_agree(dossier: Dossier) -> bool:
+    """Whether the first two experts resemble each other: the mark of an upcycled model."""
+    cells = dossier.matrices
+    expert = cells.facts["expert"][cells.owner]
+    tensor = cells.facts["role"].astype(np.int64) * 65_536 + cells.facts["layer"]
+    keys = tensor[cells.owner] * SEQUENCE_LENGTH + cells.position
+    standard = cells.standardised()
+    _, first, second = np.intersect1d(keys[expert == 0], keys[expert == 1], assume_unique=True, return_indices=True)
+    if len(first) == 0:
+        return False
+    return bool(np.mean(standard[expert == 0][first] * standard[expert == 1][second]) > EXPERTS_AGREE)
 
 
 def _from_slopes(found: Slopes) -> str:

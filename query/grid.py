@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from indexer.dossier import Dossier
 from schemas.roles import ROLE_CODE
-from schemas.sampling import N_TILES, SEQUENCE_LENGTH, sequence
+from schemas.sampling import N_TILES, OFFSETS, SEQUENCE_LENGTH, TILE, sequence
 
+_SIDE = OFFSETS[-1] + TILE
 _RESIDUAL_OUT = np.array([ROLE_CODE["o"], ROLE_CODE["down"]])
 
 
@@ -82,6 +83,14 @@ def channels(columns: NDArray[np.int64]) -> NDArray[np.int64]:
     """The residual channel each column touches: its row in o and down, its column elsewhere."""
     cells = sequence()[columns % SEQUENCE_LENGTH]
     return np.where(np.isin(columns // SEQUENCE_LENGTH, _RESIDUAL_OUT), cells[:, 1], cells[:, 2])
+
+
+def units(columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which inner unit of which role each column touches (row of a head, neuron): the column of o and down, else the
+    row.
+    """
+    role, cells = columns // SEQUENCE_LENGTH, sequence()[columns % SEQUENCE_LENGTH]
+    return role * _SIDE + np.where(np.isin(role, _RESIDUAL_OUT), cells[:, 2], cells[:, 1])
 
 
 def group_sums(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -15,9 +15,8 @@ from query.alignment import (
     Segment,
     Slopes,
     agreement,
-    best_segment,
-    layer_blocks,
     layer_map,
+    matching_segment,
     slopes,
 )
 from query.background import Background
@@ -66,7 +65,7 @@ class Pair:
     @cached_property
     def segment(self) -> Segment | None:
         """The best run of corresponding layers where the depths differ."""
-        return None if self.same_depth else best_segment(layer_blocks(self.a.grid, self.b.grid))
+        return None if self.same_depth else matching_segment(self.a.grid, self.b.grid)
 
     @cached_property
     def layers(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

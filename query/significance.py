@@ -12,6 +12,8 @@ from scipy import special
 MIN_BLOCKS = 8
 """With fewer independent blocks than this a block statistic says nothing."""
 
+RESOLUTION = 1e-6
+
 _LN10 = math.log(10.0)
 
 
@@ -22,15 +24,17 @@ def block_t(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[flo
     normalises itself (Efron 1969; de la Peña, Lai & Shao, *Self-Normalized Processes*, 2009, eq. 1.1).
 
     Returns:
-        t and the number of blocks; t is 0 with fewer than `MIN_BLOCKS` blocks or without any spread.
+        t and the number of blocks; t is 0 with fewer than `MIN_BLOCKS` blocks. A spread below `RESOLUTION` of the mean
+        is rounding: blocks of two copies agree exactly.
     """
     used = counts > 0
     z = sums[used] / np.sqrt(counts[used])
     n = len(z)
     if n < MIN_BLOCKS:
         return 0.0, n
-    spread = float(z.std(ddof=1))
-    return (float(z.mean()) / spread * math.sqrt(n) if spread > 0 else 0.0), n
+    mean = float(z.mean())
+    spread = max(float(z.std(ddof=1)), RESOLUTION * abs(mean))
+    return (mean / spread * math.sqrt(n) if spread > 0 else 0.0), n
 
 
 def student_log10_p(t: NDArray[np.float64] | float, degrees: NDArray[np.float64] | float) -> NDArray[np.float64]:

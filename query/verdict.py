@@ -130,47 +130,42 @@ def _place(i: int, kin: Sequence[Candidate], model: NDArray[np.float64], laid: N
         return me
     # Slope of the younger on the older: `a` is the model, `b` the candidate.
     carried = found.a_on_b if me.direction == "parent" else found.b_on_a
-    started_again = carried < CARRIED_OVER or any(
-        _started_again(me, laid[i], other, laid[j], model) for j, other in enumerate(kin) if j != i
-    )
-    if started_again:
+    if carried < CARRIED_OVER:
         return replace(me, direction="sibling", relation="unknown")
+    for j, other in enumerate(kin):
+        if j != i and _separates(other, laid[j], me, laid[i], model):
+            order = _order(other, me)
+            if order != "after":
+                return replace(me, direction="sibling" if order == "before" else "unknown", relation="unknown")
     return replace(me, verdict="derived") if me.direction == "parent" else me
 
 
-def _started_again(
-    me: Candidate,
-    mine: NDArray[np.float64],
+def _separates(
     other: Candidate,
     reference: NDArray[np.float64],
+    me: Candidate,
+    mine: NDArray[np.float64],
     model: NDArray[np.float64],
 ) -> bool:
-    """Whether model and candidate both come from `other` without one passing through the other."""
-    if not _before(other, me):
-        return False
+    """Whether `other` stands between model and candidate: neither carries on the change that the other made to it."""
     if me.direction == "parent":
         on_the_way = carries(model, mine, reference)
         if on_the_way is None:
-            # The candidate equals the older one where it has layers at all: the model's other layers came from there.
+            # The candidate equals the other where it has layers at all: the model's further layers came from there.
             return coverage(me.pair) < coverage(other.pair)
         return not on_the_way
-    return _before_model(other) and carries(mine, model, reference) is False
+    return other.direction == "parent" and carries(mine, model, reference) is False
+
+
+def _order(other: Candidate, me: Candidate) -> str:
+    """Whether `other` came `before` or `after` the candidate, or `unknown`."""
+    direction = pair_direction(Pair(me.pair.b, other.pair.b))
+    return {"parent": "before", "child": "after"}.get(direction, "unknown")
 
 
 def _created(candidate: Candidate) -> str | None:
     created: str | None = candidate.pair.b.dossier.meta["created_at"]
     return created
-
-
-def _before(other: Candidate, me: Candidate) -> bool:
-    first, second = _created(other), _created(me)
-    return first is not None and second is not None and first < second
-
-
-def _before_model(other: Candidate) -> bool:
-    created = other.pair.a.dossier.meta["created_at"]
-    first = _created(other)
-    return first is not None and created is not None and first < created
 
 
 def coverage(pair: Pair) -> float:

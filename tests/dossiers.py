@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-from conftest import LLAMA_CONFIG, Tensors, llama
+from conftest import LLAMA_CONFIG, Tensors
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from crawler.fingerprint import fingerprint
 from crawler.plan import SampleSize
-from indexer.dossier import FACT, Dossier, dossier_of
+from indexer.dossier import Dossier, dossier_of
+from query.background import Background, Scores
 from query.pair import Pair, Subject
 from schemas.identity import CheckpointId
 from schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
+from schemas.roles import ROLE_CODE
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 WEIGHTS = "model.safetensors"
@@ -79,10 +81,10 @@ def dossier(
     return dossier_of(fingerprint(listed, MemoryReader(files), size=size, now=START))
 
 
-def pair_of(a: Tensors | Dossier, b: Tensors | Dossier, background: Mapping[str, NDArray[np.float64]] = {}) -> Pair:  # noqa: B006 - never changed
-    """Two checkpoints, laid side by side."""
+def pair_of(a: Tensors | Dossier, b: Tensors | Dossier, scores: Scores | None = None) -> Pair:
+    """Two checkpoints, laid side by side, with the scores of unrelated pairs."""
     first, second = (x if isinstance(x, Dossier) else dossier(x) for x in (a, b))
-    return Pair(Subject(first), Subject(second), background)
+    return Pair(Subject(first), Subject(second), Background(scores or {}))
 
 
 def layers_of(tensors: Tensors, chosen: Sequence[int]) -> Tensors:
@@ -95,9 +97,35 @@ def layers_of(tensors: Tensors, chosen: Sequence[int]) -> Tensors:
     return out
 
 
-def without(found: Dossier, *roles: int) -> Dossier:
-    """The dossier without the tensors of some roles (codes)."""
-    return replace(found, facts=found.facts[~np.isin(found.facts["role"], roles)].astype(FACT))
+MIXTRAL_CONFIG = {**LLAMA_CONFIG, "architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
+_EXPERT_NAMES = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 
 
-__all__ = ["LLAMA_CONFIG", "MemoryReader", "Tensors", "day", "dossier", "layers_of", "llama", "pair_of", "without"]
+def upcycled(tensors: Tensors, seed: int, *, experts: int = 4, amount: float = 0.1) -> Tensors:
+    """The checkpoint as a mixture of experts in Mixtral's names: every expert is the dense block, slightly changed."""
+    rng = np.random.default_rng(seed)
+    out: Tensors = {}
+    for name, tensor in tensors.items():
+        layer, _, projection = name.removesuffix(".weight").partition(".mlp.")
+        if not projection:
+            out[name] = tensor
+            continue
+        for expert in range(experts):
+            change = rng.normal(0, amount * float(tensor.std()), tensor.shape).astype(tensor.dtype)
+            out[f"{layer}.block_sparse_moe.experts.{expert}.{_EXPERT_NAMES[projection]}.weight"] = tensor + change
+        router = rng.normal(0, 0.02, (experts, tensors["model.norm.weight"].shape[0]))
+        out[f"{layer}.block_sparse_moe.gate.weight"] = router.astype(tensor.dtype)
+    return out
+
+
+def mapped(tensors: Tensors, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -> Tensors:
+    """The checkpoint with its layers' matrices changed, each by itself."""
+    return {
+        name: change(name, tensor).astype(tensor.dtype) if tensor.ndim == 2 and ".layers." in name else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def without(found: Dossier, *roles: str) -> Dossier:
+    """The dossier without the tensors of some roles."""
+    return replace(found, facts=found.facts[~np.isin(found.facts["role"], [ROLE_CODE[role] for role in roles])])

@@ -101,7 +101,7 @@ def _print_table(answer: dict[str, Any]) -> None:
                 "direction": candidate["direction"],
                 "relation": candidate["relation"],
                 "declared": candidate["declared"],
-                "log10 p": round(candidate["log10_p"], 1),
+                "log10 p": candidate["log10_p"],
                 "weights": lines.get("layer_alignment", lines.get("weight_correlation")),
                 "norms": lines.get("norm_correlation"),
                 "curves": lines.get("published_score"),

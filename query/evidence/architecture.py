@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from query.pair import Pair
 from schemas.records import Evidence
 
 _FIELDS = ("n_layers", "hidden_size", "n_heads", "n_kv_heads", "n_parameters", "model_type")
+_SHAPE = ("role", "rows", "columns")
 
 
 def measure(pair: Pair) -> Evidence | None:
     """Share of the configuration that is equal."""
     a, b = pair.a.dossier, pair.b.dossier
     equal = [name for name in _FIELDS if a.meta[name] is not None and a.meta[name] == b.meta[name]]
-    shapes = [
-        {(int(f["role"]), int(f["rows"]), int(f["columns"])) for f in np.asarray(dossier.facts)} for dossier in (a, b)
-    ]
+    shapes = [set(zip(*(d.facts[name].tolist() for name in _SHAPE), strict=True)) for d in (a, b)]
     union = shapes[0] | shapes[1]
     if not union:
         return None

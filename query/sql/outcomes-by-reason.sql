@@ -1,5 +1,5 @@
 -- what the crawls skipped or failed at, by reason
-select status, stage, error, count(*) as n, max(at) as last, any_value(message) as example
+select status, stage, error, count(*) as n, max("at") as last, any_value(message) as example
 from outcomes
 where status <> 'done'
 group by all
