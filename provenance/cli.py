@@ -64,6 +64,7 @@ def main() -> None:
     """Entry point: errors raised on purpose become one line and exit status 1."""
     try:
         provenance()
-    except ProvenanceError as error:
+    except (ProvenanceError, OSError) as error:
+        # OSError: the disk is full, a folder cannot be written; nothing that a traceback would explain.
         click.echo(f"provenance: {clean(error)}", err=True)
         sys.exit(1)

@@ -67,15 +67,7 @@ class Database:
         """
         from provenance.ingest import crawl_local
 
-        paths = []
-        for source in sources:
-            path = Path(source)
-            if not path.exists():
-                raise SourceError(
-                    f"{source}: no such folder. Local sources are written with ./, ../ or /; "
-                    "crawling a hub is not part of this version yet"
-                )
-            paths.append(path)
+        paths = [local_source(source) for source in sources]
         try:
             return crawl_local(self.store, paths, options or CrawlOptions(), progress)
         finally:
@@ -285,6 +277,21 @@ class Database:
 
     def _forget_index(self) -> None:
         self._generation = self._fresh = None
+
+
+def local_source(source: str | os.PathLike[str]) -> Path:
+    """A crawl source as a path.
+
+    Raises:
+        SourceError: there is nothing there.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise SourceError(
+            f"{source}: no such folder. Local sources are written with ./, ../ or /; "
+            "crawling a hub is not part of this version yet"
+        )
+    return path
 
 
 def _is_path(model: str) -> bool:

@@ -191,9 +191,6 @@ class _Run:
                 outcome = replace(
                     outcome, revision=row["revision"], bytes_read=row["bytes_read"], requests=row["requests"]
                 )
-                if self._is_known(row["checkpoint_id"]):
-                    outcome = replace(outcome, status="skipped", stage="store", message="already stored, unchanged")
-                    result = None
         except SkippedCheckpoint as skipped:
             outcome = replace(
                 outcome, status="skipped", stage=skipped.stage, error=type(skipped).__name__, message=str(skipped)
@@ -230,14 +227,13 @@ class _Run:
             summary.skipped += 1
         if result is not None:
             row = result.checkpoint
-            key = (row["checkpoint_id"], row["mode"], row["fingerprint_version"])
-            if key in self.kept:
-                # Two folders of one run held the same checkpoint.
-                message = f"{outcome.repo_id}: stored earlier in this run"
+            if self._is_known(row["checkpoint_id"]):
+                # Only reading it told the revision, or another source of this run held the same.
+                message = f"{outcome.repo_id}: already stored, unchanged"
                 outcome = replace(outcome, status="skipped", stage="store", message=message)
                 summary.skipped += 1
             else:
-                self.kept.add(key)
+                self.kept.add((row["checkpoint_id"], row["mode"], row["fingerprint_version"]))
                 self.buffer.append(result)
                 summary.fingerprinted += 1
         summary.bytes_read += outcome.bytes_read

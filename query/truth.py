@@ -29,8 +29,15 @@ def read_truth(path: Path) -> dict[str, Truth]:
     """Read a truth table: a CSV with the columns of `COLUMNS`.
 
     Raises:
-        TruthError: columns are missing, or a model stands in it twice.
+        TruthError: it is no text, columns or cells are missing, or a model stands in it twice.
     """
+    try:
+        return _read(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TruthError(f"{path}: not a truth table: {error}; expected a CSV in UTF-8") from error
+
+
+def _read(path: Path) -> dict[str, Truth]:
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
@@ -38,6 +45,8 @@ def read_truth(path: Path) -> dict[str, Truth]:
             raise TruthError(f"{path}: not a truth table; the columns {', '.join(missing)} are missing")
         rows: dict[str, Truth] = {}
         for row in reader:
+            if any(row[name] is None for name in COLUMNS):
+                raise TruthError(f"{path}: line {reader.line_num} has too few cells")
             if row["model"] in rows:
                 raise TruthError(f"{path}: {row['model']} stands in it twice")
             derived = row["weights_derived"].strip().lower() == "true"

@@ -312,10 +312,13 @@ def test_evaluate(run: Run, tmp_path: Path) -> None:
         ("model,parents,root,relation,attack,weights_derived\n", "empty"),
         (TRUTH + f"{CHILD},,,,false,false\n", "twice"),
         (TRUTH.splitlines()[0] + "\nnot/stored,,,,false,false\n", "holds none"),
+        (TRUTH + "a/b,,\n", "line 6 has too few cells"),
+        (TRUTH + "\xff", "UTF-8"),
+        (TRUTH + "x" * 200_000, "field larger than"),
     ],
 )
 def test_evaluate_refuses_a_broken_table(run: Run, tmp_path: Path, text: str, reason: str) -> None:
-    (tmp_path / "truth.csv").write_text(text)
+    (tmp_path / "truth.csv").write_text(text, encoding="latin-1")
     done = run("evaluate", "truth.csv")
     assert (done.status, done.raw) == (1, b"")
     assert re.fullmatch(rf"provenance: .*{reason}.*\n", done.err)

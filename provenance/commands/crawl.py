@@ -41,13 +41,18 @@ def crawl(
       provenance crawl ~/.cache/huggingface/hub --mode sampled
       provenance crawl ./a ./b/model.safetensors --workers 4
     """
+    from pathlib import Path
+
     from provenance import open as open_database
+    from provenance.database import local_source
     from provenance.output import CrawlProgress, report_run
     from provenance.settings import CrawlOptions
 
+    # Before a store is made: a mistyped source should leave nothing behind.
+    paths: list[Path] = [local_source(source) for source in sources]
     options = CrawlOptions(mode, sample, workers, max_bytes, max_time, refingerprint)
     with open_database(store, create=True) as database, CrawlProgress() as progress:
-        summary = database.crawl(sources, options, progress)
+        summary = database.crawl(paths, options, progress)
     report_run(summary)
     if summary.stopped == "interrupted":
         raise SystemExit(130)
