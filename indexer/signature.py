@@ -104,8 +104,9 @@ def published_score(a: Mapping[str, ArrayLike], b: Mapping[str, ArrayLike]) -> f
         first, second = _z_scores(a[role]), _z_scores(b[role])
         if first is None or second is None:
             continue
-        n = max(len(first), len(second))
-        first, second = _z_scores(resample(first, n)), _z_scores(resample(second, n))
+        if len(first) != len(second):
+            n = max(len(first), len(second))
+            first, second = _z_scores(resample(first, n)), _z_scores(resample(second, n))
         if first is not None and second is not None:
             correlations.append(np.mean(first * second))
     # Rounding may carry the correlation of a curve with itself past 1.

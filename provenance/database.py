@@ -166,9 +166,11 @@ class Database:
 
     def dossiers(self) -> Sequence[Dossier]:
         """Every latest checkpoint, indexed or not."""
+        from query.candidates import newest
+
         generation = self._live()
         indexed = [generation.dossiers[row] for row in range(len(generation))] if generation else []
-        return [*indexed, *self._unindexed()]
+        return newest([*self._unindexed(), *indexed])
 
     def sql(self) -> duckdb.DuckDBPyConnection:
         """A read-only DuckDB connection over the views of the store as it is now; close it after use."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STORE_VARIABLE = "PROVENANCE_STORE"
+MODES = ("sampled", "full")
+SAMPLES = ("small", "default", "large")
 DEFAULT_STORE = "./provenance-store"
 
 
@@ -29,3 +31,9 @@ class CrawlOptions:
     max_bytes: int | None = None
     max_time: float | None = None
     refingerprint: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in (None, *MODES):
+            raise ValueError(f"mode {self.mode!r}: expected one of {', '.join(MODES)}")
+        if self.sample not in SAMPLES:
+            raise ValueError(f"sample {self.sample!r}: expected one of {', '.join(SAMPLES)}")

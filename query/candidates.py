@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from indexer.dossier import Dossier, sketch_cells
 from indexer.generation import SKETCH, Generation
@@ -42,13 +42,15 @@ def candidates(
             # A small store is examined whole: an answer should not depend on what the searches happened to return.
             rows.update(range(min(len(generation), pool)))
         found += [generation.dossiers[row] for row in sorted(rows)]
-    seen: set[str] = set()
-    out = []
-    for dossier in found:
-        if dossier.repo_id != query.repo_id and dossier.checkpoint_id not in seen:
-            seen.add(dossier.checkpoint_id)
-            out.append(dossier)
-    return out
+    return [dossier for dossier in newest(found) if dossier.repo_id != query.repo_id]
+
+
+def newest(dossiers: Iterable[Dossier]) -> list[Dossier]:
+    """The first dossier of every place (repo, subfolder, variant): fresh ones stand before those they replace."""
+    found: dict[tuple[str, str | None, str | None], Dossier] = {}
+    for dossier in dossiers:
+        found.setdefault((dossier.repo_id, dossier.meta["subfolder"], dossier.meta["variant"]), dossier)
+    return list(found.values())
 
 
 def _by_name(query: Dossier, generation: Generation) -> set[int]:

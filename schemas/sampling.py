@@ -4,8 +4,7 @@ A matrix is seen as `[out, in]`. Cells form 5 x 5 tiles of 4 x 4 whose corners a
 `OFFSETS x OFFSETS`, the same for every role, layer and expert; cells outside the shape are dropped. So a
 sample does not depend on sharding, dtype, storage orientation or on how many rows, columns or layers a relative
 has: the sample of a sub-matrix is the part of the sample that lies in it. The offsets grow by a factor of
-about three and fall at different places inside attention heads of 32, 64, 80, 96 and 128 rows, so that no
-rotary frequency is sampled twice over.
+about three and fall at different places inside attention heads of 64, 80, 96 and 128 rows.
 
 One fixed order runs through the cells: pass after pass, one cell of every tile, tiles by growing shell. Keeping
 fewer is keeping a prefix, and a short prefix still touches many tiles. Attention matrices use the whole

@@ -141,7 +141,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("at", TIME, "when it ended (a reserved word of SQL: write \"at\")"),
     ],
     "runs": [
-        ("run_id", STRING, "identifies the run"),
+        ("run_id", STRING, "identifies the run; it has a row from its start and, unless killed, one from its end"),
         ("started_at", TIME, "start"),
         ("finished_at", TIME, "end; null while it runs or when it was killed"),
         ("source", STRING, "what was crawled"),

@@ -134,16 +134,14 @@ def test_agreement_against_a_plain_loop(other: dict[str, NDArray[np.float32]]) -
             by_channel.setdefault(outer, []).append((x, y))
             by_unit.setdefault((role, inner), []).append((x, y))
     tests = [block_t(np.array([sum(v) for v in by_tile.values()]), np.array([float(len(v)) for v in by_tile.values()]))]
-    for groups in (by_channel, by_unit):
-        xy, xx, yy = (np.array([sum(f(*p) for p in v) for v in groups.values()]) for f in PRODUCTS)
-        tests.append(block_t(xy / np.sqrt(xx * yy), np.ones(len(groups))))
+    for groups in ([*by_channel.values()], [*by_unit.values()]):
+        values = [np.array(own).T for own in groups]
+        correlations = [float(x @ y / np.sqrt((x @ x) * (y @ y))) for x, y in values]
+        tests.append(block_t(np.array(correlations), np.ones(len(groups))))
     assert found.n == sum(len(v) for v in by_tile.values())
     assert found.correlation == pytest.approx(sum(map(sum, by_tile.values())) / found.n)
     assert found.t == pytest.approx(tests[0][0])
     assert found.log10_p == pytest.approx(max(float(student_log10_p(t, n - 1)) for t, n in tests))
-
-
-PRODUCTS = (lambda x, y: x * y, lambda x, y: x * x, lambda x, y: y * y)
 
 
 def test_agreement_tells_a_relative_from_a_stranger() -> None:
@@ -331,7 +329,7 @@ def test_slopes_know_which_of_two_came_first() -> None:
     assert back is not None
     assert found.b_on_a == pytest.approx(1, abs=0.05)
     assert found.a_on_b == pytest.approx(1 / 1.64, abs=0.05)
-    assert (found.b_on_a, found.zeros_a) == (pytest.approx(back.a_on_b), back.zeros_b)
+    assert found.b_on_a == pytest.approx(back.a_on_b)
     assert found.change_kurtosis == pytest.approx(3, abs=0.3)
     assert not found.equal
 
@@ -345,7 +343,8 @@ def test_slopes_of_copies_zeros_and_rounding() -> None:
     half = {n: np.where(np.abs(t) < np.median(np.abs(t)), 0, t).astype(np.float32) for n, t in BASE.items()}
     pruned = slopes(a, grid(half), rows(6), rows(6))
     assert pruned is not None
-    assert (pruned.zeros_a, pruned.zeros_b) == (0, pytest.approx(0.5, abs=0.03))
+    assert pruned.zeros_a == 0
+    assert pruned.zeros_b == pytest.approx(0.5, abs=0.03)
     coarse = {n: (np.round(t / t.std() * 2) / 2 * t.std()).astype(np.float32) for n, t in BASE.items()}
     rounded = slopes(a, grid(coarse), rows(6), rows(6))
     assert rounded is not None

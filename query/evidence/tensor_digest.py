@@ -19,8 +19,8 @@ _DIGEST_BITS = 64
 def measure(pair: Pair) -> Evidence | None:
     """Share of the layer matrices of the smaller checkpoint whose digest occurs in the other, in the same role.
 
-    The p-value is the chance that 64-bit digests collide once among all pairs compared. Vectors are left out: a norm
-    or bias that was never trained equals every other one.
+    The p-value is the chance that 64-bit digests collide once among all pairs compared. Left out are vectors, since a
+    norm or bias that was never trained equals every other one, and matrices that repeat inside a checkpoint.
     """
     a, b = _digests(pair.a.dossier), _digests(pair.b.dossier)
     n = min(len(a), len(b))
@@ -34,4 +34,7 @@ def measure(pair: Pair) -> Evidence | None:
 def _digests(dossier: Dossier) -> NDArray[np.uint64]:
     facts = dossier.facts[np.isin(dossier.facts["role"], _MATRICES) & (dossier.facts["digest"] > 0)]
     # The role is folded in, so that q never matches k.
-    return np.unique(facts["digest"] ^ facts["role"].astype(np.uint64))
+    found, times = np.unique(facts["digest"] ^ facts["role"].astype(np.uint64), return_counts=True)
+    # What stands in several layers of one checkpoint may be a start that anybody makes, such as the identity.
+    once: NDArray[np.uint64] = found[times == 1]
+    return once
