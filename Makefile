@@ -15,7 +15,7 @@ demo: $(READY)  ## run the whole way on the miniature family that ships with the
 	$(BIN)/provenance demo
 
 test: $(READY)  ## the whole suite
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(READY)  ## style, types and the floor plan
 	$(BIN)/ruff check .

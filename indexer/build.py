@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from indexer.dossier import META_COLUMNS, Dossier, facts_of, meta_of, sketch_cells
+from indexer.dossier import META_COLUMNS, WEIGHTS_SUFFIX, Dossier, facts_of, meta_of, sketch_cells
 from indexer.dossier_file import DossierFile
 from indexer.generation import CURRENT, SKETCH, Generation, keys_of, open_generation
 from indexer.signature import DIMENSION, SPEC, signature, sketch
@@ -48,6 +48,9 @@ order by t.fingerprint_id
 """
 
 
+_WEIGHT_FILES = f"select * from files where path like '%{WEIGHTS_SUFFIX}'"
+
+
 def load_dossiers(store: Store, manifest: Manifest, fingerprints: Sequence[str] | None = None) -> list[Dossier]:
     """The dossiers of all latest checkpoints, or of some fingerprints, from the Parquet parts.
 
@@ -64,7 +67,7 @@ def load_dossiers(store: Store, manifest: Manifest, fingerprints: Sequence[str] 
 
         columns = ", ".join(META_COLUMNS)
         checkpoints = rows(f"select {columns} from latest_checkpoints {where} order by repo_id, checkpoint_id")
-        files = rows(f"select fingerprint_id, sha256 from files {where}")
+        files = rows(f"select fingerprint_id, sha256 from ({_WEIGHT_FILES}) {where}")
         samples = {r["fingerprint_id"]: r["data"] for r in rows(f"select fingerprint_id, data from samples {where}")}
         facts = rows(f"select * from ({_FACTS}) {where} order by fingerprint_id")
     digests: dict[str, list[str]] = {}

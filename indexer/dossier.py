@@ -41,6 +41,8 @@ FACT = np.dtype(
 )
 """One tensor: `columns` is 0 for vectors, `layer` and `expert` are -1 where null, `digest` is 0 where null."""
 
+WEIGHTS_SUFFIX = ".safetensors"
+
 META_COLUMNS = (
     "checkpoint_id",
     "fingerprint_id",
@@ -107,8 +109,15 @@ class Dossier:
 
     def curves(self, statistic: str = "std") -> dict[str, NDArray[np.float64]]:
         """The curves of q, k, v, o that exist."""
-        found = {role: self.curve(role, statistic) for role in ATTENTION}
-        return {role: curve for role, curve in found.items() if len(curve)}
+        if statistic not in self._curves:
+            found = {role: self.curve(role, statistic) for role in ATTENTION}
+            self._curves[statistic] = {role: curve for role, curve in found.items() if len(curve)}
+        return self._curves[statistic]
+
+    @cached_property
+    def _curves(self) -> dict[str, dict[str, NDArray[np.float64]]]:
+        """Curves by statistic: a query holds one model against many."""
+        return {}
 
     @cached_property
     def matrices(self) -> Cells:
@@ -200,10 +209,15 @@ def dossier_of(fingerprint: Fingerprint) -> Dossier:
         rows.append({**row, "offset": entry and entry.offset, "count": entry and entry.count})
         rows[-1]["exponent"] = entry and entry.exponent
     return Dossier(
-        meta_of(fingerprint.checkpoint, [f["sha256"] for f in fingerprint.files]),
+        meta_of(fingerprint.checkpoint, [f["sha256"] for f in fingerprint.files if is_weights(f["path"])]),
         facts_of(rows),
         fingerprint.sample.values,
     )
+
+
+def is_weights(path: str) -> bool:
+    """Whether a listed file holds weights: strangers may well share a config."""
+    return path.endswith(WEIGHTS_SUFFIX)
 
 
 def meta_of(checkpoint: Mapping[str, Any], sha256: Sequence[str | None]) -> dict[str, Any]:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from provenance.ingest import Progress, RunSummary
     from query.background import Background
     from query.engine import Answer
-    from query.pair import Pair
+    from query.pair import Pair, Subject
+
+
+MAX_SUBJECTS = 256
 
 
 def open_database(store: str | os.PathLike[str] | None = None, *, create: bool = False) -> Database:
@@ -43,6 +46,7 @@ class Database:
         self.store = store
         self._generation: Generation | None = None
         self._fresh: list[Dossier] | None = None
+        self._subjects: dict[str, Subject] = {}
 
     def __enter__(self) -> Database:
         return self
@@ -119,7 +123,19 @@ class Database:
             self._background(),
             spec=spec,
             min_probability=min_probability,
+            subject=self._subject,
         )
+
+    def _subject(self, dossier: Dossier) -> Subject:
+        """The checkpoint laid out for comparison; the last few hundred are remembered."""
+        from query.pair import Subject
+
+        key = str(dossier.meta["fingerprint_id"] or dossier.checkpoint_id)
+        if key not in self._subjects:
+            if len(self._subjects) >= MAX_SUBJECTS:
+                self._subjects.clear()
+            self._subjects[key] = Subject(dossier)
+        return self._subjects[key]
 
     def find(self, model: str, options: CrawlOptions | None = None) -> Dossier:
         """The dossier of a model: stored (checkpoint id or repo id), or a local folder fingerprinted now.
@@ -279,6 +295,7 @@ class Database:
 
     def _forget_index(self) -> None:
         self._generation = self._fresh = None
+        self._subjects.clear()
 
 
 def local_source(source: str | os.PathLike[str]) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +93,7 @@ def answer(
     *,
     spec: str | None = None,
     min_probability: float = 0.0,
+    subject: Callable[[Dossier], Subject] = Subject,
 ) -> Answer:
     """Find and judge the suspected parents of a model.
 
@@ -103,10 +104,11 @@ def answer(
         background: scores of unrelated pairs.
         spec: signature to search with; the index's own by default.
         min_probability: candidates below are left out.
+        subject: lays a checkpoint out for comparison; one that remembers saves time where many models are asked about.
     """
     n_store = (len(generation) if generation else 0) + len(fresh)
-    subject = Subject(model)
-    pairs = [Pair(subject, Subject(other), background) for other in candidates(model, generation, fresh, spec=spec)]
+    asked = subject(model)
+    pairs = [Pair(asked, subject(other), background) for other in candidates(model, generation, fresh, spec=spec)]
     settled = settle([assess(pair, n_store) for pair in pairs])
     verdict = model_verdict(settled, judgeable=len(model.matrices.facts) >= MIN_MATRICES)
     kept = tuple(c for c in settled if c.probability >= min_probability)

@@ -23,8 +23,9 @@ ALPHA = 1e-3
 SUSPICION = 0.05
 """Between `ALPHA` and this, weight evidence is inconclusive."""
 
-CARRIED_OVER = 0.7
-"""A descendant's slope on its ancestor (see `query.alignment.Slopes`); twins of one initialisation fall below."""
+CARRIED_OVER, CARRIED_PARTLY, ASYMMETRY = 0.9, 0.7, 0.05
+"""A descendant's slope on its ancestor (see `query.alignment.Slopes`) is near 1. Weight decay in long training lowers
+it, but then the ancestor's slope on the descendant is lower still; between twins of one start both are equally low."""
 
 MIN_MATRICES = 4
 """Checkpoints with fewer sampled layer matrices cannot be judged."""
@@ -129,8 +130,8 @@ def _place(i: int, kin: Sequence[Candidate], model: NDArray[np.float64], laid: N
     if me.direction == "unknown" or found is None:
         return me
     # Slope of the younger on the older: `a` is the model, `b` the candidate.
-    carried = found.a_on_b if me.direction == "parent" else found.b_on_a
-    if carried < CARRIED_OVER:
+    older, younger = (found.a_on_b, found.b_on_a) if me.direction == "parent" else (found.b_on_a, found.a_on_b)
+    if older < CARRIED_PARTLY or (older < CARRIED_OVER and older - younger < ASYMMETRY):
         return replace(me, direction="sibling", relation="unknown")
     for j, other in enumerate(kin):
         if j != i and _separates(other, laid[j], me, laid[i], model):

@@ -341,7 +341,7 @@ def test_a_fault_of_our_own_is_an_outcome_too(
 @pytest.mark.parametrize("wrong", [{"mode": "half"}, {"sample": "no such size"}])
 def test_unknown_options_are_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="expected one of"):
-        CrawlOptions(**wrong)
+        CrawlOptions(**wrong)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- crawling again

@@ -23,8 +23,8 @@ from crawler.hub_api import BadRequestError, connect
 from crawler.local import find_local, listed_checkpoints
 from crawler.plan import SAMPLE_SIZES
 from crawler.transport import HubTransport
-from provenance.loopback import LoopbackHub, MemoryFile, Request, Response
 from provenance.loopback import HubRepo as ServedRepo
+from provenance.loopback import LoopbackHub, MemoryFile, Request, Response
 from schemas.errors import CheckpointError, SkippedCheckpoint, SourceError, WeightsError
 from schemas.records import RepoMetadata
 
@@ -73,7 +73,8 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Scrip
     running: list[tuple[ScriptedHub, HubTransport]] = []
 
     def start(*repos: ServedRepo, page_size: int = 1000) -> tuple[ScriptedHub, HubTransport]:
-        hub = ScriptedHub(*repos, page_size=page_size).__enter__()
+        hub = ScriptedHub(*repos, page_size=page_size)
+        hub.__enter__()
         running.append((hub, connect(hub.endpoint, pause=lambda seconds: None)))
         return running[-1]
 
@@ -241,12 +242,15 @@ def test_the_next_page_is_on_the_hub(serve: Serve) -> None:
     assert len(hub.requests) == 1
 
 
-def test_an_answer_from_elsewhere_is_not_used(serve: Serve) -> None:
-    hub, transport = serve()
+def test_an_answer_from_elsewhere_is_not_used(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, _ = serve()
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    transport = connect(hub.endpoint)
     hub.answers["/api/models"] = response(302, Location=f"{hub.cdn}/elsewhere")
     hub.answers["/elsewhere"] = response(200, b"[]")
     with pytest.raises(ResponseError, match="away from the Hub"):
         ids(list_hub(transport))
+    assert ["authorization" in exchange.headers for exchange in hub.requests] == [True, False]
 
 
 @pytest.mark.usefixtures("impatient")
