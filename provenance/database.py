@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from indexer.store import Store
-from provenance.settings import CrawlOptions, store_path
-from schemas.errors import IndexMissingError, SourceError, UnknownModelError
+from provenance.settings import CrawlOptions, HubListing, store_path
+from schemas.errors import IndexMissingError, UnknownModelError
 
 if TYPE_CHECKING:
     import duckdb
@@ -63,17 +63,18 @@ class Database:
         sources: Iterable[str | os.PathLike[str]],
         options: CrawlOptions | None = None,
         progress: Progress | None = None,
+        *,
+        listing: HubListing | None = None,
     ) -> RunSummary:
-        """Crawl local folders into the store; see `provenance crawl --help`.
+        """Crawl local folders and repos of a hub into the store; see `provenance crawl --help`.
 
         Raises:
             SourceError: a source cannot be used at all.
         """
-        from provenance.ingest import crawl_local
+        from provenance.ingest import crawl
 
-        paths = [local_source(source) for source in sources]
         try:
-            return crawl_local(self.store, paths, options or CrawlOptions(), progress)
+            return crawl(self.store, list(sources), options or CrawlOptions(), listing, progress)
         finally:
             self._forget_index()
 
@@ -296,21 +297,6 @@ class Database:
     def _forget_index(self) -> None:
         self._generation = self._fresh = None
         self._subjects.clear()
-
-
-def local_source(source: str | os.PathLike[str]) -> Path:
-    """A crawl source as a path.
-
-    Raises:
-        SourceError: there is nothing there.
-    """
-    path = Path(source)
-    if not path.exists():
-        raise SourceError(
-            f"{source}: no such folder. Local sources are written with ./, ../ or /; "
-            "crawling a hub is not part of this version yet"
-        )
-    return path
 
 
 def _is_path(model: str) -> bool:

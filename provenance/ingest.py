@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 import uuid
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from crawler.fingerprint import UNKNOWN_REVISION, fingerprint
-from crawler.local import LocalRepo, find_local, listed_checkpoints
-from crawler.local_reader import LocalReader
 from crawler.plan import SAMPLE_SIZES, SampleSize
 from indexer.rows import fingerprint_rows
 from indexer.store import Store
-from provenance.settings import CrawlOptions
+from provenance.settings import CrawlOptions, HubListing
+from provenance.sources import Found, Visit, listed_visits, local_source, local_visits, named_visits
 from schemas import tables
-from schemas.errors import CheckpointError, SkippedCheckpoint, SourceError
-from schemas.records import Fingerprint, ListedCheckpoint, Outcome
+from schemas.errors import CheckpointError, SkippedCheckpoint
+from schemas.identity import REVISION_DIGITS, CheckpointId
+from schemas.records import Fingerprint, Outcome
 from schemas.tables import FINGERPRINT_VERSION
+
+if TYPE_CHECKING:
+    from crawler.transport import HubTransport
 
 log = logging.getLogger("provenance.crawl")
 
@@ -32,11 +37,14 @@ COMMIT_EVERY = 64
 COMMIT_SECONDS = 10.0
 
 
+Visited = tuple[Outcome, Fingerprint | None]
+
+
 class Progress(Protocol):
     """What a crawl tells whoever watches it."""
 
-    def found(self, total: int) -> None:
-        """`total` checkpoints are known to visit so far."""
+    def found(self, total: int | None) -> None:
+        """So many visits are to be made; null where nobody knows yet."""
 
     def visited(self, outcome: Outcome) -> None:
         """One visit ended."""
@@ -58,10 +66,14 @@ class RunSummary:
     failures: list[Outcome] = field(default_factory=list)
 
 
-def crawl_local(
-    store: Store, sources: Sequence[Path], options: CrawlOptions, progress: Progress | None = None
+def crawl(
+    store: Store,
+    sources: Sequence[str | os.PathLike[str]],
+    options: CrawlOptions,
+    listing: HubListing | None = None,
+    progress: Progress | None = None,
 ) -> RunSummary:
-    """Crawl local folders into a store.
+    """Crawl local folders, repos of a hub by name, and a hub's listing into a store.
 
     One bad checkpoint is one row of `outcomes`; what is done is committed every few seconds, and also when
     the crawl is interrupted.
@@ -69,27 +81,20 @@ def crawl_local(
     Raises:
         SourceError: a source cannot be used at all; nothing was crawled.
     """
-    visits = [visit for source in sources for visit in local_visits(source)]
-    return _Run(store, options, sources, progress).crawl(visits)
+    paths = [(source, local_source(source)) for source in sources]
+    local = [visit for _, path in paths if path is not None for visit in local_visits(path)]
+    names = [str(source) for source, path in paths if path is None]
+    run = _Run(store, options, [*map(str, sources), *([str(listing)] if listing else [])], progress)
+    if not names and listing is None:
+        return run.crawl(local, local=len(local), expected=len(local))
+    from crawler.hub_api import connect
 
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """One checkpoint to visit; `fault` where listing it already failed."""
-
-    repo: LocalRepo
-    listed: ListedCheckpoint | None = None
-    fault: CheckpointError | None = None
-
-
-def local_visits(source: Path) -> Iterator[Visit]:
-    """Every checkpoint of a local source, broken ones included."""
-    for repo in find_local(source):
-        try:
-            for listed in listed_checkpoints(repo):
-                yield Visit(repo, listed)
-        except CheckpointError as error:
-            yield Visit(repo, fault=error)
+    run.transport = connect(options.endpoint, connections=options.workers)
+    named = named_visits(run.transport, names)
+    if listing is None:
+        return run.crawl(chain(local, named), local=len(local), expected=len(local) + len(names))
+    listed = listed_visits(run.transport, listing)
+    return run.crawl(chain(local, named, listed), local=len(local), expected=listing.limit)
 
 
 def fingerprint_local(source: Path, options: CrawlOptions) -> list[Fingerprint]:
@@ -99,17 +104,12 @@ def fingerprint_local(source: Path, options: CrawlOptions) -> list[Fingerprint]:
         SourceError: there is nothing there.
         CheckpointError: it cannot be fingerprinted.
     """
-    found = []
-    for visit in local_visits(source):
-        if visit.fault is not None or visit.listed is None:
-            raise visit.fault or SourceError(f"{source}: no checkpoint found")
-        found.append(_fingerprint(visit.repo, visit.listed, options))
-    return found
+    return [_fingerprint(found, _size(options, hub=False)) for visit in local_visits(source) for found in visit.load()]
 
 
-def _fingerprint(repo: LocalRepo, listed: ListedCheckpoint, options: CrawlOptions) -> Fingerprint:
-    with LocalReader(repo.folder, repo.root) as reader:
-        return fingerprint(listed, reader, size=_size(options), now=datetime.now(UTC))
+def _fingerprint(found: Found, size: SampleSize | None) -> Fingerprint:
+    with found.open() as (listed, reader):
+        return fingerprint(listed, reader, size=size, now=datetime.now(UTC))
 
 
 class _Run:
@@ -124,18 +124,25 @@ class _Run:
         self.started = datetime.now(UTC)
         self.clock = time.monotonic()
         self.known = _known(store)
+        self.known_repos = {
+            (identity.repo_id, identity.revision, mode)
+            for checkpoint_id, mode, version in self.known
+            if version == FINGERPRINT_VERSION and not options.refingerprint
+            for identity in [CheckpointId.parse(checkpoint_id)]
+        }
         self.kept: set[tuple[str, str, int]] = set()
         self.buffer: list[Fingerprint] = []
         self.outcomes: list[Outcome] = []
         self.committed = time.monotonic()
+        self.transport: HubTransport | None = None
 
-    def crawl(self, visits: Sequence[Visit]) -> RunSummary:
-        self.summary.listed = len(visits)
+    def crawl(self, visits: Iterable[Visit], *, local: int, expected: int | None) -> RunSummary:
+        self.summary.listed = local
         if self.progress:
-            self.progress.found(len(visits))
+            self.progress.found(expected)
         self._commit(start=True)
         try:
-            self._visit_all(visits)
+            self._visit_all(iter(visits))
         except KeyboardInterrupt:
             self.summary.stopped = "interrupted"
         self.summary.seconds = time.monotonic() - self.clock
@@ -143,25 +150,37 @@ class _Run:
         self.store.write_views()
         return self.summary
 
-    def _visit_all(self, visits: Sequence[Visit]) -> None:
-        queue = deque(visits)
+    def _visit_all(self, visits: Iterator[Visit]) -> None:
         with ThreadPoolExecutor(self.options.workers, thread_name_prefix="crawl") as pool:
-            pending: set[Future[tuple[Outcome, Fingerprint | None]]] = set()
+            pending: set[Future[list[Visited]]] = set()
             try:
+                more = True
                 while True:
-                    while queue and len(pending) < 2 * self.options.workers and self._within_budget():
-                        pending.add(pool.submit(self._visit, queue.popleft()))
+                    while more and len(pending) < 2 * self.options.workers:
+                        visit = self._next(visits)
+                        more = visit is not None and self._within_budget()
+                        if visit is not None and more:
+                            self.summary.listed += visit.hub
+                            pending.add(pool.submit(self._visit, visit))
                     if not pending:
                         return
                     for future in wait(pending, return_when=FIRST_COMPLETED).done:
                         pending.remove(future)
-                        self._take(*future.result())
+                        self._take(future.result())
             except KeyboardInterrupt:
                 # What is being read is finished and kept; what only waits is dropped.
                 running = [future for future in pending if not future.cancel()]
                 for future in running:
-                    self._take(*future.result())
+                    self._take(future.result())
                 raise
+
+    def _next(self, visits: Iterator[Visit]) -> Visit | None:
+        """The next visit; a listing that breaks off ends the crawl, but not what is under way."""
+        try:
+            return next(visits, None)
+        except CheckpointError as error:
+            self.summary.stopped = f"the listing broke off: {error}"
+            return None
 
     def _within_budget(self) -> bool:
         options = self.options
@@ -171,54 +190,49 @@ class _Run:
             self.summary.stopped = "the time is up (--max-time)"
         return self.summary.stopped is None
 
-    def _visit(self, visit: Visit) -> tuple[Outcome, Fingerprint | None]:
-        """Fingerprint one checkpoint. The one place where any failure becomes an outcome."""
-        began = time.monotonic()
-        listed = visit.listed
-        revision = listed.identity.revision if listed else visit.repo.revision
-        outcome = Outcome(visit.repo.repo_id, None if revision == UNKNOWN_REVISION else revision, "done")
-        result: Fingerprint | None = None
-        try:
-            if visit.fault is not None:
-                raise visit.fault
-            if listed is None:
-                raise SkippedCheckpoint(f"{visit.repo.repo_id}: nothing to read")
-            if self._is_known(str(listed.identity)):
-                outcome = replace(outcome, status="skipped", stage="plan", message="already stored at this revision")
-            else:
-                result = _fingerprint(visit.repo, listed, self.options)
-                row = result.checkpoint
-                outcome = replace(
-                    outcome, revision=row["revision"], bytes_read=row["bytes_read"], requests=row["requests"]
-                )
-        except SkippedCheckpoint as skipped:
-            outcome = replace(
-                outcome, status="skipped", stage=skipped.stage, error=type(skipped).__name__, message=str(skipped)
-            )
-        except CheckpointError as error:
-            outcome = replace(
-                outcome, status="failed", stage=error.stage, error=type(error).__name__, message=str(error)
-            )
-        except Exception as error:
-            log.exception("%s: unexpected failure", visit.repo.repo_id)
-            outcome = replace(
-                outcome,
-                status="failed",
-                stage="read",
-                error=type(error).__name__,
-                message=f"unexpected {type(error).__name__}: {error}",
-            )
-        message = outcome.message
-        if message is not None:
-            message = storable(message if outcome.repo_id in message else f"{outcome.repo_id}: {message}")
-        return replace(outcome, message=message, seconds=time.monotonic() - began), result
+    def _visit(self, visit: Visit) -> list[Visited]:
+        """Fingerprint what a visit finds; nothing is raised."""
+        revision = None if visit.revision == UNKNOWN_REVISION else visit.revision
+        outcome = Outcome(visit.repo_id, revision, "done")
+        if visit.hub and (visit.repo_id, (revision or "")[:REVISION_DIGITS], self._mode(visit)) in self.known_repos:
+            message = f"{visit.repo_id}: already stored at this revision"
+            return [(replace(outcome, status="skipped", stage="listing", message=message), None)]
 
-    def _is_known(self, checkpoint_id: str) -> bool:
-        mode = "full" if _size(self.options) is None else "sampled"
+        def visit_each() -> list[Visited]:
+            return [
+                visited
+                for found in visit.load()
+                for visited in _attempt(_outcome(found), partial(self._read, visit, found))
+            ]
+
+        return _attempt(outcome, visit_each)
+
+    def _read(self, visit: Visit, found: Found) -> list[Visited]:
+        began = time.monotonic()
+        outcome = _outcome(found)
+        if self._is_known(str(found.listed.identity), self._mode(visit)):
+            message = f"{outcome.repo_id}: already stored at this revision"
+            return [(replace(outcome, status="skipped", stage="plan", message=message), None)]
+        result = _fingerprint(found, _size(self.options, hub=visit.hub))
+        row = result.checkpoint
+        spent = {"bytes_read": row["bytes_read"], "requests": row["requests"], "seconds": time.monotonic() - began}
+        return [(replace(outcome, revision=row["revision"], **spent), result)]
+
+    def _mode(self, visit: Visit) -> str:
+        return "full" if _size(self.options, hub=visit.hub) is None else "sampled"
+
+    def _is_known(self, checkpoint_id: str, mode: str) -> bool:
         key = (checkpoint_id, mode, FINGERPRINT_VERSION)
         return key in self.kept or (key in self.known and not self.options.refingerprint)
 
-    def _take(self, outcome: Outcome, result: Fingerprint | None) -> None:
+    def _take(self, visited: Sequence[Visited]) -> None:
+        for outcome, result in visited:
+            self._keep(outcome, result)
+        # All that one visit found is committed together: a repo is either known whole or not at all.
+        if len(self.buffer) >= COMMIT_EVERY or time.monotonic() - self.committed > COMMIT_SECONDS:
+            self._commit()
+
+    def _keep(self, outcome: Outcome, result: Fingerprint | None) -> None:
         summary = self.summary
         if outcome.status == "failed":
             summary.failed += 1
@@ -227,7 +241,7 @@ class _Run:
             summary.skipped += 1
         if result is not None:
             row = result.checkpoint
-            if self._is_known(row["checkpoint_id"]):
+            if self._is_known(row["checkpoint_id"], row["mode"]):
                 # Only reading it told the revision, or another source of this run held the same.
                 message = f"{outcome.repo_id}: already stored, unchanged"
                 outcome = replace(outcome, status="skipped", stage="store", message=message)
@@ -241,8 +255,6 @@ class _Run:
         self.outcomes.append(outcome)
         if self.progress:
             self.progress.visited(outcome)
-        if len(self.buffer) >= COMMIT_EVERY or time.monotonic() - self.committed > COMMIT_SECONDS:
-            self._commit()
 
     def _commit(self, *, start: bool = False, finish: bool = False) -> None:
         now = datetime.now(UTC)
@@ -255,6 +267,7 @@ class _Run:
 
     def _run_row(self, finished: datetime | None) -> dict[str, Any]:
         summary = self.summary
+        traffic = self.transport.traffic if self.transport else None
         return {
             "run_id": summary.run_id,
             "started_at": self.started,
@@ -266,9 +279,9 @@ class _Run:
             "skipped": summary.skipped,
             "failed": summary.failed,
             "bytes_read": summary.bytes_read,
-            "api_requests": 0,
-            "resolve_requests": 0,
-            "range_requests": summary.requests,
+            "api_requests": traffic.api_requests if traffic else 0,
+            "resolve_requests": traffic.resolve_requests if traffic else 0,
+            "range_requests": traffic.range_requests if traffic else summary.requests,
         }
 
 
@@ -277,9 +290,33 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _size(options: CrawlOptions) -> SampleSize | None:
-    """What is read of a local checkpoint: null for everything."""
-    return SAMPLE_SIZES[options.sample] if options.mode == "sampled" else None
+def _size(options: CrawlOptions, *, hub: bool) -> SampleSize | None:
+    """What is read of a checkpoint, null for everything: bands from a hub, all of a local folder, unless told."""
+    mode = options.mode or ("sampled" if hub else "full")
+    return SAMPLE_SIZES[options.sample] if mode == "sampled" else None
+
+
+def _outcome(found: Found) -> Outcome:
+    identity = found.listed.identity
+    return Outcome(identity.repo_id, None if identity.revision == UNKNOWN_REVISION else identity.revision, "done")
+
+
+def _attempt(outcome: Outcome, work: Callable[[], list[Visited]]) -> list[Visited]:
+    """Do some work. The one place where any failure becomes an outcome; one that nobody foresaw is logged in full."""
+    began = time.monotonic()
+    try:
+        return work()
+    except CheckpointError as error:
+        status = "skipped" if isinstance(error, SkippedCheckpoint) else "failed"
+        failed = replace(outcome, status=status, stage=error.stage, error=type(error).__name__, message=str(error))
+    except Exception as error:
+        log.exception("%s: unexpected failure", outcome.repo_id)
+        message = f"unexpected {type(error).__name__}: {error}"
+        failed = replace(outcome, status="failed", stage="read", error=type(error).__name__, message=message)
+    message = failed.message or ""
+    if outcome.repo_id not in message:
+        message = f"{outcome.repo_id}: {message}"
+    return [(replace(failed, message=storable(message), seconds=time.monotonic() - began), None)]
 
 
 def _known(store: Store) -> set[tuple[str, str, int]]:

@@ -188,7 +188,7 @@ class CrawlProgress:
     def __exit__(self, *exc: object) -> None:
         self._bar.stop()
 
-    def found(self, total: int) -> None:
+    def found(self, total: int | None) -> None:
         self._bar.update(self._task, total=total)
 
     def visited(self, outcome: Outcome) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 STORE_VARIABLE = "PROVENANCE_STORE"
@@ -18,10 +19,26 @@ def store_path(given: str | os.PathLike[str] | None) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
+class HubListing:
+    """Which part of a hub's listing to crawl; all of it by default.
+
+    `sort` is the hub's name of a field, `since` a timezone-aware time of last change.
+    """
+
+    author: str | None = None
+    search: str | None = None
+    filters: tuple[str, ...] = ()
+    sort: str | None = None
+    limit: int | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CrawlOptions:
     """How to crawl; the fields are the options of `provenance crawl`.
 
-    `mode` is `full` or `sampled`; null means full for local folders. `max_bytes` and `max_time` (seconds) stop the
+    `mode` is `full` or `sampled`; null means full for local folders and sampled for a hub. `endpoint` is the address of
+    another hub than the one that huggingface_hub is set up for. `max_bytes` and `max_time` (seconds) stop the
     crawl before another checkpoint is started.
     """
 
@@ -31,6 +48,7 @@ class CrawlOptions:
     max_bytes: int | None = None
     max_time: float | None = None
     refingerprint: bool = False
+    endpoint: str | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in (None, *MODES):

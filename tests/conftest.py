@@ -9,8 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+
+# Shared machines are slow at times; no test here is about time.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 ZOO = Path(__file__).resolve().parents[2] / "shared" / "zoo"
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import click
 
 from provenance.commands.options import mode_option, sample_option, store_option
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, metavar="[SOURCE...]")
 @store_option
 @mode_option
 @sample_option
-@click.option(
-    "--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Checkpoints read at a time."
-)
+@click.option("--all", "everything", is_flag=True, help="Crawl the whole listing of the hub.")
+@click.option("--author", help="Crawl the hub's repos of this user or organisation.")
+@click.option("--search", help="Crawl the hub's repos with this text in their id.")
+@click.option("--filter", "filters", multiple=True, metavar="TAG", help="Of the listing, repos with all these tags.")
+@click.option("--sort", help="Walk the listing by this field of the hub, largest first (default: createdAt).")
+@click.option("--limit", type=click.IntRange(1), help="Of the listing, no more than so many repos.")
+@click.option("--since", type=click.DateTime(), help="Of the listing, only repos changed since then (UTC).")
+@click.option("--endpoint", metavar="URL", help="Another hub (default: HF_ENDPOINT, else huggingface.co).")
+@click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Checkpoints at a time.")
 @click.option("--max-bytes", type=click.IntRange(1), help="Start no further checkpoint after reading so many bytes.")
 @click.option("--max-time", type=click.FloatRange(0), metavar="SECONDS", help="Start no further checkpoint after that.")
 @click.option("--refingerprint", is_flag=True, help="Read again what the store already holds.")
@@ -23,6 +31,14 @@ def crawl(
     store: str | None,
     mode: str | None,
     sample: str,
+    everything: bool,
+    author: str | None,
+    search: str | None,
+    filters: tuple[str, ...],
+    sort: str | None,
+    limit: int | None,
+    since: datetime | None,
+    endpoint: str | None,
     workers: int,
     max_bytes: int | None,
     max_time: float | None,
@@ -30,29 +46,33 @@ def crawl(
 ) -> None:
     """Fingerprint checkpoints and put them into the store.
 
-    SOURCE is a local folder that is searched for checkpoints, or one .safetensors file. The last two parts of a
-    checkpoint's path are its repo id. A `listing.jsonl` in the folder, with objects as the Hub's listing returns them,
-    supplies commits, dates, tags and cards. Checkpoints the store already holds are skipped; a broken one becomes
-    a row of `outcomes` and the crawl goes on.
+    SOURCE is a local folder that is searched for checkpoints, one .safetensors file, or the id of a repo on the hub,
+    owner/name[@revision]. The last two parts of a local checkpoint's path are its repo id. A `listing.jsonl` in a
+    folder, with objects as the Hub's listing returns them, supplies commits, dates, tags and cards. Checkpoints that
+    the store already holds are skipped; a broken one becomes a row of `outcomes` and the crawl goes on.
 
     \b
     Examples:
       provenance crawl ./models
       provenance crawl ~/.cache/huggingface/hub --mode sampled
-      provenance crawl ./a ./b/model.safetensors --workers 4
+      provenance crawl org/name org/other@main
+      provenance crawl --author org --limit 50
     """
-    from pathlib import Path
-
     from provenance import open as open_database
-    from provenance.database import local_source
     from provenance.output import CrawlProgress, report_run
-    from provenance.settings import CrawlOptions
+    from provenance.settings import CrawlOptions, HubListing
+    from provenance.sources import local_source
 
-    # Before a store is made: a mistyped source should leave nothing behind.
-    paths: list[Path] = [local_source(source) for source in sources]
-    options = CrawlOptions(mode, sample, workers, max_bytes, max_time, refingerprint)
+    listed = everything or bool(author or search or filters or sort or limit or since)
+    if not sources and not listed:
+        raise click.UsageError("give a SOURCE, or --all, --author, --search or --filter for the hub's listing")
+    for source in sources:
+        # Before a store is made: a mistyped source should leave nothing behind.
+        local_source(source)
+    options = CrawlOptions(mode, sample, workers, max_bytes, max_time, refingerprint, endpoint)
+    listing = HubListing(author, search, filters, sort, limit, since and since.replace(tzinfo=UTC)) if listed else None
     with open_database(store, create=True) as database, CrawlProgress() as progress:
-        summary = database.crawl(paths, options, progress)
+        summary = database.crawl(sources, options, progress, listing=listing)
     report_run(summary)
     if summary.stopped == "interrupted":
         raise SystemExit(130)

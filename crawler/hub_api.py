@@ -1,0 +1,100 @@
+"""Requests to the Hub's API, through `huggingface_hub`: its endpoint, token, offline mode, retries and proxies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from time import sleep
+from typing import Any
+from urllib.parse import urljoin
+
+from crawler.answers import ResponseError, TransferError, failure, origin
+from crawler.transport import READ_SECONDS, HubTransport
+from schemas.errors import SourceError
+
+# Imported where it is used: a crawl of local folders must not wait for it. It exports what it documents without
+# saying so in a way that mypy understands.
+
+
+class BadRequestError(ResponseError):
+    """The Hub does not understand a request (400)."""
+
+
+def connect(
+    endpoint: str | None = None, *, connections: int = 16, pause: Callable[[float], object] = sleep
+) -> HubTransport:
+    """A transport to the Hub that `huggingface_hub` is set up for: its endpoint, token and user agent.
+
+    Args:
+        endpoint: another Hub; null for `HF_ENDPOINT`, or else huggingface.co.
+        connections, pause: as for `HubTransport`.
+
+    Raises:
+        SourceError: offline mode is on, or the endpoint is not an http or https address.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    if constants.is_offline_mode():
+        raise SourceError("the Hub cannot be crawled: HF_HUB_OFFLINE is set; unset it, or crawl a local folder")
+    address = endpoint or constants.ENDPOINT
+    try:
+        headers = build_hf_headers(library_name="model-provenance")
+        return HubTransport(address, headers, connections=connections, pause=pause)
+    except ResponseError as error:
+        raise SourceError(f"{address!r} cannot be the endpoint of a Hub; give an http or https address") from error
+
+
+def ask(
+    transport: HubTransport, path: str, params: Mapping[str, Any] | None = None, *, what: str
+) -> tuple[Any, str | None]:
+    """One answer of the API, and where the next page of it is.
+
+    Args:
+        transport: counts the request and keeps the budgets that the answer reports.
+        path: under the endpoint, or the whole address of a next page.
+        params: the query, lists as repeated keys; null leaves that of `path` as it is.
+        what: what is asked for, to begin messages with.
+
+    Returns:
+        the parsed JSON, and the next page's address or null.
+
+    Raises:
+        RefusedError, TransferError: as `failure`; stage `listing`.
+        BadRequestError: status 400.
+        ResponseError: the answer is no JSON, or comes from, or leads to, another server.
+        SourceError: offline mode is on.
+    """
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
+    from huggingface_hub.utils import http_backoff  # type: ignore[attr-defined]
+
+    url = urljoin(f"{transport.endpoint}/", path)
+    try:
+        response = http_backoff("GET", url, params=params, headers=transport.headers, timeout=READ_SECONDS)
+    except OfflineModeIsEnabled as error:
+        raise SourceError("the Hub cannot be asked: HF_HUB_OFFLINE is set; unset it") from error
+    except HTTPError as error:
+        # Of `huggingface_hub` itself where the last try was answered, else of the HTTP client beneath it.
+        answered = getattr(error, "response", None)
+        if answered is None:
+            text = f"{what}: the Hub did not answer ({type(error).__name__}); check the network, or try later"
+            raise TransferError(text, stage="listing") from error
+        response = answered
+    transport.note(response.headers)
+    if origin(str(response.url)) != origin(url):
+        raise ResponseError(f"{what}: redirected away from the Hub; the answer is not used", stage="listing")
+    if response.status_code == 400:
+        text = f"{what}: the Hub does not understand the request (400); check its options"
+        raise BadRequestError(text, stage="listing")
+    if response.status_code != 200:
+        raise failure(response.status_code, response.headers, what, stage="listing")
+    try:
+        answer = response.json()
+    except (ValueError, RecursionError) as error:
+        raise ResponseError(f"{what}: the answer is not valid JSON", stage="listing") from error
+    following = response.links.get("next", {}).get("url")
+    if following is not None:
+        following = urljoin(url, following)
+        if origin(following) != origin(url):
+            # The next request would carry the token there.
+            raise ResponseError(f"{what}: its next page is on another server; not followed", stage="listing")
+    return answer, following
