@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crawler.architectures import resolve_roles
+from crawler.architectures import needs_config, resolve_roles
 from crawler.dequantize import is_float
 from crawler.header import PREFIX_BYTES, header_stop, parse_header
 from crawler.plan import SampleSize, plan_matrices, plan_ranges
@@ -66,7 +66,9 @@ def fingerprint(
     repo = listed.identity.repo_id
     entries = [entry for path in listed.weight_files for entry in read_header(reader, path, repo)]
     _refuse_impossible(entries, repo)
-    config, config_note = _read_config(reader, listed.config_file)
+    config, config_note = listed.config, list[str]()
+    if config is None or needs_config(entries):
+        config, config_note = _read_config(reader, listed.config_file)
     resolved = resolve_roles(entries, config)
     scans = _scan(reader, resolved.tensors, size)
     rows = [_tensor_row(tensor, scans.get(_key(tensor))) for tensor in resolved.tensors]

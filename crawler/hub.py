@@ -33,6 +33,7 @@ PAGE = 1000
 _EXPAND = (
     "author",
     "cardData",
+    "config",
     "createdAt",
     "disabled",
     "downloads",
@@ -59,6 +60,7 @@ class HubRepo:
         metadata: what the Hub says of it.
         paths: all its files.
         files: those whose size is known already; none of them in a listing.
+        config: what the Hub says of its config.json.
         fault: why it cannot be fingerprinted, where that is known already.
     """
 
@@ -68,6 +70,7 @@ class HubRepo:
     paths: tuple[str, ...]
     files: tuple[RepoFile, ...]
     fault: str | None = None
+    config: Mapping[str, Any] | None = None
 
     def reader(self, transport: HubTransport) -> HubReader:
         """A reader of its files."""
@@ -164,6 +167,7 @@ def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckp
                 files=tuple(files[path] for path in paths if path in files),
                 config_file=selection.config_file,
                 metadata=repo.metadata,
+                config=repo.config,
             )
         )
     return checkpoints
@@ -218,7 +222,8 @@ def _repo(listed: object) -> HubRepo | None:
         fault = "the Hub does not list its files; crawl it by name"
     found = (sibling.get("rfilename") for sibling in siblings or [] if isinstance(sibling, dict))
     paths = tuple(path for path in found if isinstance(path, str))
-    return HubRepo(repo_id, commit, _metadata(listed), paths, files_from_listing(listed), fault)
+    config = said if isinstance(said := listed.get("config"), dict) else None
+    return HubRepo(repo_id, commit, _metadata(listed), paths, files_from_listing(listed), fault, config)
 
 
 def _metadata(listed: Mapping[str, Any]) -> RepoMetadata:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from crawler.answers import ResponseError, TransferError, failure, origin
-from crawler.transport import READ_SECONDS, HubTransport
+from crawler.transport import MAX_RETRIES, READ_SECONDS, HubTransport
 from schemas.errors import SourceError
 
 # Imported where it is used: a crawl of local folders must not wait for it. It exports what it documents without
@@ -20,13 +20,17 @@ class BadRequestError(ResponseError):
 
 
 def connect(
-    endpoint: str | None = None, *, connections: int = 16, pause: Callable[[float], object] = sleep
+    endpoint: str | None = None,
+    *,
+    connections: int = 16,
+    retries: int = MAX_RETRIES,
+    pause: Callable[[float], object] = sleep,
 ) -> HubTransport:
     """A transport to the Hub that `huggingface_hub` is set up for: its endpoint, token and user agent.
 
     Args:
         endpoint: another Hub; null for `HF_ENDPOINT`, or else huggingface.co.
-        connections, pause: as for `HubTransport`.
+        connections, retries, pause: as for `HubTransport`.
 
     Raises:
         SourceError: offline mode is on, or the endpoint is not an http or https address.
@@ -39,7 +43,7 @@ def connect(
     address = endpoint or constants.ENDPOINT
     try:
         headers = build_hf_headers(library_name="model-provenance")
-        return HubTransport(address, headers, connections=connections, pause=pause)
+        return HubTransport(address, headers, connections=connections, retries=retries, pause=pause)
     except ResponseError as error:
         raise SourceError(f"{address!r} cannot be the endpoint of a Hub; give an http or https address") from error
 
@@ -69,7 +73,9 @@ def ask(
 
     url = urljoin(f"{transport.endpoint}/", path)
     try:
-        response = http_backoff("GET", url, params=params, headers=transport.headers, timeout=READ_SECONDS)
+        response = http_backoff(
+            "GET", url, params=params, headers=transport.headers, timeout=READ_SECONDS, max_retries=transport.retries
+        )
     except OfflineModeIsEnabled as error:
         raise SourceError("the Hub cannot be asked: HF_HUB_OFFLINE is set; unset it") from error
     except HTTPError as error:

@@ -45,6 +45,7 @@ SMALL_FILE = 16 * 1024 * 1024
 """Bytes of a file that the Hub may serve by itself; it keeps larger ones in its storage."""
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try
+MAX_RETRIES = len(_WAITS)
 _REDIRECTS, _MAX_HOPS = (301, 302, 303, 307, 308), 5
 _REST = 16 * 1024  # bytes of an unwanted body that are read rather than to give the connection up
 _FAULTS = (  # the more special ones first
@@ -77,6 +78,7 @@ class HubTransport:
         endpoint: address of the Hub.
         headers: what is sent to the Hub, the token among them; nothing of it but the user agent goes elsewhere.
         traffic: requests and bytes so far.
+        retries: how often what failed for now is tried again.
         limits: the newest known state of each of the Hub's budgets, by resource (`api`, `resolvers`).
     """
 
@@ -86,6 +88,7 @@ class HubTransport:
         headers: Mapping[str, str],
         *,
         connections: int = 16,
+        retries: int = MAX_RETRIES,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         """Set up; nothing is sent yet.
@@ -94,6 +97,7 @@ class HubTransport:
             endpoint: address of the Hub, with or without a path.
             headers: headers for the Hub, as `huggingface_hub.utils.build_hf_headers` returns them.
             connections: how many are kept open to each host.
+            retries: how often what failed for now is tried again, `MAX_RETRIES` at the most.
             pause: waits so many seconds between two tries; `Event.wait` makes the waits interruptible.
 
         Raises:
@@ -104,7 +108,7 @@ class HubTransport:
         self.limits: dict[str, RateLimit] = {}
         self._origin = origin(endpoint)
         self._public = {name: value for name, value in headers.items() if name.lower() == "user-agent"}
-        self._pause, self._lock = pause, threading.Lock()
+        self._pause, self._lock, self.retries = pause, threading.Lock(), retries
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         self._direct = urllib3.PoolManager(maxsize=connections, timeout=timeout, retries=False)
         self._proxies = {
@@ -263,7 +267,7 @@ class HubTransport:
 
     def _persist(self, attempt: Callable[[], T]) -> T:
         """Try until it works, waiting longer each time, or for as long as the server asks."""
-        for wait in _WAITS:
+        for wait in _WAITS[: self.retries]:
             try:
                 return attempt()
             except TransferError as error:

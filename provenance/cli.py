@@ -20,6 +20,7 @@ COMMANDS = {
     "sql": "Ask the store in SQL.",
     "status": "Show what the store holds and what failed.",
     "verify": "Check the store's integrity.",
+    "doctor": "Check that a hub behaves as the crawler assumes.",
     "compact": "Merge small parts of the store.",
     "evaluate": "Measure against a table of true lineage.",
     "demo": "Run the whole way on a small family of checkpoints.",

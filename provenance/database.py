@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from indexer.store import Store
 from provenance.settings import CrawlOptions, HubListing, store_path
-from schemas.errors import IndexMissingError, UnknownModelError
+from schemas.errors import CheckpointError, IndexMissingError, SourceError, UnknownModelError
 
 if TYPE_CHECKING:
     import duckdb
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from query.background import Background
     from query.engine import Answer
     from query.pair import Pair, Subject
+    from schemas.records import Fingerprint
 
 
 MAX_SUBJECTS = 256
+REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 
 
 def open_database(store: str | os.PathLike[str] | None = None, *, create: bool = False) -> Database:
@@ -109,7 +112,7 @@ class Database:
             UnknownModelError: the model is neither stored nor a folder with a checkpoint.
             IndexMissingError: the index holds no signatures of this spec.
         """
-        if save and _is_path(model):
+        if save:
             self.crawl([model], options)
         return self.answer(self.find(model, options), spec=spec, min_probability=min_probability).to_json(k)
 
@@ -139,10 +142,10 @@ class Database:
         return self._subjects[key]
 
     def find(self, model: str, options: CrawlOptions | None = None) -> Dossier:
-        """The dossier of a model: stored (checkpoint id or repo id), or a local folder fingerprinted now.
+        """The dossier of a model: stored (checkpoint id or repo id), or fingerprinted now from a folder or the hub.
 
         Raises:
-            UnknownModelError: the model is neither stored nor a folder with a checkpoint.
+            UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
         """
         if _is_path(model):
             return self._fingerprinted(model, options)
@@ -158,9 +161,10 @@ class Database:
                     return min((generation.dossiers[row] for row in rows), key=lambda d: d.checkpoint_id)
         if Path(model).is_dir():
             return self._fingerprinted(model, options)
+        if REPO.fullmatch(model):
+            return self._from_hub(model, options)
         raise UnknownModelError(
-            f"{model}: not in the store ({self.store.path}) and no local folder; "
-            "crawl it first, or give the path of a folder (./…)"
+            f"{model}: not in the store ({self.store.path}), no local folder, and no repo id (owner/name)"
         )
 
     def pair(self, a: str, b: str) -> Pair:
@@ -254,16 +258,22 @@ class Database:
         return evaluate(read_truth(Path(truth)), {d.repo_id: d for d in self.dossiers()}, self.answer)
 
     def _fingerprinted(self, path: str, options: CrawlOptions | None) -> Dossier:
-        from indexer.dossier import dossier_of
         from provenance.ingest import fingerprint_local
 
         if not Path(path).exists():
             raise UnknownModelError(f"{path}: no such folder")
-        found = fingerprint_local(Path(path), options or CrawlOptions())
-        if len(found) != 1:
-            names = ", ".join(str(f.checkpoint["repo_id"]) for f in found[:5])
-            raise UnknownModelError(f"{path}: holds {len(found)} checkpoints, name one of them ({names} …)")
-        return dossier_of(found[0])
+        return _only(path, fingerprint_local(Path(path), options or CrawlOptions()))
+
+    def _from_hub(self, repo: str, options: CrawlOptions | None) -> Dossier:
+        from provenance.ingest import fingerprint_named
+
+        try:
+            found = fingerprint_named(repo, options or CrawlOptions())
+        except (CheckpointError, SourceError) as error:
+            raise UnknownModelError(
+                f"{repo}: not in the store ({self.store.path}), no folder, and not to be had from the hub ({error})"
+            ) from error
+        return _only(repo, found)
 
     def _live(self) -> Generation | None:
         from indexer.generation import open_generation
@@ -297,6 +307,15 @@ class Database:
     def _forget_index(self) -> None:
         self._generation = self._fresh = None
         self._subjects.clear()
+
+
+def _only(model: str, found: Sequence[Fingerprint]) -> Dossier:
+    from indexer.dossier import dossier_of
+
+    if len(found) != 1:
+        names = ", ".join(str(f.checkpoint["checkpoint_id"]) for f in found[:5])
+        raise UnknownModelError(f"{model}: holds {len(found)} checkpoints, name one of them ({names} …)")
+    return dossier_of(found[0])
 
 
 def _is_path(model: str) -> bool:

@@ -107,6 +107,25 @@ def fingerprint_local(source: Path, options: CrawlOptions) -> list[Fingerprint]:
     return [_fingerprint(found, _size(options, hub=False)) for visit in local_visits(source) for found in visit.load()]
 
 
+def fingerprint_named(repo: str, options: CrawlOptions) -> list[Fingerprint]:
+    """Fingerprint a repo of a hub without storing it.
+
+    Raises:
+        SourceError: offline mode is on.
+        CheckpointError: it cannot be read.
+    """
+    from crawler.hub_api import connect
+
+    # Somebody is waiting for the answer: one try, and one line if it fails.
+    transport = connect(options.endpoint, retries=0)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        visits = list(named_visits(transport, [repo]))
+        return [_fingerprint(found, _size(options, hub=True)) for visit in visits for found in visit.load()]
+    finally:
+        transport.close()
+
+
 def _fingerprint(found: Found, size: SampleSize | None) -> Fingerprint:
     with found.open() as (listed, reader):
         return fingerprint(listed, reader, size=size, now=datetime.now(UTC))

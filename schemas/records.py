@@ -51,7 +51,8 @@ class ListedCheckpoint:
 
     `revision` inside `identity` is null-like (`"0"`) for a local folder without a listed sha until its
     content digest is known. `weight_files` are in shard order. `config_file` is `config.json`, or
-    Meta's `params.json`, or null.
+    Meta's `params.json`, or null. `config` is what a hub's listing says of it (model type, architectures): enough where
+    names and shapes settle the roles, and then the file is not read.
     """
 
     identity: CheckpointId
@@ -60,6 +61,7 @@ class ListedCheckpoint:
     files: tuple[RepoFile, ...]
     config_file: str | None = None
     metadata: RepoMetadata = field(default_factory=RepoMetadata)
+    config: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

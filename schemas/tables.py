@@ -138,7 +138,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("bytes_read", INT, "bytes read"),
         ("requests", INT, "reads made"),
         ("seconds", FLOAT, "wall time"),
-        ("at", TIME, "when it ended (a reserved word of SQL: write \"at\")"),
+        ("at", TIME, 'when it ended (a reserved word of SQL: write "at")'),
     ],
     "runs": [
         ("run_id", STRING, "identifies the run; it has a row from its start and, unless killed, one from its end"),

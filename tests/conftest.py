@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+
+# Nothing listens there: no test reaches a hub that it did not start.
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 
 # Shared machines are slow at times; no test here is about time.
 settings.register_profile("patient", deadline=None)

@@ -59,7 +59,6 @@ def test_version(run: Run) -> None:
         (["lineage", "nobody/nothing"], "provenance lineage --refresh"),
         (["index", "--spec", "nonsense"], "nonsense"),
         (["crawl", "./nothing", "--store", "new"], "no such folder"),
-        (["crawl", "org/name", "--store", "new"], "no such folder"),
         (["sql", "selec 1"], "syntax error"),
         (["sql", "select nothing from checkpoints"], "nothing"),
         (["sql", "select date '290000-01-01'"], "cast it to text"),

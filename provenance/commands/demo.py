@@ -10,15 +10,14 @@ SQL = "select child, parent, relation, declared, undeclared, license_differs fro
 
 
 @click.command()
-@click.option(
-    "--store", type=click.Path(file_okay=False), help="Keep the store in this folder (default: a temporary one)."
-)
+@click.option("--store", type=click.Path(file_okay=False), help="Keep the store here; else it is temporary.")
 @click.pass_context
 def demo(context: click.Context, store: str | None) -> None:
     """Run the whole way on a small family of checkpoints.
 
     The package carries seven small, really trained checkpoints: a root, its fine-tunes, a quantised and a pruned copy,
-    a twin from the same initialisation, and a stranger. They are crawled, indexed and queried; no network is used.
+    a twin from the same initialisation, and a stranger. A miniature hub on loopback serves them; they are crawled by
+    the real client, indexed and queried. Nothing outside this machine is reached.
 
     \b
     Examples:
@@ -29,9 +28,13 @@ def demo(context: click.Context, store: str | None) -> None:
     from contextlib import nullcontext
     from importlib.resources import as_file, files
 
+    from provenance.loopback import LoopbackHub, folder_repos
+
     place = nullcontext(store) if store else tempfile.TemporaryDirectory(prefix="provenance-demo-")
     with place as folder, as_file(files("provenance").joinpath("miniature")) as family:
-        _run(context, "crawl", f"crawl {family}", sources=(str(family),), store=folder)
+        with LoopbackHub(folder_repos(family)) as hub:
+            options = {"everything": True, "endpoint": hub.endpoint, "mode": "full"}
+            _run(context, "crawl", f"crawl --all --mode full --endpoint {hub.endpoint}", store=folder, **options)
         _run(context, "index", "index", store=folder)
         for model in ("nimblewick/concord-base", "quillmarsh/sedge-200k-suite"):
             _run(context, "query", f"query {model}", model=model, store=folder, output="table")

@@ -42,7 +42,8 @@ def query(
 ) -> None:
     """Name the suspected parents of MODEL.
 
-    MODEL is a checkpoint id or repo id in the store, or a local folder (./…), which is fingerprinted first.
+    MODEL is a checkpoint id or repo id in the store, a local folder (./…), or a repo of the hub. One that is not
+    stored is fingerprinted first, and kept only with --save.
 
     \b
     The answer is one of

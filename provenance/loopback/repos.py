@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -132,6 +133,9 @@ class HubRepo:
         return {"relation": metadata.declared_relation or "finetune", "models": ids}
 
 
+CONFIG_KEYS = ("architectures", "model_type", "quantization_config")
+
+
 def folder_repos(root: Path) -> list[HubRepo]:
     """The repos of a folder: one for each line of its `listing.jsonl`, with the files of the folder called as its id.
 
@@ -157,8 +161,17 @@ def folder_repos(root: Path) -> list[HubRepo]:
         # A link among the parts could lead out of the root.
         if folder.resolve() != root.resolve() / repo_id or not folder.is_dir():
             raise SourceError(f"{str(listing)!r} names {repo_id}, but {str(folder)!r} is no folder; remove the line")
-        repos.append(HubRepo(repo_id, _files(folder), listed))
+        repos.append(HubRepo(repo_id, _files(folder), {"config": _config(folder), **listed}))
     return repos
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    """What the Hub tells of a config.json: not all of it."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return {name: config[name] for name in CONFIG_KEYS if name in config} if isinstance(config, dict) else None
 
 
 def _files(folder: Path) -> dict[str, HubFile]:

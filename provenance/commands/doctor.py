@@ -1,0 +1,45 @@
+"""`provenance doctor`."""
+
+from __future__ import annotations
+
+import click
+
+from provenance.commands.options import json_option
+
+
+@click.command()
+@click.argument("repo", required=False)
+@click.option("--endpoint", metavar="URL", help="Another hub (default: HF_ENDPOINT, else huggingface.co).")
+@json_option
+def doctor(repo: str | None, endpoint: str | None, output: str | None) -> None:
+    """Check that a hub behaves as the crawler assumes.
+
+    Each check is one assumption about listings, files, budgets or errors. It is ok, differs, or could not be checked.
+    About twenty requests are sent, all of them reads, and less than a few megabytes come back. REPO is a public repo
+    with weights and small files; sentence-transformers/all-MiniLM-L6-v2 unless given. Exit status 0 means that every
+    check is ok.
+
+    \b
+    Examples:
+      provenance doctor
+      provenance doctor org/name --endpoint https://hub.example.org
+      provenance doctor --format json > doctor.json
+    """
+    import logging
+    from dataclasses import asdict
+
+    from provenance.doctor import REPO, diagnose
+    from provenance.output import choose_format, print_json, print_rows
+
+    # Each check tells of its failure itself.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    found = list(diagnose(endpoint, repo or REPO))
+    if choose_format(output) == "json":
+        print_json([asdict(finding) for finding in found])
+    else:
+        print_rows([{"check": f.check, "result": f.result, "found": f.found} for f in found], "table")
+    results = [finding.result for finding in found]
+    words = [f"{results.count(result)} {result}" for result in dict.fromkeys(results)]
+    click.echo(f"{len(found)} checks: {', '.join(words)}", err=True)
+    if set(results) != {"ok"}:
+        raise SystemExit(1)
