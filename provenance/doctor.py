@@ -15,7 +15,7 @@ from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
 from crawler.answers import ResponseError, TransportError, failure, origin, rate_limits, renewal_time
-from crawler.hub import PAGE
+from crawler.hub import PAGE, HubRepo
 from crawler.metadata import metadata_from_listing, sha256_or_null
 from provenance.probe import SAMPLE, Answer, Probe
 
@@ -24,8 +24,22 @@ REPO = "sentence-transformers/all-MiniLM-L6-v2"
 
 Result = Literal["ok", "differs", "could not be checked"]
 
-_NOBODY, _NOTHING = "provenance-doctor/no-such-repo", "provenance-doctor/no-such-file.safetensors"
+_NOBODY, _NOTHING = "provenance-doctor/no-such-repo", "no-such-file.safetensors"
 _NEVER = "0" * 40
+
+_FIELDS: dict[str, Callable[[HubRepo], bool]] = {
+    "sha": lambda repo: repo.revision is not None,
+    "siblings": lambda repo: bool(repo.paths),
+    "createdAt": lambda repo: repo.metadata.created_at is not None,
+    "lastModified": lambda repo: repo.metadata.last_modified is not None,
+    "downloads": lambda repo: repo.metadata.downloads is not None,
+    "likes": lambda repo: repo.metadata.likes is not None,
+    "gated": lambda repo: repo.metadata.gated is not None,
+    "private": lambda repo: repo.metadata.private is not None,
+    "tags": lambda repo: bool(repo.metadata.tags),
+    "cardData": lambda repo: repo.metadata.license is not None,
+}
+"""What `expand` must give: the Hub's name of a field, and whether a repo has it. cardData is known by its license."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +86,10 @@ def diagnose(endpoint: str | None = None, repo_id: str = REPO) -> Iterator[Findi
 
 
 def _listing_fields(probe: Probe) -> str:
-    known: dict[str, Callable[[int], object]] = {
-        "sha": lambda i: probe.changed[i].revision,
-        "siblings": lambda i: probe.changed[i].paths,
-        "createdAt": lambda i: probe.changed[i].metadata.created_at,
-        "lastModified": lambda i: probe.changed[i].metadata.last_modified,
-        "downloads": lambda i: probe.changed[i].metadata.downloads is not None,
-        "likes": lambda i: probe.changed[i].metadata.likes is not None,
-        "gated": lambda i: probe.changed[i].metadata.gated,
-        "private": lambda i: probe.changed[i].metadata.private is not None,
-        "tags": lambda i: probe.changed[i].metadata.tags,
-    }
-    lacking = [name for name, has in known.items() if not any(has(i) for i in range(len(probe.changed)))]
+    lacking = [name for name, has in _FIELDS.items() if not any(map(has, probe.changed))]
     if lacking:
         raise ResponseError(f"none of {len(probe.changed)} repos has {', '.join(lacking)}")
-    return f"all {len(known)} in a page of {len(probe.changed)} repos"
+    return f"all {len(_FIELDS)} in a page of {len(probe.changed)} repos"
 
 
 def _listing_base_models(probe: Probe) -> str:
@@ -107,7 +110,9 @@ def _listing_page(probe: Probe) -> str:
     if following is None and len(rows) < PAGE:
         raise TransportError(f"only {len(rows):,} repos are listed here, no full page can be seen")
     if following is None or len(rows) != PAGE:
-        raise ResponseError(f"{len(rows):,} repos where {PAGE:,} were asked for, {'a' if following else 'no'} next page")
+        raise ResponseError(
+            f"{len(rows):,} repos where {PAGE:,} were asked for, {'a' if following else 'no'} next page"
+        )
     return f"{PAGE:,} repos, and the address of the next page on the same server"
 
 

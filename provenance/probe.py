@@ -1,4 +1,4 @@
-"""What `provenance doctor` asks a Hub: each thing once, with one try, through the crawler's own clients where it can."""
+"""What `provenance doctor` asks a Hub: with one try, and through the crawler's own clients where it can."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Answer:
 class Probe:
     """The answers of one Hub about its listing and about one repo. Use as a context manager.
 
-    What could not be had raises a `TransportError` at every use, so that each check that needs it can say so.
+    What came is kept; what did not raises a `TransportError` at every use, so that each check that needs it says so.
     """
 
     def __init__(self, endpoint: str | None, repo_id: str) -> None:
@@ -57,15 +57,17 @@ class Probe:
         self.transport.close()
 
     def reach(self) -> None:
-        """Make sure that there is a server at all.
+        """Make sure that there is a server at all, and that it accepts the login.
 
         Raises:
-            SourceError: nothing answers.
+            SourceError: nothing answers, or the token is not valid.
         """
         try:
-            self.get("api/models?limit=1")
+            answer = self.get("api/models?limit=1")
         except TransferError as error:
             raise SourceError(f"{error}; check the network, HTTPS_PROXY and the endpoint") from error
+        if answer.status == 401:
+            raise SourceError(str(failure(answer.status, answer.headers, self.host)))
 
     def get(self, path: str, *, body: int = 0) -> Answer:
         """One answer as it comes, of its body about `body` bytes at the most.
@@ -80,7 +82,9 @@ class Probe:
         headers = {**self.transport.headers, "Accept-Encoding": "identity"}
         content = bytearray()
         try:
-            with get_session().stream("GET", url, headers=headers, follow_redirects=False, timeout=_TIMEOUT) as response:
+            with get_session().stream(
+                "GET", url, headers=headers, follow_redirects=False, timeout=_TIMEOUT
+            ) as response:
                 for chunk in response.iter_raw() if body else ():
                     content += chunk
                     if len(content) >= body:
@@ -127,7 +131,7 @@ class Probe:
         if not files:
             raise TransportError(f"{self.repo_id} has no file in large storage, or hides its digest; give another repo")
         file = min(files, key=lambda file: (not file.path.endswith(".safetensors"), file.size))
-        return file, self.resolve(file.path)
+        return file, self._served(file)
 
     @cached_property
     def small(self) -> tuple[RepoFile, Answer]:
@@ -136,7 +140,7 @@ class Probe:
         if not files:
             raise TransportError(f"{self.repo_id} has no small file; give another repo")
         file = min(files, key=lambda file: (file.path != "config.json", file.size))
-        return file, self.resolve(file.path)
+        return file, self._served(file)
 
     @cached_property
     def location(self) -> Location:
@@ -163,6 +167,12 @@ class Probe:
         answer = self.get(f"{quote(self.repo.repo_id)}/resolve/{commit}/{quote(path)}")
         if answer.status == 429 or answer.status >= 500:
             raise failure(answer.status, answer.headers, path)
+        return answer
+
+    def _served(self, file: RepoFile) -> Answer:
+        answer = self.resolve(file.path)
+        if answer.status in (401, 403):
+            raise failure(answer.status, answer.headers, file.path)
         return answer
 
     def _page(self, address: str, query: Mapping[str, Any] | None) -> tuple[list[Any], str | None]:

@@ -10,12 +10,13 @@ _SHAPE = ("role", "rows", "columns")
 
 
 def measure(pair: Pair) -> Evidence | None:
-    """Share of the configuration that is equal."""
+    """Mean of two shares: of the configuration known of both that is equal, and of the shapes that both have."""
     a, b = pair.a.dossier, pair.b.dossier
-    equal = [name for name in _FIELDS if a.meta[name] is not None and a.meta[name] == b.meta[name]]
+    known = [name for name in _FIELDS if a.meta[name] is not None and b.meta[name] is not None]
+    equal = sum(a.meta[name] == b.meta[name] for name in known)
     shapes = [set(zip(*(d.facts[name].tolist() for name in _SHAPE), strict=True)) for d in (a, b)]
     union = shapes[0] | shapes[1]
-    if not union:
+    if not union or not known:
         return None
-    value = (len(equal) / len(_FIELDS) + len(shapes[0] & shapes[1]) / len(union)) / 2
-    return Evidence("architecture", value, None, None, len(_FIELDS), "equal shapes; not evidence of origin")
+    value = (equal / len(known) + len(shapes[0] & shapes[1]) / len(union)) / 2
+    return Evidence("architecture", value, None, None, len(known), "equal shapes; not evidence of origin")
