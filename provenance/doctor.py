@@ -10,17 +10,23 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
+from itertools import pairwise
 from typing import Literal
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
-from crawler.answers import ResponseError, TransportError, failure, origin, rate_limits, renewal_time
+from crawler.answers import RefusedError, ResponseError, TransportError, failure, origin, rate_limits, renewal_time
 from crawler.hub import PAGE, HubRepo
 from crawler.metadata import metadata_from_listing, sha256_or_null
 from provenance.probe import SAMPLE, Answer, Probe
 
 REPO = "sentence-transformers/all-MiniLM-L6-v2"
 """A small public repo with files of both kinds."""
+
+Examination = Callable[[Probe], str]
+
+CHECKS: list[Check] = []
+"""Every check, in the order of a crawl."""
 
 Result = Literal["ok", "differs", "could not be checked"]
 
@@ -37,9 +43,8 @@ _FIELDS: dict[str, Callable[[HubRepo], bool]] = {
     "gated": lambda repo: repo.metadata.gated is not None,
     "private": lambda repo: repo.metadata.private is not None,
     "tags": lambda repo: bool(repo.metadata.tags),
-    "cardData": lambda repo: repo.metadata.license is not None,
 }
-"""What `expand` must give: the Hub's name of a field, and whether a repo has it. cardData is known by its license."""
+"""What `expand` must give: the Hub's name of a field, and whether a repo has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class Check:
     name: str
     assumed: str
     how: str
-    examine: Callable[[Probe], str]
+    examine: Examination
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,14 @@ class Finding:
     found: str
     assumed: str
     how: str
+
+
+def _check(assumed: str, how: str) -> Callable[[Examination], Examination]:
+    def add(examine: Examination) -> Examination:
+        CHECKS.append(Check(examine.__name__.strip("_").replace("_", "-"), assumed, how, examine))
+        return examine
+
+    return add
 
 
 def diagnose(endpoint: str | None = None, repo_id: str = REPO) -> Iterator[Finding]:
@@ -85,6 +98,10 @@ def diagnose(endpoint: str | None = None, repo_id: str = REPO) -> Iterator[Findi
             yield Finding(check.name, result, found, check.assumed, check.how)
 
 
+@_check(
+    "`expand` gives commit, files, times, counts, gating and tags of every repo in a listing",
+    f"the {SAMPLE} repos that changed last",
+)
 def _listing_fields(probe: Probe) -> str:
     lacking = [name for name, has in _FIELDS.items() if not any(map(has, probe.changed))]
     if lacking:
@@ -92,8 +109,13 @@ def _listing_fields(probe: Probe) -> str:
     return f"all {len(_FIELDS)} in a page of {len(probe.changed)} repos"
 
 
-def _listing_base_models(probe: Probe) -> str:
-    rows, _ = probe.page({"sort": "lastModified", "limit": SAMPLE, "expand": ["baseModels"]})
+@_check(
+    "`expand` gives cardData, and baseModels as {relation, models: [{id}]}", f"the {SAMPLE} repos that changed last"
+)
+def _listing_cards(probe: Probe) -> str:
+    rows, _ = probe.page({"sort": "lastModified", "limit": SAMPLE, "expand": ["baseModels", "cardData"]})
+    if not any(isinstance(row.get("cardData"), dict) for row in rows):
+        raise ResponseError(f"none of {len(rows)} repos has cardData as an object")
     declared = [base for row in rows if (base := row.get("baseModels"))]
     if not declared:
         raise TransportError(f"none of {len(rows)} repos declares a base model")
@@ -105,17 +127,21 @@ def _listing_base_models(probe: Probe) -> str:
     return f"{len(declared)} of {len(rows)} repos have it, as {{relation, models: [{{id}}]}}"
 
 
+@_check(
+    f"a page has {PAGE:,} repos, and a Link with rel=next on the same server while more follow",
+    f"a page of {PAGE:,} by createdAt",
+)
 def _listing_page(probe: Probe) -> str:
     rows, following = probe.newest
     if following is None and len(rows) < PAGE:
         raise TransportError(f"only {len(rows):,} repos are listed here, no full page can be seen")
     if following is None or len(rows) != PAGE:
-        raise ResponseError(
-            f"{len(rows):,} repos where {PAGE:,} were asked for, {'a' if following else 'no'} next page"
-        )
+        more = "with" if following else "without"
+        raise ResponseError(f"{len(rows):,} repos where {PAGE:,} were asked for, {more} a next page")
     return f"{PAGE:,} repos, and the address of the next page on the same server"
 
 
+@_check("by createdAt, the newest come first, and the next page goes on where the last one ended", "two such pages")
 def _listing_order(probe: Probe) -> str:
     first, second = probe.newest[0], probe.second
     times = [metadata_from_listing(row).created_at for row in (*first, *second)]
@@ -125,11 +151,15 @@ def _listing_order(probe: Probe) -> str:
     return f"{len(times):,} repos on two pages, newest first, none twice"
 
 
+@_check(
+    "by lastModified, the last changed come first, so that --since may stop", f"the {SAMPLE} repos that changed last"
+)
 def _listing_changes(probe: Probe) -> str:
     _check_descending([repo.metadata.last_modified for repo in probe.changed], "lastModified")
     return f"{len(probe.changed)} repos, the last changed first"
 
 
+@_check("the last page has no Link", "all repos of the owner of REPO")
 def _listing_end(probe: Probe) -> str:
     author, slash, _ = probe.repo_id.partition("/")
     if not slash:
@@ -144,6 +174,7 @@ def _listing_end(probe: Probe) -> str:
     return f"{len(rows)} repos of {author}, no next page"
 
 
+@_check("a repo asked for by name with `blobs=true` gives its commit, and size and sha256 of its files", "REPO by name")
 def _repo_files(probe: Probe) -> str:
     repo = probe.repo
     if not re.fullmatch(r"[0-9a-f]{40}", repo.revision or ""):
@@ -154,6 +185,10 @@ def _repo_files(probe: Probe) -> str:
     return f"{len(repo.files)} files, all with a size, {digests} with a sha256"
 
 
+@_check(
+    "`resolve` answers 302 with X-Repo-Commit, X-Linked-Size and X-Linked-ETag as listed",
+    "the smallest weight file of REPO",
+)
 def _large_file(probe: Probe) -> str:
     file, answer = probe.large
     location = probe.location
@@ -165,6 +200,7 @@ def _large_file(probe: Probe) -> str:
     return f"{file.path}: 302 with commit, size ({file.size:,} bytes) and sha256"
 
 
+@_check("the address is on another server than the Hub, and its expiry can be read", "the same answer")
 def _large_file_address(probe: Probe) -> str:
     location, now = probe.location, time.time()
     if origin(location.url) == origin(probe.transport.endpoint):
@@ -173,24 +209,30 @@ def _large_file_address(probe: Probe) -> str:
     renew_at = renewal_time(location.url, 0.0)
     if renew_at <= now:
         raise ResponseError("its expiry cannot be read, or has passed; check the clock of this machine")
-    until = datetime.fromtimestamp(now, UTC) + timedelta(seconds=renew_at - now)
-    return f"on another server, good until {until:%Y-%m-%d %H:%M} UTC at the least"
+    return f"on another server, to be renewed after {renew_at - now:,.0f} s"
 
 
+@_check("the storage gives a range as 206 with Content-Range, and wants no token", "the first 8 bytes of that file")
 def _storage_range(probe: Probe) -> str:
     location = probe.location
     stop = min(8, location.size)
-    # Raises unless it is a 206 with the right Content-Range and length. The transport sends no token there.
-    (data,) = probe.transport.read_ranges(location, [(0, stop)])
+    try:
+        # Raises unless it is a 206 with the right Content-Range and length. The transport sends no token there.
+        (data,) = probe.transport.read_ranges(location, [(0, stop)])
+    except RefusedError as error:
+        raise ResponseError(f"{location.path}: the storage refuses a fresh address without a token") from error
     return f"bytes (0, {len(data)}) of {location.size:,} as 206, without a token"
 
 
+@_check(
+    "`resolve` answers 307 to /api/resolve-cache, which gives the file", "config.json of REPO, or its smallest file"
+)
 def _small_file(probe: Probe) -> str:
     file, answer = probe.small
     if answer.status != 307:
         raise _unlike(answer, f"{file.path}: the Hub answers {answer.status} in place of 307")
     _check_commit(probe, answer)
-    target = urljoin(answer.url, answer.headers.get("Location", ""))
+    target = answer.target
     path = urlsplit(target).path.removeprefix(urlsplit(probe.transport.endpoint).path)
     if origin(target) != origin(answer.url) or not path.startswith("/api/resolve-cache/"):
         raise ResponseError(f"{file.path}: redirected to something else than /api/resolve-cache/ on the Hub")
@@ -200,6 +242,10 @@ def _small_file(probe: Probe) -> str:
     return f"{file.path}: 307 to /api/resolve-cache, then 200 with {file.size:,} bytes"
 
 
+@_check(
+    "RateLimit and RateLimit-Policy tell what is left of `api` and `resolvers`",
+    "a page of one repo, and a file that is not there",
+)
 def _budgets(probe: Probe) -> str:
     found = []
     for resource, answer in (("api", probe.get("api/models?limit=1")), ("resolvers", probe.resolve(_NOTHING, "main"))):
@@ -211,108 +257,26 @@ def _budgets(probe: Probe) -> str:
     return ", ".join(found)
 
 
+@_check("X-Error-Code is RepoNotFound, with and without a token", f"{_NOBODY} by name")
 def _missing_repo(probe: Probe) -> str:
     return _refusal(probe.get(f"api/models/{_NOBODY}"), "RepoNotFound")
 
 
+@_check("X-Error-Code is RevisionNotFound", "a commit of forty zeros in REPO")
 def _missing_revision(probe: Probe) -> str:
     return _refusal(probe.resolve("config.json", _NEVER), "RevisionNotFound")
 
 
+@_check("X-Error-Code is EntryNotFound", "a file that REPO does not have")
 def _missing_file(probe: Probe) -> str:
     return _refusal(probe.resolve(_NOTHING), "EntryNotFound")
-
-
-CHECKS = (
-    Check(
-        "listing-fields",
-        "`expand` gives commit, files, times, counts, gating and tags of every repo in a listing",
-        f"the {SAMPLE} repos that changed last",
-        _listing_fields,
-    ),
-    Check(
-        "listing-base-models",
-        "`expand=baseModels` is accepted in a listing and gives {relation, models: [{id}]}",
-        f"the {SAMPLE} repos that changed last",
-        _listing_base_models,
-    ),
-    Check(
-        "listing-page",
-        f"a page has {PAGE:,} repos, and a Link with rel=next on the same server while more follow",
-        f"a page of {PAGE:,} by createdAt",
-        _listing_page,
-    ),
-    Check(
-        "listing-order",
-        "by createdAt, the newest come first, and the next page goes on where the last one ended",
-        "two such pages",
-        _listing_order,
-    ),
-    Check(
-        "listing-changes",
-        "by lastModified, the last changed come first, so that --since may stop",
-        f"the {SAMPLE} repos that changed last",
-        _listing_changes,
-    ),
-    Check("listing-end", "the last page has no Link", "all repos of the owner of REPO", _listing_end),
-    Check(
-        "repo-files",
-        "a repo asked for by name with `blobs=true` gives its commit, and size and sha256 of its files",
-        "REPO by name",
-        _repo_files,
-    ),
-    Check(
-        "large-file",
-        "`resolve` answers 302 with X-Repo-Commit, X-Linked-Size and X-Linked-ETag as listed",
-        "the smallest weight file of REPO",
-        _large_file,
-    ),
-    Check(
-        "large-file-address",
-        "it leads to another server, by an address whose expiry can be read",
-        "the same answer",
-        _large_file_address,
-    ),
-    Check(
-        "storage-range",
-        "the storage gives a range as 206 with Content-Range, and wants no token",
-        "the first 8 bytes of that file",
-        _storage_range,
-    ),
-    Check(
-        "small-file",
-        "`resolve` answers 307 to /api/resolve-cache, which gives the file",
-        "config.json of REPO, or its smallest file",
-        _small_file,
-    ),
-    Check(
-        "budgets",
-        "RateLimit and RateLimit-Policy tell what is left of `api` and `resolvers`",
-        "a page of one repo, and a file that is not there",
-        _budgets,
-    ),
-    Check(
-        "missing-repo",
-        "X-Error-Code is RepoNotFound, with and without a token",
-        f"{_NOBODY} by name",
-        _missing_repo,
-    ),
-    Check(
-        "missing-revision",
-        "X-Error-Code is RevisionNotFound",
-        "a commit of forty zeros in REPO",
-        _missing_revision,
-    ),
-    Check("missing-file", "X-Error-Code is EntryNotFound", "a file that REPO does not have", _missing_file),
-)
-"""Every check, in the order of a crawl."""
 
 
 def _check_descending(times: list[datetime | None], field: str) -> None:
     known = [time for time in times if time is not None]
     if len(known) < len(times) or not known:
         raise ResponseError(f"{len(times) - len(known)} of {len(times)} repos have no {field} that can be read")
-    if any(after > before for before, after in zip(known, known[1:], strict=False)):
+    if any(after > before for before, after in pairwise(known)):
         raise ResponseError(f"the repos do not come in descending order of {field}")
 
 

@@ -91,10 +91,12 @@ def crawl(
 
     run.transport = connect(options.endpoint, connections=options.workers)
     named = named_visits(run.transport, names)
-    if listing is None:
-        return run.crawl(chain(local, named), local=len(local), expected=len(local) + len(names))
-    listed = listed_visits(run.transport, listing)
-    return run.crawl(chain(local, named, listed), local=len(local), expected=listing.limit)
+    listed = listed_visits(run.transport, listing) if listing else iter(())
+    expected = len(local) + len(names) if listing is None else listing.limit
+    try:
+        return run.crawl(chain(local, named, listed), local=len(local), expected=expected)
+    finally:
+        run.transport.close()
 
 
 def fingerprint_local(source: Path, options: CrawlOptions) -> list[Fingerprint]:

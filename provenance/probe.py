@@ -30,6 +30,18 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
 
+    @property
+    def target(self) -> str:
+        """Where a redirect leads to.
+
+        Raises:
+            ResponseError: to something that is not an address.
+        """
+        try:
+            return urljoin(self.url, self.headers.get("Location", ""))
+        except ValueError:
+            raise ResponseError("redirected to a malformed address") from None
+
 
 class Probe:
     """The answers of one Hub about its listing and about one repo. Use as a context manager.
@@ -149,7 +161,7 @@ class Probe:
         if answer.status != 302:
             raise ResponseError(f"{file.path}: the Hub answers {answer.status} in place of a redirect")
         return signed_location(
-            urljoin(answer.url, answer.headers.get("Location", "")),
+            answer.target,
             answer.headers,
             repo_id=self.repo.repo_id,
             revision=self.repo.revision or "",

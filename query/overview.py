@@ -22,7 +22,8 @@ select count(*) as checkpoints, count(distinct repo_id) as repos, coalesce(sum(b
 from latest_checkpoints
 """
 _RUNS = """
-select run_id, started_at, finished_at, listed, fingerprinted, skipped, failed, bytes_read
+select run_id, started_at, finished_at, listed, fingerprinted, skipped, failed, bytes_read, api_requests,
+       resolve_requests, range_requests
 from runs
 qualify row_number() over (partition by run_id order by finished_at desc nulls last) = 1
 order by started_at desc
