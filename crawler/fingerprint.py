@@ -22,8 +22,8 @@ from crawler.dequantize import is_float
 from crawler.header import PREFIX_BYTES, header_stop, parse_header
 from crawler.plan import SampleSize, plan_matrices, plan_ranges
 from crawler.scan import TensorScan, scan_matrices
-from schemas.errors import CheckpointError, WeightsError
-from schemas.identity import CheckpointId
+from schemas.errors import WeightsError
+from schemas.identity import UNKNOWN_REVISION, CheckpointId
 from schemas.protocols import TensorReader
 from schemas.records import (
     Fingerprint,
@@ -38,9 +38,6 @@ from schemas.records import (
 from schemas.roles import MAIN_STACK, VECTORS
 from schemas.sampling import MATRIX_BUDGET, SAMPLE_VERSION, VECTOR_BUDGET, allot, is_sampled
 from schemas.tables import FINGERPRINT_VERSION
-
-UNKNOWN_REVISION = "0"
-"""Revision of a local folder until the digest of its content is known."""
 
 _HEADER_GUESS = 32 * 1024
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024
@@ -294,6 +291,3 @@ def to_scaled_half(values: NDArray[np.floating[Any]]) -> tuple[int, NDArray[np.f
 
 def _digest(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-__all__ = ["UNKNOWN_REVISION", "CheckpointError", "fingerprint", "read_header", "to_scaled_half"]

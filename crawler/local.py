@@ -38,11 +38,10 @@ from crawler.selection import (
     select_weights,
 )
 from schemas.errors import IdentityError, SourceError, WeightsError
-from schemas.identity import CheckpointId
+from schemas.identity import UNKNOWN_REVISION, CheckpointId
 from schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
 
 LISTING = "listing.jsonl"
-UNKNOWN_REVISION = "0"
 
 _JSON_LIMIT = 128 * 1024 * 1024  # the index of a model of 500,000 tensors has some 50 MB
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 import uuid
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from indexer.dossier import META_COLUMNS, WEIGHTS_SUFFIX, Dossier, facts_of, meta_of, sketch_cells
 from indexer.dossier_file import DossierFile
+from indexer.files import replace_text, sync
 from indexer.generation import CURRENT, SKETCH, Generation, keys_of, open_generation
 from indexer.signature import DIMENSION, SPEC, signature, sketch
 from indexer.vectors import ExactIndex, FlatIndex
@@ -142,7 +142,7 @@ def build_index(
         }
         (folder / "manifest.json").write_text(json.dumps(info, indent=1), encoding="utf-8")
         for path in folder.iterdir():
-            _fsync(path)
+            sync(path)
         folder.rename(store.index_path / name)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -174,11 +174,7 @@ def _switch(index_path: Path, name: str) -> None:
     """Make a generation the live one, and remove all but it and its predecessor."""
     current = index_path / CURRENT
     previous = current.read_text(encoding="utf-8", errors="replace").strip() if current.exists() else None
-    temporary = index_path / f".{CURRENT}.{uuid.uuid4().hex}"
-    temporary.write_text(name + "\n", encoding="utf-8")
-    _fsync(temporary)
-    temporary.rename(current)
-    _fsync(index_path)
+    replace_text(current, name + "\n")
     for folder in index_path.iterdir():
         # The predecessor stays for readers that have just read CURRENT; older ones were replaced long ago.
         if folder.is_dir() and folder.name.startswith("generation-") and folder.name not in {name, previous}:
@@ -202,11 +198,3 @@ def _no_vectors() -> Any:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

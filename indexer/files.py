@@ -23,9 +23,9 @@ def temporary_name(suffix: str = "") -> str:
     return f"{TEMPORARY}{secrets.token_hex(8)}{suffix}"
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable: a rename survives a power cut only after this."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's content durable, or a folder's names: a rename survives a power cut only after this."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -40,7 +40,7 @@ def replace_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 @contextmanager

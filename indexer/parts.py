@@ -13,7 +13,7 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexer.files import sync_folder, temporary_name
+from indexer.files import sync, temporary_name
 from indexer.manifest import Part, part_path
 from schemas.errors import StoreCorruptError, StoreError
 from schemas.tables import schema
@@ -67,7 +67,7 @@ class PartWriter:
         """Give the finished part its name. It is live only once a manifest names it."""
         path = part_path(self.table, sequence, secrets.token_hex(8))
         self._temporary.rename(self._store / path)
-        sync_folder(self._temporary.parent)
+        sync(self._temporary.parent)
         return Part(path, self._rows, os.fstat(self._file.fileno()).st_size)
 
 

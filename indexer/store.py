@@ -22,7 +22,7 @@ import duckdb
 import pyarrow as pa
 
 from indexer import check, compaction, layout, sandbox
-from indexer.files import sync_folder, temporary_name
+from indexer.files import sync, temporary_name
 from indexer.manifest import Manifest, Part
 from indexer.parts import conform, read_part
 from indexer.swap import locked, read_manifest, stage, swap, writing
@@ -212,7 +212,7 @@ class Store:
                     for statement in view_statements(paths):
                         connection.execute(statement)
                 temporary.replace(self.path / layout.VIEWS)
-                sync_folder(self.path)
+                sync(self.path)
             except duckdb.Error as error:
                 raise _unreadable(self.path, error) from error
             finally:

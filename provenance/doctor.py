@@ -287,7 +287,7 @@ def _check_commit(probe: Probe, answer: Answer) -> None:
 
 def _refusal(answer: Answer, expected: str) -> str:
     code = answer.headers.get("X-Error-Code")
-    if code != expected:
+    if code != expected or answer.status < 400:
         raise _unlike(answer, f"{answer.status} with X-Error-Code {(code or 'missing')[:40]!r}, not {expected!r}")
     return f"{answer.status} with X-Error-Code {code}"
 

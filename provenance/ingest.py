@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from crawler.fingerprint import UNKNOWN_REVISION, fingerprint
+from crawler.fingerprint import fingerprint
 from crawler.plan import SAMPLE_SIZES, SampleSize
 from indexer.rows import fingerprint_rows
 from indexer.store import Store
@@ -24,7 +24,7 @@ from provenance.settings import CrawlOptions, HubListing
 from provenance.sources import Found, Visit, listed_visits, local_source, local_visits, named_visits
 from schemas import tables
 from schemas.errors import CheckpointError, SkippedCheckpoint
-from schemas.identity import REVISION_DIGITS, CheckpointId
+from schemas.identity import REVISION_DIGITS, UNKNOWN_REVISION, CheckpointId
 from schemas.records import Fingerprint, Outcome
 from schemas.tables import FINGERPRINT_VERSION
 

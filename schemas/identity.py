@@ -9,6 +9,9 @@ from schemas.errors import IdentityError
 
 REVISION_DIGITS = 12
 
+UNKNOWN_REVISION = "0"
+"""Revision of a local folder until the digest of its content is known."""
+
 _REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _FORM = re.compile(r"(?P<repo>[^@:#]+)@(?P<revision>[0-9a-f]{1,40})(?::(?P<subfolder>[^#]+))?(?:#(?P<variant>.+))?")
 

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from crawler.fingerprint import UNKNOWN_REVISION, fingerprint, read_header, to_scaled_half
+from crawler.fingerprint import fingerprint, read_header, to_scaled_half
 from crawler.local import find_local, listed_checkpoints
 from crawler.local_reader import LocalReader
 from crawler.plan import SAMPLE_SIZES, SampleSize
 from schemas.errors import HeaderError, WeightsError
+from schemas.identity import UNKNOWN_REVISION
 from schemas.records import Fingerprint, WeightSample
 from schemas.roles import VECTORS
 from schemas.sampling import SAMPLE_CELLS, matrix_cells, sequence

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.local import UNKNOWN_REVISION, LocalRepo, find_local, listed_checkpoints
+from crawler.local import LocalRepo, find_local, listed_checkpoints
 from crawler.local_reader import LocalReader
 from schemas.errors import SkippedCheckpoint, SourceError, WeightsError
+from schemas.identity import UNKNOWN_REVISION
 from schemas.protocols import TensorReader
 from schemas.records import RepoMetadata
 

@@ -15,7 +15,7 @@ def doctor(repo: str | None, endpoint: str | None, output: str | None) -> None:
     """Check that a hub behaves as the crawler assumes.
 
     Each check is one assumption about listings, files, budgets or errors. It is ok, differs, or could not be checked.
-    About twenty requests are sent, all of them reads, and less than a few megabytes come back. REPO is a public repo
+    About twenty requests are sent, all of them reads; a few megabytes at the most come back. REPO is a public repo
     with weights and small files; sentence-transformers/all-MiniLM-L6-v2 unless given. Exit status 0 means that every
     check is ok.
 
