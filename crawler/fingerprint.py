@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ from crawler.architectures import needs_config, resolve_roles
 from crawler.dequantize import is_float
 from crawler.header import PREFIX_BYTES, header_stop, parse_header
 from crawler.plan import SampleSize, plan_matrices, plan_ranges
-from crawler.scan import TensorScan, scan_matrices
+from crawler.scan import scan_matrices
 from schemas.errors import WeightsError
 from schemas.identity import UNKNOWN_REVISION, CheckpointId
 from schemas.protocols import TensorReader
@@ -157,22 +157,31 @@ def _key(tensor: LogicalTensor) -> tuple[str, str | None, int | None]:
     return tensor.name, tensor.part, tensor.expert
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What is kept of a scanned tensor: the bands themselves would add up to all that was read."""
+
+    statistics: TensorStatistics
+    digest: str | None
+    cells: NDArray[np.float64] | None
+
+
 def _scan(
     reader: TensorReader, tensors: Sequence[LogicalTensor], size: SampleSize | None
-) -> dict[tuple[str, str | None, int | None], TensorScan]:
+) -> dict[tuple[str, str | None, int | None], _Measured]:
     ranges = plan_ranges(plan_matrices(tensors, size), size.gap_bytes if size else 0)
-    scans: dict[tuple[str, str | None, int | None], TensorScan] = {}
-    for path, planned in ranges.items():
-        for scan in scan_matrices(reader, path, planned):
-            scans[_key(scan.tensor)] = scan
-    return scans
+    return {
+        _key(scan.tensor): _Measured(scan.statistics(), scan.digest(), scan.cells)
+        for path, planned in ranges.items()
+        for scan in scan_matrices(reader, path, planned)
+    }
 
 
-def _tensor_row(tensor: LogicalTensor, scan: TensorScan | None) -> dict[str, Any]:
+def _tensor_row(tensor: LogicalTensor, scan: _Measured | None) -> dict[str, Any]:
     n_elements = 1
     for length in tensor.shape:
         n_elements *= length
-    statistics = TensorStatistics() if scan is None else scan.statistics()
+    statistics = TensorStatistics() if scan is None else scan.statistics
     return {
         "name": tensor.name,
         "part": tensor.part,
@@ -184,7 +193,7 @@ def _tensor_row(tensor: LogicalTensor, scan: TensorScan | None) -> dict[str, Any
         "dtype": tensor.entry.dtype,
         "n_elements": n_elements,
         **{name: getattr(statistics, name) for name in TensorStatistics.__slots__},
-        "digest": None if scan is None else scan.digest(),
+        "digest": None if scan is None else scan.digest,
     }
 
 
@@ -229,7 +238,7 @@ def _shape_columns(
 
 
 def _weight_sample(
-    tensors: Sequence[LogicalTensor], scans: Mapping[tuple[str, str | None, int | None], TensorScan]
+    tensors: Sequence[LogicalTensor], scans: Mapping[tuple[str, str | None, int | None], _Measured]
 ) -> WeightSample:
     """The prefix of every sampled tensor's cells that the budgets allow, as scaled float16."""
     sampled = sorted(
