@@ -27,6 +27,8 @@ CARRIED_OVER, CARRIED_PARTLY, ASYMMETRY = 0.9, 0.7, 0.05
 """A descendant's slope on its ancestor (see `query.alignment.Slopes`) is near 1. Weight decay in long training lowers
 it, but then the ancestor's slope on the descendant is lower still; between twins of one start both are equally low."""
 
+NORMS_KEPT = 0.8
+
 MIN_MATRICES = 4
 """Checkpoints with fewer sampled layer matrices cannot be judged."""
 
@@ -131,7 +133,8 @@ def _place(i: int, kin: Sequence[Candidate], model: NDArray[np.float64], laid: N
         return me
     # Slope of the younger on the older: `a` is the model, `b` the candidate.
     older, younger = (found.a_on_b, found.b_on_a) if me.direction == "parent" else (found.b_on_a, found.a_on_b)
-    if older < CARRIED_PARTLY or (older < CARRIED_OVER and older - younger < ASYMMETRY):
+    symmetric = older - younger < ASYMMETRY
+    if older < CARRIED_PARTLY or (symmetric and (older < CARRIED_OVER or _norms_differ(me))):
         return replace(me, direction="sibling", relation="unknown")
     for j, other in enumerate(kin):
         if j != i and _separates(other, laid[j], me, laid[i], model):
@@ -139,6 +142,16 @@ def _place(i: int, kin: Sequence[Candidate], model: NDArray[np.float64], laid: N
             if order != "after":
                 return replace(me, direction="sibling" if order == "before" else "unknown", relation="unknown")
     return replace(me, verdict="derived") if me.direction == "parent" else me
+
+
+def _norms_differ(me: Candidate) -> bool:
+    """Whether the norms say that the two were trained apart, however near their matrices are.
+
+    Norms start constant, so all that varies in them was learnt: a light change of a trained model keeps it, while twins
+    that have hardly left their common start each learnt their own.
+    """
+    norms = next((e.value for e in me.evidence if e.kind == "norm_correlation"), None)
+    return me.pair.same_depth and norms is not None and norms < NORMS_KEPT
 
 
 def _separates(
