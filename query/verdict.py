@@ -28,8 +28,8 @@ CARRIED_OVER, CARRIED_PARTLY, ASYMMETRY = 0.9, 0.7, 0.05
 it, but then the ancestor's slope on the descendant is lower still; between twins of one start both are equally low."""
 
 NORMS_KEPT = 0.8
-"""Correlation of norms that a light change keeps. Set between trained twins (0.70 at most in `benchmarks.twins`) and light
-fine-tunes (0.90 and more), with both in view."""
+"""Correlation of norms that a light change keeps. Set between trained twins (0.70 at most in `benchmarks.twins`) and
+light fine-tunes (0.90 and more), with both in view."""
 
 MIN_MATRICES = 4
 """Checkpoints with fewer sampled layer matrices cannot be judged."""
