@@ -55,12 +55,13 @@ class RefusedError(TransportError):
     stage = "plan"
 
     def __init__(self, message: str, *, reason: str, stage: str | None = None) -> None:
-        super().__init__(message, stage=stage)
-        self.reason = reason
+        super().__init__(message, stage=stage, reason=reason)
 
 
 class ResponseError(TransportError):
     """An answer that breaks HTTP or the Hub's own conventions; it was not used."""
+
+    reason = "bad-answer"
 
 
 class TransferError(TransportError):
@@ -69,6 +70,8 @@ class TransferError(TransportError):
     Attributes:
         retry_after: seconds to wait as the server asked, null where it did not say.
     """
+
+    reason = "network"
 
     def __init__(self, message: str, *, retry_after: float | None = None, stage: str | None = None) -> None:
         super().__init__(message, stage=stage)

@@ -32,14 +32,18 @@ class CheckpointError(ProvenanceError):
 
     Attributes:
         stage: where it stopped (`listing`, `plan`, `header`, `roles`, `read`, `statistics`, `store`).
+        reason: why, in one word that programs may go by.
     """
 
     stage = "read"
+    reason = "unreadable"
 
-    def __init__(self, message: str, *, stage: str | None = None) -> None:
+    def __init__(self, message: str, *, stage: str | None = None, reason: str | None = None) -> None:
         super().__init__(message)
         if stage is not None:
             self.stage = stage
+        if reason is not None:
+            self.reason = reason
 
 
 class HeaderError(CheckpointError):
@@ -52,6 +56,7 @@ class HeaderError(CheckpointError):
     """
 
     stage = "header"
+    reason = "malformed"
 
     def __init__(self, fault: str, *, file: str, repo: str = "") -> None:
         self.repo, self.file, self.fault = repo, file, fault
@@ -63,12 +68,14 @@ class WeightsError(CheckpointError):
     """The weights that a checkpoint announces are missing, partial or unreadable."""
 
     stage = "plan"
+    reason = "bad-weights"
 
 
 class SkippedCheckpoint(CheckpointError):
     """There is nothing to read here, and that is no failure."""
 
     stage = "plan"
+    reason = "no-weights"
 
 
 class SourceError(ProvenanceError):

@@ -226,6 +226,8 @@ class Outcome:
     stage: str | None = None
     error: str | None = None
     message: str | None = None
+    reason: str | None = None
+    source: str | None = None
     attempts: int = 1
     next_attempt_at: datetime | None = None
     bytes_read: int = 0

@@ -13,7 +13,7 @@ STRING, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 TIME = pa.timestamp("us", tz="UTC")
 STRINGS = pa.list_(STRING)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the store's layout and columns, written into the store's FORMAT file."""
 
 FINGERPRINT_VERSION = 1
@@ -127,14 +127,16 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
     ],
     "outcomes": [
         ("run_id", STRING, "the run"),
+        ("source", STRING, "hub or local"),
         ("repo_id", STRING, "the repo or folder visited"),
         ("revision", STRING, "its revision, null where not known"),
         ("status", STRING, "done, skipped or failed"),
         ("stage", STRING, "where it stopped"),
         ("error", STRING, "kind of error"),
+        ("reason", STRING, "why in one word: gated, disabled, no-weights, malformed, network, …; null where done"),
         ("message", STRING, "what happened, in one line"),
-        ("attempts", INT, "attempts so far"),
-        ("next_attempt_at", TIME, "when to try again, null for never"),
+        ("attempts", INT, "failed attempts in a row, this one among them; 1 where done"),
+        ("next_attempt_at", TIME, "when to try again, null for not before the repo changes"),
         ("bytes_read", INT, "bytes read"),
         ("requests", INT, "reads made"),
         ("seconds", FLOAT, "wall time"),
@@ -154,6 +156,11 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("api_requests", INT, "API requests"),
         ("resolve_requests", INT, "resolve requests"),
         ("range_requests", INT, "ranged reads"),
+        ("waited", FLOAT, "seconds that its workers waited, in sum, for the hub's budgets"),
+        ("budgets", STRING, "the hub's budgets as it reported them, as JSON: quota and window (seconds) by resource"),
+        ("listing", STRING, "which listing of which hub was walked, as JSON; null where none was"),
+        ("watermark", TIME, "every repo of the listing that changed before was visited; null where not all were"),
+        ("stopped", STRING, "why it ended early, null where it did not"),
     ],
     "lineage": [
         ("child", STRING, "repo id of the child"),
@@ -178,6 +185,10 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("license_differs", BOOL, "both are known and differ"),
         ("evidence", STRING, "the lines of evidence as JSON"),
         ("detected_at", TIME, "when this was computed"),
+    ],
+    "tombstones": [
+        ("repo_id", STRING, "a repo that was taken out of the store"),
+        ("forgotten_at", TIME, "when; what was fingerprinted before is gone, and listings pass over the repo"),
     ],
     "verdicts": [
         _CHECKPOINT,
