@@ -3,7 +3,8 @@
 TransportError      a request that did not yield what was asked for
 ├── RefusedError    the Hub says no: gated, disabled, not there, no login; asking again does not help
 ├── ResponseError   an answer that breaks HTTP or the Hub's own conventions, and is not used
-└── TransferError   the network, or a server that is down or busy, after all tries; later may help
+├── TransferError   the network, or a server that is down or busy, after all tries; later may help
+└── AbandonedError  the crawl was stopped before the answer came; says nothing of the repo
 
 No message carries a URL: the location of a large file is signed, and whoever has it can read the file.
 """
@@ -76,6 +77,12 @@ class TransferError(TransportError):
     def __init__(self, message: str, *, retry_after: float | None = None, stage: str | None = None) -> None:
         super().__init__(message, stage=stage)
         self.retry_after = retry_after
+
+
+class AbandonedError(TransportError):
+    """The crawl was stopped before an answer came. It is no outcome: whatever was asked for is asked for again."""
+
+    reason = "stopped"
 
 
 @dataclass(frozen=True, slots=True)

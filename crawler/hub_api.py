@@ -68,24 +68,25 @@ def ask(
         ResponseError: the answer is no JSON, or comes from, or leads to, another server.
         SourceError: offline mode is on.
     """
+    url = urljoin(f"{transport.endpoint}/", path)
+    return transport.persist(lambda: _ask_once(transport, url, params, what))
+
+
+def _ask_once(transport: HubTransport, url: str, params: Mapping[str, Any] | None, what: str) -> tuple[Any, str | None]:
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
     from huggingface_hub.utils import http_backoff  # type: ignore[attr-defined]
 
-    url = urljoin(f"{transport.endpoint}/", path)
     try:
-        response = http_backoff(
-            "GET", url, params=params, headers=transport.headers, timeout=READ_SECONDS, max_retries=transport.retries
-        )
+        with transport.api_request() as answered:
+            # Once: it is tried again by the transport, which knows the budgets and can be interrupted.
+            once: dict[str, Any] = {"retry_on_exceptions": (), "retry_on_status_codes": ()}
+            response = http_backoff("GET", url, params=params, headers=transport.headers, timeout=READ_SECONDS, **once)
+            answered(response.headers)
     except OfflineModeIsEnabled as error:
         raise SourceError("the Hub cannot be asked: HF_HUB_OFFLINE is set; unset it") from error
     except HTTPError as error:
-        # Of `huggingface_hub` itself where the last try was answered, else of the HTTP client beneath it.
-        answered = getattr(error, "response", None)
-        if answered is None:
-            text = f"{what}: the Hub did not answer ({type(error).__name__}); check the network, or try later"
-            raise TransferError(text, stage="listing") from error
-        response = answered
-    transport.note(response.headers)
+        text = f"{what}: the Hub did not answer ({type(error).__name__}); check the network, or try later"
+        raise TransferError(text, stage="listing") from error
     if origin(str(response.url)) != origin(url):
         raise ResponseError(f"{what}: redirected away from the Hub; the answer is not used", stage="listing")
     if response.status_code == 400:

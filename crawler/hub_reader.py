@@ -60,12 +60,17 @@ class HubReader:
     def complete(self, listed: ListedCheckpoint) -> ListedCheckpoint:
         """The checkpoint with its weight files as the Hub serves them: size, digests and commit.
 
-        A listing names files without their sizes; a fingerprint needs them.
+        A listing names files without their sizes; a fingerprint needs them. Where the repo was renamed meanwhile, it
+        has its final id.
 
         Raises:
             WeightsError, TransportError: as `size`.
         """
-        return replace(listed, files=tuple(self._file(path) for path in listed.weight_files))
+        files = tuple(self._file(path) for path in listed.weight_files)
+        final = {self._locations[path].repo_id for path in listed.weight_files}
+        if len(final) > 1:
+            raise WeightsError(f"{self.repo_id} was renamed while it was read; list it again", reason="changed")
+        return replace(listed, identity=replace(listed.identity, repo_id=final.pop()), files=files)
 
     def _file(self, path: str) -> RepoFile:
         location, listed = self._locate(path), self._listed.get(path)
@@ -84,7 +89,8 @@ class HubReader:
             if listed is not None and listed.size != location.size:
                 raise WeightsError(
                     f"{self.repo_id}/{path}: listed with {listed.size} bytes, served with {location.size}; "
-                    "list the repo again"
+                    "list the repo again",
+                    reason="changed",
                 )
             self.requests += 1
             self.bytes_read += len(location.body or b"")

@@ -23,8 +23,8 @@ import urllib3
 from urllib3 import exceptions as faults
 
 from crawler.answers import (
+    AbandonedError,
     Location,
-    RateLimit,
     RefusedError,
     ResponseError,
     TransferError,
@@ -32,9 +32,9 @@ from crawler.answers import (
     failure,
     host,
     origin,
-    rate_limits,
     signed_location,
 )
+from crawler.budget import Budgets
 from schemas.errors import WeightsError
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
@@ -79,7 +79,7 @@ class HubTransport:
         headers: what is sent to the Hub, the token among them; nothing of it but the user agent goes elsewhere.
         traffic: requests and bytes so far.
         retries: how often what failed for now is tried again.
-        limits: the newest known state of each of the Hub's budgets, by resource (`api`, `resolvers`).
+        budgets: what the Hub grants, shared by all workers.
     """
 
     def __init__(
@@ -98,17 +98,18 @@ class HubTransport:
             headers: headers for the Hub, as `huggingface_hub.utils.build_hf_headers` returns them.
             connections: how many are kept open to each host.
             retries: how often what failed for now is tried again, `MAX_RETRIES` at the most.
-            pause: waits so many seconds between two tries; `Event.wait` makes the waits interruptible.
+            pause: waits so many seconds, true where the crawl was stopped meanwhile: `Event.wait`, or `time.sleep`.
 
         Raises:
             ResponseError: `endpoint` is not an http or https address.
         """
         self.endpoint, self.headers = endpoint.rstrip("/"), dict(headers)
         self.traffic = Traffic()
-        self.limits: dict[str, RateLimit] = {}
+        self.budgets = Budgets(pause)
         self._origin = origin(endpoint)
         self._public = {name: value for name, value in headers.items() if name.lower() == "user-agent"}
         self._pause, self._lock, self.retries = pause, threading.Lock(), retries
+        self._abandoned = False
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         self._direct = urllib3.PoolManager(maxsize=connections, timeout=timeout, retries=False)
         self._proxies = {
@@ -130,7 +131,7 @@ class HubTransport:
         if any(part in ("", ".", "..") for part in (*path.split("/"), *repo_id.split("/"), revision)):
             raise ResponseError(f"{path!r} in {repo_id!r} is not the path of a file inside the repo; refused")
         url = f"{self.endpoint}/{quote(repo_id)}/resolve/{quote(revision, safe='')}/{quote(path)}"
-        return self._persist(lambda: self._resolve(url, repo_id, revision, path))
+        return self.persist(lambda: self._resolve(url, repo_id, revision, path))
 
     def read_ranges(self, location: Location, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """Yield the bytes of each half-open `(start, stop)` range, in the order asked.
@@ -144,6 +145,8 @@ class HubTransport:
             TransferError: no whole answer after several tries.
         """
         for start, stop in ranges:
+            if self._abandoned:
+                raise AbandonedError(f"{location.repo_id}/{location.path}: the crawl was stopped while it was read")
             if not 0 <= start <= stop <= location.size:
                 raise WeightsError(
                     f"{location.path} has {location.size} bytes, ({start}, {stop}) are needed; it is incomplete",
@@ -154,10 +157,39 @@ class HubTransport:
             else:
                 yield self._read(location, start, stop) if start < stop else b""
 
-    def note(self, headers: Mapping[str, str]) -> None:
-        """Count a request to the Hub's API that was sent by other means, and keep the budgets that it reports."""
-        self._count(api_requests=1)
-        self._keep_limits(headers)
+    @contextmanager
+    def api_request(self) -> Iterator[Callable[[Mapping[str, str]], None]]:
+        """Count a request to the Hub's API that is sent by other means, once the budget has room for it.
+
+        The context is to hand over the headers of the answer.
+
+        Raises:
+            AbandonedError: the crawl was stopped.
+        """
+        with self.budgets.request("api") as answered:
+            self._count(api_requests=1)
+            yield answered
+
+    def persist(self, attempt: Callable[[], T]) -> T:
+        """Try until it works, waiting longer each time, or for as long as the server asks.
+
+        Raises:
+            AbandonedError: the crawl was stopped.
+        """
+        for wait in _WAITS[: self.retries]:
+            try:
+                return attempt()
+            except TransferError as error:
+                if (error.retry_after or 0.0) > LONGEST_WAIT:
+                    raise
+                # Spread over time, or all workers would come back in the same moment.
+                if self._pause((error.retry_after or 0.0) + wait * random.uniform(0.5, 1.0)):
+                    raise AbandonedError("the crawl was stopped before the answer came") from None
+        return attempt()
+
+    def abandon(self) -> None:
+        """Let every further request fail with `AbandonedError`; those on their way still end."""
+        self._abandoned = True
 
     def close(self) -> None:
         """Close all idle connections."""
@@ -169,7 +201,7 @@ class HubTransport:
         seen: set[str] = set()
         while url not in seen and len(seen) < _MAX_HOPS:
             seen.add(url)
-            with self._get(url, self.headers, what) as response:
+            with self._ask(url, what) as response:
                 headers = response.headers
                 commit = headers.get("X-Repo-Commit", commit)
                 if re.fullmatch(r"[0-9a-f]{40}", revision) and commit not in (None, revision):
@@ -190,6 +222,17 @@ class HubTransport:
                     return signed_location(url, headers, repo_id=final_id, revision=revision, path=path, commit=commit)
                 final_id = self._followed(url, final_id, revision, path)
         raise ResponseError(f"{what}: the Hub redirects in a circle, or more than {_MAX_HOPS} times")
+
+    @contextmanager
+    def _ask(self, url: str, what: str) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Send one GET to the Hub, when its budget has room; the copy of a small file is not counted."""
+        if "/resolve/" not in urlsplit(url).path:
+            with self._get(url, self.headers, what) as response:
+                yield response
+            return
+        with self.budgets.request("resolvers") as answered, self._get(url, self.headers, what) as response:
+            answered(response.headers)
+            yield response
 
     def _followed(self, url: str, repo_id: str, revision: str, path: str) -> str:
         """The repo that a redirect on the Hub itself leads to: the same file of a renamed repo, or its cached copy."""
@@ -213,12 +256,12 @@ class HubTransport:
         if time.time() >= location.renew_at:
             self._renew(location)
         try:
-            return self._persist(lambda: self._read_range(location, start, stop))
+            return self.persist(lambda: self._read_range(location, start, stop))
         except RefusedError as error:
             if error.reason != "expired":
                 raise
             self._renew(location)
-            return self._persist(lambda: self._read_range(location, start, stop))
+            return self.persist(lambda: self._read_range(location, start, stop))
 
     def _renew(self, location: Location) -> None:
         fresh = self.resolve(location.repo_id, location.revision, location.path)
@@ -251,7 +294,6 @@ class HubTransport:
         response: urllib3.BaseHTTPResponse | None = None
         try:
             response = self._pool(url).request("GET", url, headers=headers, preload_content=False, redirect=False)
-            self._keep_limits(response.headers)
             yield response
         except faults.HTTPError as error:
             # Not chained: some of urllib3's errors carry the address.
@@ -265,27 +307,10 @@ class HubTransport:
         scheme, name, _ = origin(url)
         return self._direct if scheme not in self._proxies or proxy_bypass(name) else self._proxies[scheme]
 
-    def _persist(self, attempt: Callable[[], T]) -> T:
-        """Try until it works, waiting longer each time, or for as long as the server asks."""
-        for wait in _WAITS[: self.retries]:
-            try:
-                return attempt()
-            except TransferError as error:
-                if (error.retry_after or 0.0) > LONGEST_WAIT:
-                    raise
-                # Spread over time, or all workers would come back in the same moment.
-                self._pause((error.retry_after or 0.0) + wait * random.uniform(0.5, 1.0))
-        return attempt()
-
     def _count(self, **more: int) -> None:
         with self._lock:
             for name, count in more.items():
                 setattr(self.traffic, name, getattr(self.traffic, name) + count)
-
-    def _keep_limits(self, headers: Mapping[str, str]) -> None:
-        with self._lock:
-            for limit in rate_limits(headers, time.time()):
-                self.limits[limit.resource] = limit
 
 
 def _give_back(response: urllib3.BaseHTTPResponse) -> None:

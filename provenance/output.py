@@ -8,6 +8,7 @@ import json
 import math
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -18,8 +19,12 @@ import click
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from provenance.ingest import RunSummary
+    from crawler.transport import HubTransport
+    from provenance.run import RunSummary
     from schemas.records import Outcome
+
+LINE_SECONDS = 60.0
+"""How often a crawl without a terminal says where it is."""
 
 FORMATS = ("table", "json", "csv", "parquet")
 
@@ -163,13 +168,15 @@ def _plain(value: object) -> object:
 
 
 class CrawlProgress:
-    """Progress of a crawl on stderr: a bar on a terminal, a line every few hundred checkpoints elsewhere."""
+    """Progress of a crawl on stderr: a bar on a terminal, a line a minute elsewhere."""
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._bytes = self._failed = self._skipped = 0
+        self._done = self._bytes = self._failed = self._skipped = 0
+        self._began = self._said = time.monotonic()
+        self._budgets = ""
         self._bar = Progress(
             TextColumn("[progress.description]{task.description}"),
             BarColumn(),
@@ -192,12 +199,34 @@ class CrawlProgress:
         self._bar.update(self._task, total=total)
 
     def visited(self, outcome: Outcome) -> None:
+        self._done += 1
         self._bytes += outcome.bytes_read
         self._failed += outcome.status == "failed"
         self._skipped += outcome.status == "skipped"
-        speed = self._bar.tasks[0].speed or 0.0
-        facts = f"{speed:.1f}/s  {show_bytes(self._bytes)}  {self._skipped} skipped  {self._failed} failed"
-        self._bar.update(self._task, advance=1, facts=facts)
+        self._show()
+
+    def passed(self, listed: int) -> None:
+        self._skipped += 1
+        self._done += 1
+        if listed % 1000 == 0:
+            self._show()
+
+    def budgets(self, transport: HubTransport) -> None:
+        left = [f"{name} {o.left:,} of {o.quota or 0:,}" for name, o in sorted(transport.budgets.limits.items())]
+        waiting = [f"waits {seconds:.0f} s for the hub"] if (seconds := transport.budgets.waiting()) else []
+        self._budgets = "  ".join(left + waiting)
+        self._show()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        speed = self._done / max(now - self._began, 1e-9)
+        facts = (
+            f"{speed:.1f}/s  {show_bytes(self._bytes)}  {self._skipped} skipped  {self._failed} failed  {self._budgets}"
+        )
+        self._bar.update(self._task, completed=self._done, facts=facts)
+        if self._bar.disable and now - self._said >= LINE_SECONDS:
+            self._said = now
+            click.echo(f"{self._done} visited  {facts}", err=True)
 
 
 def report_run(summary: RunSummary) -> None:

@@ -39,7 +39,9 @@ class CrawlOptions:
 
     `mode` is `full` or `sampled`; null means full for local folders and sampled for a hub. `endpoint` is the address of
     another hub than the one that huggingface_hub is set up for. `max_bytes` and `max_time` (seconds) stop the
-    crawl before another checkpoint is started.
+    crawl before another checkpoint is started. `retry_failed` visits every repo again whose last visit failed, due or
+    not; `full_walk` walks a listing from end to end although a complete walk is on record; `refingerprint` reads again
+    what is stored.
     """
 
     mode: str | None = None
@@ -49,6 +51,8 @@ class CrawlOptions:
     max_time: float | None = None
     refingerprint: bool = False
     endpoint: str | None = None
+    retry_failed: bool = False
+    full_walk: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in (None, *MODES):

@@ -40,6 +40,7 @@ class Visit:
         repo_id: as far as known before the visit.
         revision: its commit, null where only the visit will tell.
         hub: a whole repo of a hub; else one checkpoint of a local folder.
+        listed: a hub's listing named it, not the user.
         load: what is to be read there. May raise `CheckpointError`.
     """
 
@@ -47,6 +48,7 @@ class Visit:
     revision: str | None
     hub: bool
     load: Callable[[], list[Found]]
+    listed: bool = False
 
 
 def local_source(source: object) -> Path | None:
@@ -99,7 +101,7 @@ def listed_visits(transport: HubTransport, listing: HubListing) -> Iterator[Visi
         limit=listing.limit,
         since=listing.since,
     ):
-        yield Visit(repo.repo_id, repo.revision, True, partial(_load_repo, repo, transport))
+        yield Visit(repo.repo_id, repo.revision, True, partial(_load_repo, repo, transport), listed=True)
 
 
 def _load_named(transport: HubTransport, repo_id: str, revision: str | None) -> list[Found]:

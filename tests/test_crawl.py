@@ -20,8 +20,9 @@ from malformed import MALFORMED, safetensors_bytes
 from safetensors.numpy import save_file
 
 import provenance
+from crawler.transport import HubTransport
 from indexer.store import Store
-from provenance import ingest
+from provenance import run
 from provenance.database import Database
 from provenance.settings import CrawlOptions
 from schemas.errors import SourceError
@@ -92,6 +93,12 @@ class Watcher:
         self.seen.append(outcome)
         if len(self.seen) == self.interrupt_after:
             raise KeyboardInterrupt
+
+    def passed(self, listed: int) -> None:
+        raise AssertionError("only repos in a hub's listing need no visit")
+
+    def budgets(self, transport: HubTransport) -> None:
+        raise AssertionError("no hub was asked")
 
 
 # ---------------------------------------------------------------- strange folders
@@ -451,8 +458,8 @@ def test_a_budget_of_time_stops_the_crawl(write_repo: WriteRepo, models: Path, d
     assert summary.stopped is not None
     assert "--max-time" in summary.stopped
     assert (summary.listed, summary.fingerprinted, summary.failed) == (1, 0, 0)
-    (run,) = [row for row in rows(database, "runs") if row["finished_at"] is not None]
-    assert (run["listed"], run["fingerprinted"]) == (1, 0)
+    (ended,) = [row for row in rows(database, "runs") if row["finished_at"] is not None]
+    assert (ended["listed"], ended["fingerprinted"]) == (1, 0)
     assert database.crawl([models], CrawlOptions(max_time=3600)).fingerprinted == 1
 
 
@@ -467,8 +474,8 @@ def test_an_interrupt_keeps_what_was_done(write_repo: WriteRepo, models: Path, d
     assert done == {outcome.repo_id for outcome in watcher.seen}
     assert {row["repo_id"] for row in rows(database, "checkpoints")} == done
     assert after <= summary.fingerprinted == len(done)
-    (run,) = [row for row in rows(database, "runs") if row["finished_at"] is not None]
-    assert run["fingerprinted"] == len(done)
+    (ended,) = [row for row in rows(database, "runs") if row["finished_at"] is not None]
+    assert ended["fingerprinted"] == len(done)
     rest = database.crawl([models])
     assert (rest.skipped, rest.fingerprinted) == (len(done), 8 - len(done))
     check_sound(database)
@@ -477,7 +484,7 @@ def test_an_interrupt_keeps_what_was_done(write_repo: WriteRepo, models: Path, d
 def test_a_long_crawl_commits_as_it_goes(
     write_repo: WriteRepo, models: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "COMMIT_EVERY", 2)
+    monkeypatch.setattr(run, "COMMIT_EVERY", 2)
     for i in range(6):
         write_repo(f"org/name-{i}", tiny(i))
     seen: list[int] = []
@@ -498,7 +505,7 @@ N_REPOS = 24
 
 
 def crawl_in_small_commits(store: Path, models: Path) -> None:
-    ingest.COMMIT_EVERY = 1
+    run.COMMIT_EVERY = 1
     with provenance.open(store, create=True) as database:
         database.crawl([models], CrawlOptions(workers=2))
 

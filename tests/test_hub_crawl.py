@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,12 @@ def test_a_second_run_over_an_unchanged_hub_asks_for_pages_only(tmp_path: Path) 
         options = CrawlOptions(endpoint=served.endpoint)
         first = database.crawl([], options, listing=HubListing())
         before = len(served.requests)
-        second = database.crawl([], options, listing=HubListing())
-        assert (first.fingerprinted, second.fingerprinted, second.skipped) == (7, 0, 7)
-        assert {exchange.path.partition("?")[0] for exchange in served.requests[before:]} == {"/api/models"}
+        changed = database.crawl([], options, listing=HubListing())
+        whole = database.crawl([], replace(options, full_walk=True), listing=HubListing())
+        assert (first.fingerprinted, first.listed) == (7, 7)
+        assert (changed.listed, changed.skipped) == (0, 0)
+        assert (whole.listed, whole.skipped, whole.fingerprinted) == (7, 7, 0)
+        assert [exchange.path.partition("?")[0] for exchange in served.requests[before:]] == ["/api/models"] * 2
 
 
 def test_what_cannot_be_read_is_an_outcome(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from crawler.answers import (
     rate_limits,
     renewal_time,
 )
+from crawler.budget import Budgets
 from crawler.hub_reader import HubReader
 from crawler.transport import LONGEST_WAIT, SMALL_FILE, HubTransport
 from schemas.errors import WeightsError
@@ -569,11 +570,12 @@ def test_the_server_says_how_long_to_wait(
 ) -> None:
     window = {"RateLimit": '"resolvers";r=0;t=55', "RateLimit-Policy": '"fixed window";"resolvers";q=5000;w=300'}
     hub.script = script(Reply(429, {"Retry-After": "7"}), Reply(429, window), signed(storage))
+    transport.budgets = Budgets(pauses.append, clock=lambda: 1e9 + sum(pauses))
     locate(transport)
     first, second = pauses
     assert 7 <= first < 8
     assert 55 <= second < 57
-    assert transport.limits["resolvers"].left == 0
+    assert transport.budgets.limits["resolvers"].left == 0
 
 
 def test_but_not_too_long(transport: HubTransport, hub: Stand, pauses: list[float]) -> None:
@@ -643,12 +645,13 @@ def test_budgets_are_kept_by_resource(transport: HubTransport, hub: Stand, stora
     budget = {"RateLimit": '"resolvers";r=4999;t=120', "RateLimit-Policy": '"fixed window";"resolvers";q=5000;w=300'}
     hub.script = script(signed(storage, **budget))
     locate(transport)
-    limit = transport.limits["resolvers"]
+    limit = transport.budgets.limits["resolvers"]
     assert limit == RateLimit("resolvers", 4999, 120, limit.at, 5000, 300)
     assert abs(limit.at - time.time()) < 60
-    transport.note({"RateLimit": '"api";r=1;t=2'})
-    assert transport.limits["api"].quota is None
-    assert set(transport.limits) == {"resolvers", "api"}
+    with transport.api_request() as answered:
+        answered({"RateLimit": '"api";r=1;t=2'})
+    assert transport.budgets.limits["api"].quota is None
+    assert set(transport.budgets.limits) == {"resolvers", "api"}
     assert transport.traffic.api_requests == 1
 
 

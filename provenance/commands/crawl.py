@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from datetime import UTC, datetime
 
 import click
@@ -25,6 +26,8 @@ from provenance.commands.options import mode_option, sample_option, store_option
 @click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Checkpoints at a time.")
 @click.option("--max-bytes", type=click.IntRange(1), help="Start no further checkpoint after reading so many bytes.")
 @click.option("--max-time", type=click.FloatRange(0), metavar="SECONDS", help="Start no further checkpoint after that.")
+@click.option("--retry-failed", is_flag=True, help="Visit again every repo that failed, due or not; needs no SOURCE.")
+@click.option("--full-walk", is_flag=True, help="Walk the whole listing, not only what changed since the last walk.")
 @click.option("--refingerprint", is_flag=True, help="Read again what the store already holds.")
 def crawl(
     sources: tuple[str, ...],
@@ -42,6 +45,8 @@ def crawl(
     workers: int,
     max_bytes: int | None,
     max_time: float | None,
+    retry_failed: bool,
+    full_walk: bool,
     refingerprint: bool,
 ) -> None:
     """Fingerprint checkpoints and put them into the store.
@@ -51,12 +56,16 @@ def crawl(
     folder, with objects as the Hub's listing returns them, supplies commits, dates, tags and cards. Checkpoints that
     the store already holds are skipped; a broken one becomes a row of `outcomes` and the crawl goes on.
 
+    The hub's listing is walked whole the first time. Later crawls of the same listing ask only for what changed since,
+    and visit what failed again when it is due. Stop a crawl with Ctrl-C: what is being read is finished and kept.
+
     \b
     Examples:
       provenance crawl ./models
       provenance crawl ~/.cache/huggingface/hub --mode sampled
       provenance crawl org/name org/other@main
       provenance crawl --author org --limit 50
+      provenance crawl --all --filter text-generation --workers 16
     """
     from provenance import open as open_database
     from provenance.output import CrawlProgress, report_run
@@ -64,13 +73,15 @@ def crawl(
     from provenance.sources import local_source
 
     listed = everything or bool(author or search or filters or sort or limit or since)
-    if not sources and not listed:
+    if not sources and not listed and not retry_failed:
         raise click.UsageError("give a SOURCE, or --all, --author, --search or --filter for the hub's listing")
     for source in sources:
         # Before a store is made: a mistyped source should leave nothing behind.
         local_source(source)
-    options = CrawlOptions(mode, sample, workers, max_bytes, max_time, refingerprint, endpoint)
+    options = CrawlOptions(mode, sample, workers, max_bytes, max_time, refingerprint, endpoint, retry_failed, full_walk)
     listing = HubListing(author, search, filters, sort, limit, since and since.replace(tzinfo=UTC)) if listed else None
+    # A service manager ends a crawl as Ctrl-C does: what is in hand is finished and kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with open_database(store, create=True) as database, CrawlProgress() as progress:
         summary = database.crawl(sources, options, progress, listing=listing)
     report_run(summary)
