@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
@@ -30,11 +30,19 @@ with visits as (
     select *, rank() over (partition by repo_id order by "at" desc, run_id desc) as age
     from outcomes
     where source = 'hub'
+), failed as (
+    select repo_id, max(revision) as revision, max(reason) as reason, max(attempts) as attempts,
+           epoch_us(min(next_attempt_at)) as again
+    from visits
+    where age = 1 and status = 'failed'
+    group by repo_id
+), listed as (
+    select repo_id, list(distinct runs.listing) as listings
+    from outcomes join runs using (run_id)
+    where runs.listing is not null and repo_id in (select repo_id from failed)
+    group by repo_id
 )
-select repo_id, max(visits.revision), max(reason), max(attempts), min(next_attempt_at), max(listing)
-from visits left join (select run_id, max(listing) as listing from runs group by run_id) using (run_id)
-where age = 1 and status = 'failed'
-group by repo_id
+select repo_id, revision, reason, attempts, again, listings from failed left join listed using (repo_id)
 """
 _BATCH = 10_000
 _NEWEST = 1 << 16
@@ -42,13 +50,13 @@ _NEWEST = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The last visit to a repo, which failed; `listing` is the key of the walk that it was part of."""
+    """The last visit to a repo, which failed; `listings` are the keys of the walks that ever met the repo."""
 
     revision: str | None
     reason: str | None
     attempts: int
     next_attempt_at: datetime | None
-    listing: str | None
+    listings: tuple[str, ...]
 
 
 class Ledger:
@@ -84,8 +92,9 @@ class Ledger:
                     self._repos.add(_fact(repo, revision, mode))
             for repo, revision in rows(_EMPTY):
                 self._empty.add(_fact(repo, _short(revision)))
-            for repo, *failure in rows(_FAILED):
-                self.failures[repo] = Failure(*failure)
+            for repo, revision, reason, attempts, again, listings in rows(_FAILED):
+                due = None if again is None else datetime.fromtimestamp(again / 1e6, UTC)
+                self.failures[repo] = Failure(revision, reason, attempts, due, tuple(listings or ()))
             self.forgotten = {repo for (repo,) in rows("select repo_id from tombstones")}
 
     def has(self, checkpoint_id: str, mode: str) -> bool:
@@ -115,7 +124,7 @@ class Ledger:
         return [
             repo
             for repo, failure in self.failures.items()
-            if (listing is None or failure.listing == listing)
+            if (listing is None or listing in failure.listings)
             and self._is_due(failure)
             and repo not in self.forgotten
             and _fact(repo) not in self._visited

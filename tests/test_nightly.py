@@ -1,0 +1,411 @@
+"""Crawls night after night: what is walked, what is passed over, what is tried again, and who may crawl."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import provenance
+from indexer.lease import LEASE, crawl_lease
+from provenance.ahead import Ahead
+from provenance.database import Database
+from provenance.ledger import _Facts
+from provenance.loopback import Geometry, HubRepo, LoopbackHub, MemoryFile, Quotas, generated_repo
+from provenance.loopback.messages import Request, Response, refusal
+from provenance.retries import CLOSED_FOR, LONGEST_WAIT, next_attempt, outlasts_revision
+from provenance.settings import CrawlOptions, HubListing
+from schemas.errors import StoreBusyError
+from schemas.tables import from_rows
+
+TINY = Geometry(2, 64, 2, 2, 96, 100, head_size=32)
+SPAWN = multiprocessing.get_context("spawn")
+ALL = HubListing()
+PAGE, PAGES = ["hub /api/models"], ["hub /api/models"] * 2
+LONG_AGO = "2025-01-01T00:00:00.000Z"
+
+
+def repo(name: str, seed: int = 0, **listing: Any) -> HubRepo:
+    return generated_repo(name, TINY, seed=seed, listing=listing)
+
+
+def pickled(name: str) -> HubRepo:
+    return HubRepo(name, {"pytorch_model.bin": MemoryFile(b"never read")})
+
+
+def now(**ahead: float) -> str:
+    return (datetime.now(UTC) + timedelta(**ahead)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+class Night:
+    """A hub, a store, and what each crawl asked for."""
+
+    def __init__(self, hub: LoopbackHub, database: Database) -> None:
+        self.hub, self.database = hub, database
+        self.options = CrawlOptions(endpoint=hub.endpoint)
+        self.asked: list[str] = []
+
+    def crawl(self, listing: HubListing | None = ALL, sources: tuple[str, ...] = (), **options: Any) -> Any:
+        before = len(self.hub.requests)
+        summary = self.database.crawl(sources, replace(self.options, **options), listing=listing)
+        self.asked = [f"{e.origin} {e.path.partition('?')[0]}" for e in self.hub.requests[before:]]
+        return summary
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with self.database.sql() as connection:
+            return connection.execute(query).fetchall()
+
+    def change(self, repo: HubRepo) -> None:
+        self.hub.repos[repo.id] = repo
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Iterator[Night]:
+    repos = [repo(f"org/model-{i}", i) for i in range(5)]
+    with LoopbackHub(repos, page_size=3) as hub, provenance.open(tmp_path / "store", create=True) as database:
+        yield Night(hub, database)
+
+
+# ---------------------------------------------------------------- what is walked
+
+
+def test_the_second_night_asks_for_changes_only(night: Night) -> None:
+    assert night.crawl().fingerprinted == 5
+    assert night.crawl().listed == 0
+    assert night.asked == PAGE
+
+    night.change(repo("org/model-3", 33, sha="3" * 40, createdAt=LONG_AGO, lastModified=now(hours=-1)))
+    night.change(repo("org/model-5", 5, createdAt=now(hours=-2), lastModified=now(hours=-2)))
+    changed = night.crawl()
+    assert (changed.listed, changed.fingerprinted, changed.skipped) == (2, 2, 0)
+    assert {path.split("/")[1:3] == ["org", "model-3"] or "model-5" in path or "api" in path or "cdn" in path
+            for path in night.asked} == {True}  # fmt: skip
+    assert night.rows("select count(*), count(distinct repo_id) from checkpoints") == [(7, 6)]
+
+    # The overlap of a day lists both again, and both are known.
+    again = night.crawl()
+    assert (again.listed, again.skipped, again.fingerprinted) == (2, 2, 0)
+    assert night.asked == PAGE
+
+
+def test_what_needs_no_visit_leaves_no_row(night: Night) -> None:
+    night.change(pickled("org/pickled"))
+    assert night.crawl().skipped == 1
+    before = night.rows("select count(*) from outcomes")
+    whole = night.crawl(full_walk=True)
+    assert (whole.listed, whole.skipped) == (6, 6)
+    assert night.asked == PAGES
+    assert night.rows("select count(*) from outcomes") == before
+    assert night.rows("select reason from outcomes where status = 'skipped'") == [("no-weights",)]
+
+
+@pytest.mark.parametrize(
+    "partial",
+    [HubListing(limit=3), HubListing(sort="downloads"), HubListing(since=datetime(2024, 1, 1, tzinfo=UTC))],
+    ids=["limit", "sort", "since"],
+)
+def test_a_part_of_the_listing_is_no_watermark(night: Night, partial: HubListing) -> None:
+    night.crawl(partial)
+    assert night.rows("select count(*) from runs where watermark is not null") == [(0,)]
+    assert night.crawl().listed == 5
+
+
+def test_watermarks_hold_for_their_own_listing(night: Night) -> None:
+    night.crawl(HubListing(author="org"))
+    assert night.crawl(HubListing(author="org")).listed == 0
+    assert night.crawl().listed == 5
+    assert night.crawl(mode="full").fingerprinted == 5
+    assert night.crawl(mode="full").listed == 0
+
+
+def test_a_walk_that_was_cut_short_is_walked_again(night: Night) -> None:
+    first = night.crawl(max_bytes=1, workers=1)
+    assert first.stopped is not None
+    assert first.fingerprinted < 5
+    second = night.crawl()
+    assert second.listed == 5
+    assert second.fingerprinted == 5 - first.fingerprinted
+    assert night.crawl().listed == 0
+
+
+def test_a_listing_that_breaks_off_is_walked_again(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = night.hub.answer
+
+    def broken(request: Request) -> Response:
+        if request.value("cursor"):
+            return refusal(404, "gone").response
+        return answer(request)
+
+    monkeypatch.setattr(night.hub, "answer", broken)
+    first = night.crawl()
+    assert "the listing broke off" in (first.stopped or "")
+    assert first.fingerprinted == 3
+    assert night.rows("select stopped is not null, watermark from runs where finished_at is not null") == [(True, None)]
+    monkeypatch.setattr(night.hub, "answer", answer)
+    assert night.crawl().fingerprinted == 2
+
+
+# ---------------------------------------------------------------- what failed
+
+
+def age(database: Database, **by: float) -> None:
+    """Let time pass: every outcome becomes older."""
+    rows = database.store.read("outcomes")
+    by_ = timedelta(**by)
+    aged = [
+        {**row, "at": row["at"] - by_, "next_attempt_at": row["next_attempt_at"] and row["next_attempt_at"] - by_}
+        for row in rows.to_pylist()
+    ]
+    database.store.replace("outcomes", from_rows("outcomes", aged))
+
+
+def test_what_the_network_broke_is_tried_again_when_due(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = night.hub.answer
+    down = {"org/model-1"}
+
+    def failing(request: Request) -> Response:
+        if any(f"/{name}/resolve/" in request.path for name in down):
+            return refusal(500, "down").response
+        return answer(request)
+
+    monkeypatch.setattr(night.hub, "answer", failing)
+    monkeypatch.setattr("crawler.transport._WAITS", (0.0,))
+    assert (night.crawl().failed, night.crawl().failed) == (1, 0)  # the second time it was not due
+    assert night.asked == PAGE
+    for attempts in (2, 3):
+        age(night.database, days=8)
+        assert night.crawl().failed == 1
+        assert night.rows("select max(attempts) from outcomes") == [(attempts,)]
+    assert night.crawl(listing=None, retry_failed=True).failed == 1  # due or not
+    assert night.crawl(full_walk=True).failed == 0
+    down.clear()
+    age(night.database, days=8)
+    found = night.crawl()
+    assert (found.listed, found.fingerprinted) == (1, 1)
+    assert night.asked[:2] == ["hub /api/models", "hub /api/models/org/model-1"]
+    age(night.database, days=80)
+    assert night.crawl(retry_failed=True).listed == 0
+    assert night.rows("select count(distinct repo_id) from checkpoints") == [(5,)]
+
+
+def test_a_closed_repo_is_left_alone_for_a_month_whatever_its_revision(night: Night) -> None:
+    night.change(repo("org/model-2", 2, gated="auto"))
+    first = night.crawl()
+    assert (first.fingerprinted, first.failed) == (4, 1)
+    assert night.rows(
+        "select reason, next_attempt_at - \"at\" > interval 29 days from outcomes where reason = 'gated'"
+    ) == [("gated", True)]
+    night.change(repo("org/model-2", 2, gated="auto", sha="2" * 40, createdAt=LONG_AGO, lastModified=now(hours=-1)))
+    assert (night.crawl().skipped, night.asked) == (1, PAGE)
+    age(night.database, days=31)
+    night.change(repo("org/model-2", 2, sha="2" * 40, createdAt=LONG_AGO, lastModified=now(hours=-1)))
+    assert night.crawl().fingerprinted == 1
+
+
+def test_a_malformed_file_waits_for_a_new_revision(night: Night) -> None:
+    broken = HubRepo("org/model-0", {"model.safetensors": MemoryFile(b"version https://git-lfs" + b"x" * 100)})
+    night.change(broken)
+    assert night.crawl().failed == 1
+    assert night.rows("select reason, next_attempt_at from outcomes where status = 'failed'") == [("malformed", None)]
+    age(night.database, days=400)
+    assert night.crawl(full_walk=True).failed == 0
+    night.change(repo("org/model-0", 0, sha="0" * 40))
+    assert night.crawl(full_walk=True).fingerprinted == 1
+
+
+def test_a_failure_is_tried_again_by_name_and_others_stay(night: Night) -> None:
+    night.change(repo("org/model-2", 2, gated="auto"))
+    night.crawl()
+    assert night.crawl(None, ("org/model-2",)).failed == 1  # asked for by name: no schedule keeps it
+    assert night.rows("select max(attempts) from outcomes") == [(2,)]
+
+
+@given(attempts=st.integers(1, 10_000))
+def test_the_schedule(attempts: int) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    soon = next_attempt("network", attempts, at)
+    assert soon is not None
+    assert timedelta(hours=1) <= soon - at <= LONGEST_WAIT
+    assert soon <= (next_attempt("network", attempts + 1, at) or at)
+    assert next_attempt("malformed", attempts, at) is None
+    assert next_attempt("gated", attempts, at) == at + CLOSED_FOR
+    assert outlasts_revision("gated")
+    assert not outlasts_revision("network")
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_a_renamed_repo_is_stored_under_its_final_id(night: Night) -> None:
+    del night.hub.repos["org/model-1"]
+    night.change(replace(repo("org/renamed", 1), former_ids=("org/model-1",)))
+    assert night.crawl(None, ("org/model-1",)).fingerprinted == 1
+    assert night.rows("select repo_id from checkpoints") == [("org/renamed",)]
+
+
+def test_a_repo_renamed_while_it_was_crawled_too(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = night.hub.answer
+
+    def renaming(request: Request) -> Response:
+        response = answer(request)
+        if request.value("cursor") and "org/model-1" in night.hub.repos:
+            moved = night.hub.repos.pop("org/model-1")
+            night.change(replace(moved, id="org/renamed", former_ids=("org/model-1",),
+                                 listing={**moved.listing, "id": "org/renamed", "modelId": "org/renamed"}))  # fmt: skip
+        return response
+
+    monkeypatch.setattr(night.hub, "answer", renaming)
+    assert night.crawl().fingerprinted == 5
+    assert ("org/renamed",) in night.rows("select repo_id from checkpoints")
+    assert ("org/model-1",) not in night.rows("select repo_id from checkpoints")
+    assert night.crawl(full_walk=True).fingerprinted == 0
+
+
+# ---------------------------------------------------------------- one crawl at a time
+
+
+def hold(store: str, entered: Any, leave: Any) -> None:
+    with crawl_lease(Path(store)):
+        entered.set()
+        leave.wait(60)
+
+
+def test_a_second_crawl_is_told_who_holds_the_store(night: Night) -> None:
+    entered, leave = SPAWN.Event(), SPAWN.Event()
+    store = night.database.store.path
+    process = SPAWN.Process(target=hold, args=(str(store), entered, leave))
+    process.start()
+    assert entered.wait(60)
+    with pytest.raises(StoreBusyError, match=rf"another crawl writes to .*: process {process.pid} on .* \(0 min\)"):
+        night.crawl()
+    assert night.rows("select count(*) from runs") == [(0,)]
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with crawl_lease(store) as killed:
+        assert killed is not None
+        assert f"process {process.pid}" in killed
+    with crawl_lease(store) as killed:
+        assert killed is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x", "host": "h", "since": "now"}', "\udcff"])
+def test_a_damaged_lease_is_nobodys(tmp_path: Path, text: str) -> None:
+    (tmp_path / LEASE).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with crawl_lease(tmp_path) as killed:
+        assert killed is None
+        assert json.loads((tmp_path / LEASE).read_text())["pid"] == os.getpid()
+
+
+# ---------------------------------------------------------------- stopping
+
+
+def interrupted(night: Night, when: Callable[[Request], bool]) -> Any:
+    """Crawl, and press Ctrl-C at the first request that fits."""
+    answer, main = night.hub.answer, threading.main_thread().ident
+    pressed = threading.Event()
+
+    def pressing(request: Request) -> Response:
+        if when(request) and not pressed.is_set():
+            pressed.set()
+            assert main is not None
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.2)
+        return answer(request)
+
+    night.hub.answer = pressing  # type: ignore[method-assign]
+    try:
+        return night.crawl(workers=2)
+    finally:
+        night.hub.answer = answer  # type: ignore[method-assign]
+
+
+def test_ctrl_c_finishes_what_is_in_hand(night: Night) -> None:
+    summary = interrupted(night, lambda request: request.origin == "cdn")
+    assert summary.stopped == "interrupted"
+    assert 1 <= summary.fingerprinted <= 2
+    assert night.database.store.verify() == []
+    assert night.crawl().fingerprinted == 5 - summary.fingerprinted
+
+
+def test_ctrl_c_ends_the_wait_for_a_budget(tmp_path: Path) -> None:
+    repos = [repo(f"org/model-{i}", i) for i in range(4)]
+    quotas = Quotas(api=100, resolvers=2, window=3600)
+    with (
+        LoopbackHub(repos, quotas=quotas) as hub,
+        provenance.open(tmp_path / "store", create=True) as database,
+    ):
+        night = Night(hub, database)
+        timer = threading.Timer(1.5, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT))
+        timer.start()
+        summary = night.crawl()
+        timer.join()
+        assert (summary.stopped, summary.fingerprinted, summary.failed) == ("interrupted", 2, 0)
+        assert summary.seconds < 60
+        assert night.rows("select repo_id, status from outcomes where status <> 'done'") == []
+
+
+# ---------------------------------------------------------------- parts
+
+
+@given(facts=st.lists(st.integers(0, 2**64 - 1)), others=st.lists(st.integers(0, 2**64 - 1)))
+def test_facts_are_a_set(facts: list[int], others: list[int]) -> None:
+    known = _Facts()
+    for number, fact in enumerate(facts):
+        known.add(fact)
+        if number % 3 == 0:
+            known._sorted = np.union1d(known._sorted, np.fromiter(known._newest, np.uint64))
+            known._newest.clear()
+    assert all(fact in known for fact in facts)
+    assert [other in known for other in others] == [other in set(facts) for other in others]
+
+
+@given(size=st.integers(1, 5), n=st.integers(0, 30))
+def test_items_come_in_order_and_end(size: int, n: int) -> None:
+    ahead, found = Ahead(iter(range(n)), size, threading.Event()), []
+    while not ahead.ended:
+        if (item := ahead.take(1.0)) is not None:
+            found.append(item)
+    assert found == list(range(n))
+
+
+def test_an_error_comes_in_its_place() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise StoreBusyError("no more")
+
+    ahead = Ahead(broken(), 5, threading.Event())
+    assert ahead.take(1.0) == 1
+    with pytest.raises(StoreBusyError, match="no more"):
+        ahead.take(1.0)
+    assert ahead.ended
+
+
+def test_nothing_further_is_asked_for_once_stopped() -> None:
+    stop, asked = threading.Event(), []
+
+    def endless() -> Iterator[int]:
+        while True:
+            asked.append(1)
+            yield 1
+
+    ahead = Ahead(endless(), 3, stop)
+    assert ahead.take(1.0) == 1
+    stop.set()
+    time.sleep(0.5)
+    before = len(asked)
+    time.sleep(0.3)
+    assert len(asked) == before <= 6
