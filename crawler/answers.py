@@ -27,6 +27,7 @@ UNKNOWN_LIFETIME = 600.0
 """Seconds for which a signed location is used when it does not say how long it is valid."""
 
 _RENEW_EARLY = 60.0
+_HOST = re.compile(r"[a-z0-9_.-]+|[0-9a-f:.]+", re.ASCII)  # what messages may repeat
 _PORTS = {"http": 80, "https": 443}
 _LIMIT = re.compile(r'"(?P<resource>[\w-]+)"\s*;\s*r=(?P<left>\d{1,12})\s*;\s*t=(?P<reset>\d{1,12})')
 _POLICY = re.compile(r'"(?P<resource>[\w-]+)"\s*;\s*q=(?P<quota>\d{1,12})\s*;\s*w=(?P<window>\d{1,12})')
@@ -251,7 +252,7 @@ def origin(url: str) -> Origin:
         scheme, name, port = parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
     except ValueError:
         scheme, name, port = "", "", None
-    if scheme not in _PORTS or not name:
+    if scheme not in _PORTS or not _HOST.fullmatch(name):
         raise ResponseError("redirected to something that is not an http or https address; not followed") from None
     return scheme, name, port
 

@@ -25,12 +25,12 @@ from urllib3 import exceptions as faults
 from crawler.answers import (
     AbandonedError,
     Location,
+    Origin,
     RefusedError,
     ResponseError,
     TransferError,
     check_range,
     failure,
-    host,
     origin,
     signed_location,
 )
@@ -38,6 +38,9 @@ from crawler.budget import Budgets
 from schemas.errors import WeightsError
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
+BODY_SECONDS, SLOWEST = 30.0, 32 * 1024
+"""A body may take so many seconds, and as many more as its length takes at the slowest pace, in bytes a second."""
+
 LONGEST_WAIT = 330.0
 """Seconds that a server may ask us to wait: a window of the Hub's budgets, and a little."""
 
@@ -111,9 +114,10 @@ class HubTransport:
         self._pause, self._lock, self.retries = pause, threading.Lock(), retries
         self._abandoned = False
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
-        self._direct = urllib3.PoolManager(maxsize=connections, timeout=timeout, retries=False)
+        once = urllib3.Retry(False, redirect=False)  # what urllib3 makes of `retries=False`, anew for each request
+        self._direct = urllib3.PoolManager(maxsize=connections, timeout=timeout, retries=once)
         self._proxies = {
-            scheme: urllib3.ProxyManager(proxy, maxsize=connections, timeout=timeout, retries=False)
+            scheme: urllib3.ProxyManager(proxy, maxsize=connections, timeout=timeout, retries=once)
             for scheme, proxy in getproxies().items()
             if scheme in ("http", "https") and proxy.startswith("http")
         }
@@ -205,7 +209,10 @@ class HubTransport:
                 headers = response.headers
                 commit = headers.get("X-Repo-Commit", commit)
                 if re.fullmatch(r"[0-9a-f]{40}", revision) and commit not in (None, revision):
-                    raise ResponseError(f"{what}: asked for commit {revision}, the Hub answered with another one")
+                    text = (
+                        f"{what}: asked for commit {revision}, the Hub answered with another one; list the repo again"
+                    )
+                    raise ResponseError(text, reason="changed")
                 if response.status == 200:
                     body = self._small_body(response, what)
                     return Location(final_id, revision, path, commit, len(body), body=body)
@@ -246,7 +253,8 @@ class HubTransport:
 
     def _small_body(self, response: urllib3.BaseHTTPResponse, what: str) -> bytes:
         announced = response.headers.get("Content-Length", "0")
-        body = response.read(SMALL_FILE + 1) if announced.isdecimal() and int(announced) <= SMALL_FILE else None
+        small = announced.isdecimal() and int(announced) <= SMALL_FILE
+        body = _read_body(response, SMALL_FILE + 1, what) if small else None
         if body is None or len(body) > SMALL_FILE:
             raise ResponseError(f"{what}: the Hub sends more than {SMALL_FILE:,} bytes itself; they are not read")
         self._count(bytes=len(body))
@@ -267,7 +275,8 @@ class HubTransport:
         fresh = self.resolve(location.repo_id, location.revision, location.path)
         same = (fresh.commit, fresh.size, fresh.sha256) == (location.commit, location.size, location.sha256)
         if not fresh.url or not same:
-            raise ResponseError(f"{location.repo_id}/{location.path} changed while it was read; list the repo again")
+            text = f"{location.repo_id}/{location.path} changed while it was read; list the repo again"
+            raise ResponseError(text, reason="changed")
         location.url, location.renew_at = fresh.url, fresh.renew_at
 
     def _read_range(self, location: Location, start: int, stop: int) -> bytes:
@@ -275,7 +284,7 @@ class HubTransport:
         asked = self._public | {"Range": f"bytes={start}-{stop - 1}"}
         with self._get(location.url, asked, what) as response:
             check_range(response.status, response.headers, location, start, stop)
-            data = response.read(stop - start + 1)
+            data = _read_body(response, stop - start + 1, what)
             self._count(bytes=len(data))
             if len(data) > stop - start:
                 raise ResponseError(f"{what}: the storage sends more than bytes ({start}, {stop})")
@@ -286,26 +295,35 @@ class HubTransport:
     @contextmanager
     def _get(self, url: str, headers: Mapping[str, str], what: str) -> Iterator[urllib3.BaseHTTPResponse]:
         """Send one GET. The body is for the caller to read; redirects are not followed."""
-        if origin(url) != self._origin:
+        target = origin(url)
+        if target != self._origin:
             self._count(range_requests=1)
         elif "/resolve/" in urlsplit(url).path:  # the Hub does not count the copy of a small file that it leads to
             self._count(resolve_requests=1)
         headers = {**headers, "Accept-Encoding": "identity"}
         response: urllib3.BaseHTTPResponse | None = None
         try:
-            response = self._pool(url).request("GET", url, headers=headers, preload_content=False, redirect=False)
+            pool, asked = self._pool(url, target)
+            response = pool.urlopen("GET", asked, headers=headers, preload_content=False, redirect=False)
             yield response
         except faults.HTTPError as error:
             # Not chained: some of urllib3's errors carry the address.
             text = next(text for kind, text in _FAULTS if isinstance(error, kind))
-            raise TransferError(f"{what}: reading from {host(url)} failed: {text}") from None
+            raise TransferError(f"{what}: reading from {target[1]} failed: {text}") from None
         finally:
             if response is not None:
                 _give_back(response)
 
-    def _pool(self, url: str) -> urllib3.PoolManager:
-        scheme, name, _ = origin(url)
-        return self._direct if scheme not in self._proxies or proxy_bypass(name) else self._proxies[scheme]
+    def _pool(self, url: str, target: Origin) -> tuple[urllib3.HTTPConnectionPool | urllib3.PoolManager, str]:
+        """Connections that lead to a URL, and what they are to be asked for."""
+        scheme, name, port = target
+        proxied = scheme in self._proxies and not proxy_bypass(name)
+        if proxied and scheme == "http":
+            return self._proxies[scheme], url  # a proxy of plain HTTP is told the whole address
+        manager = self._proxies[scheme] if proxied else self._direct
+        parts = urlsplit(url)  # which keeps what it found: urllib3 would take a signed address apart for every range
+        path = parts.path or "/"
+        return manager.connection_from_host(name, port, scheme), f"{path}?{parts.query}" if parts.query else path
 
     def _count(self, **more: int) -> None:
         with self._lock:
@@ -313,11 +331,29 @@ class HubTransport:
                 setattr(self.traffic, name, getattr(self.traffic, name) + count)
 
 
+def _read_body(response: urllib3.BaseHTTPResponse, limit: int, what: str) -> bytes:
+    """The whole body, or its first `limit` bytes.
+
+    The timeout of a read starts anew with every byte that comes: without an end to it all, a server that sends one now
+    and then would hold a worker for ever.
+    """
+    began, pieces, missing = time.monotonic(), list[bytes](), limit
+    while missing and (piece := response.read1(missing, decode_content=False)):
+        pieces.append(piece)
+        missing -= len(piece)
+        if missing and time.monotonic() - began > BODY_SECONDS + limit / SLOWEST:
+            raise TransferError(
+                f"{what}: after {limit - missing} of {limit} bytes the server was too slow; try again later"
+            )
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
 def _give_back(response: urllib3.BaseHTTPResponse) -> None:
     """Return a connection to its pool; close it where more is left on it than the few words of a redirect or error."""
-    rest = response.headers.get("Content-Length", "")
-    if response.status >= 300 and rest.isdecimal() and int(rest) <= _REST:
-        response.drain_conn()
+    if response.status >= 300:
+        rest = response.headers.get("Content-Length", "")
+        if rest.isdecimal() and int(rest) <= _REST:
+            response.drain_conn()
     response.close()
     response.release_conn()
 

@@ -8,6 +8,9 @@ Tests, benchmarks and the demo run against it. It speaks HTTP on two ports, one 
 delivery network (CDN) that large files come from, so that origins differ as they do in production.
 """
 
+from provenance.loopback.endless import EndlessHub
+from provenance.loopback.faults import FAULTS, Fault, draw
+from provenance.loopback.faulty import FaultyHub
 from provenance.loopback.files import DiskFile, HubFile, MemoryFile
 from provenance.loopback.generated import LLAMA_7B, LLAMA_70B, QWEN3_30B_A3B, Geometry, generated_repo
 from provenance.loopback.messages import Exchange, Request, Response
@@ -16,11 +19,15 @@ from provenance.loopback.repos import HubRepo, folder_repos
 from provenance.loopback.server import LoopbackHub
 
 __all__ = [
+    "FAULTS",
     "LLAMA_7B",
     "LLAMA_70B",
     "QWEN3_30B_A3B",
     "DiskFile",
+    "EndlessHub",
     "Exchange",
+    "Fault",
+    "FaultyHub",
     "Geometry",
     "HubFile",
     "HubRepo",
@@ -29,6 +36,7 @@ __all__ = [
     "Quotas",
     "Request",
     "Response",
+    "draw",
     "folder_repos",
     "generated_repo",
 ]

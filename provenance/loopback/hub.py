@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, unquote
 
 from provenance.loopback.cdn import Cdn
 from provenance.loopback.files import HubFile, blob_id, is_lfs, xet_hash
-from provenance.loopback.listing import EXPANDABLE, expanded, list_models, properties
+from provenance.loopback.listing import EXPANDABLE, expanded, properties
 from provenance.loopback.messages import Refusal, Request, Response, content, json_response, redirect, refusal
 from provenance.loopback.pages import cursor_key, cut, page_response
 from provenance.loopback.quotas import Kind
@@ -20,7 +20,9 @@ MAIN = "main"
 
 _REPO = r"(?P<repo>[^/]+(?:/[^/]+)??)"  # as short as can be: `name/tree/main` is no repo `name/tree`
 _MODEL = re.compile(rf"/api/models/{_REPO}(?:/(?P<action>revision|tree|refs|safetensors-metadata)(?:/(?P<rest>.+))?)?")
-_RESOLVE = re.compile(rf"/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+RESOLVE = re.compile(rf"/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+"""Path of a request for where a file is."""
+
 _CACHE = re.compile(r"/api/resolve-cache/models/(?P<repo>.+?)/(?P<revision>[0-9a-f]{40})/(?P<path>.+)")
 
 
@@ -34,11 +36,25 @@ def quota_of(path: str) -> Kind | None:
 class HubRoutes:
     """Answers the requests to the hub's origin.
 
-    `repos` are looked at anew by every request, so that a test may change what the hub serves.
+    Args:
+        find: the repo that has, or once had, an id. Asked anew by every request.
+        listing: answers `/api/models`.
+        cdn: signs for the large files.
+        endpoint, cdn_url: the two origins.
+        page_size: entries on a page of a tree.
     """
 
-    def __init__(self, repos: Mapping[str, HubRepo], cdn: Cdn, *, endpoint: str, cdn_url: str, page_size: int) -> None:
-        self._repos, self._cdn = repos, cdn
+    def __init__(
+        self,
+        find: Callable[[str], HubRepo | None],
+        listing: Callable[[Request], Response],
+        cdn: Cdn,
+        *,
+        endpoint: str,
+        cdn_url: str,
+        page_size: int,
+    ) -> None:
+        self._find, self._listing, self._cdn = find, listing, cdn
         self._endpoint, self._cdn_url, self._page_size = endpoint, cdn_url, page_size
 
     def answer(self, request: Request) -> Response:
@@ -49,12 +65,12 @@ class HubRoutes:
         """
         path = request.path
         if path == "/api/models":
-            return list_models(list(self._repos.values()), request, self._endpoint, self._page_size)
+            return self._listing(request)
         if match := _CACHE.fullmatch(path):
             return self._cached(request, match)
         if match := _MODEL.fullmatch(path):
             return self._model(request, match)
-        if match := _RESOLVE.fullmatch(path):
+        if match := RESOLVE.fullmatch(path):
             return self._resolve(request, match)
         raise refusal(404, "Sorry, we can't find the page you are looking for.")
 
@@ -113,16 +129,14 @@ class HubRoutes:
 
     def _repo(self, request: Request, match: re.Match[str]) -> HubRepo:
         repo_id = unquote(match["repo"])
-        repo = self._repos.get(repo_id)
-        if repo is None:
-            for renamed in list(self._repos.values()):
-                if repo_id in renamed.former_ids and renamed.visible_to(request.token):
-                    start, end = match.span("repo")
-                    raise Refusal(redirect(307, request.target[:start] + quote(renamed.id) + request.target[end:]))
+        repo = self._find(repo_id)
         if repo is None or not repo.visible_to(request.token):
             if request.token is None:
                 raise refusal(401, "Invalid username or password.", "RepoNotFound")
             raise refusal(404, "Repository not found", "RepoNotFound")
+        if repo.id != repo_id:
+            start, end = match.span("repo")
+            raise Refusal(redirect(307, request.target[:start] + quote(repo.id) + request.target[end:]))
         if repo.listing["disabled"]:
             raise refusal(403, "Access to this resource is disabled.")
         return repo

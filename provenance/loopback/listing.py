@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from provenance.loopback.messages import Request, Response, refusal
@@ -47,12 +48,28 @@ def properties(repo: HubRepo, names: Iterable[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := repo.property(name)) is not None}
 
 
-def list_models(repos: Iterable[HubRepo], request: Request, endpoint: str, page_size: int) -> Response:
-    """One page of the repos that a request asks for and its user may see.
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """Which page of a listing a request asks for.
 
-    Parameters: `author`; `search` in ids, ignoring case; `filter`, any number of them, each a tag, library or task
-    that the repo must have; `sort`, by `createdAt` unless given; `direction`, largest first unless it is 1; `limit`,
-    rows on a page; `expand`, or else `full`, `cardData` and `config`; `cursor`.
+    Attributes:
+        sort: a key of `SORTS`.
+        descending: largest first.
+        limit: rows on the page at most.
+        names: the properties of each row.
+        after: the key that ended the page before, null for the first page.
+    """
+
+    sort: str
+    descending: bool
+    limit: int
+    names: tuple[str, ...]
+    after: Key | None
+
+
+def page_query(request: Request, page_size: int) -> PageQuery:
+    """The parameters of a listing: `sort`, by `createdAt` unless given; `direction`, largest first unless it is 1;
+    `limit`, `page_size` at most; `expand`, or else `full`, `cardData` and `config`; `cursor`.
 
     Raises:
         Refusal: 400, a parameter has no such value.
@@ -66,22 +83,40 @@ def list_models(repos: Iterable[HubRepo], request: Request, endpoint: str, page_
     limit = request.value("limit") or str(page_size)
     if not limit.isdecimal() or int(limit) == 0:
         raise refusal(400, f'"limit" must be a positive number, not {limit!r}')
-    names = _columns(request)
+    after = cursor_key(request, SORTS[sort])
+    return PageQuery(sort, direction == "-1", min(int(limit), page_size), _columns(request), after)
 
-    kind = SORTS[sort]
+
+def list_models(repos: Iterable[HubRepo], request: Request, endpoint: str, page_size: int) -> Response:
+    """One page of the repos that a request asks for and its user may see.
+
+    Parameters: those of `page_query`, and which repos: `author`; `search` in ids, ignoring case; `filter`, as
+    `has_labels`.
+
+    Raises:
+        Refusal: 400, a parameter has no such value.
+    """
+    page = page_query(request, page_size)
+    kind = SORTS[page.sort]
 
     def key(repo: HubRepo) -> Key:
-        value = repo.listing[sort]
+        value = repo.listing[page.sort]
         return value if isinstance(value, kind) else kind(), repo.id
 
     chosen, last = cut(
         (repo for repo in repos if repo.visible_to(request.token) and _matches(repo, request)),
         key,
-        limit=min(int(limit), page_size),
-        after=cursor_key(request, kind),
-        descending=direction == "-1",
+        limit=page.limit,
+        after=page.after,
+        descending=page.descending,
     )
-    return page_response(request, endpoint, [properties(repo, names) for repo in chosen], last)
+    return page_response(request, endpoint, [properties(repo, page.names) for repo in chosen], last)
+
+
+def has_labels(listing: Mapping[str, Any], request: Request) -> bool:
+    """Whether a repo passes every `filter` of a request: each is a tag, library or task that it must have."""
+    labels = {*listing["tags"], listing.get("library_name"), listing.get("pipeline_tag")}
+    return all(part in labels for name, value in request.query if name == "filter" for part in value.split(","))
 
 
 def _columns(request: Request) -> tuple[str, ...]:
@@ -97,5 +132,4 @@ def _matches(repo: HubRepo, request: Request) -> bool:
         return False
     if search and search.lower() not in repo.id.lower():
         return False
-    labels = {*repo.listing["tags"], repo.listing.get("library_name"), repo.listing.get("pipeline_tag")}
-    return all(part in labels for name, value in request.query if name == "filter" for part in value.split(","))
+    return has_labels(repo.listing, request)

@@ -10,10 +10,11 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from threading import Thread
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from provenance.loopback.cdn import Cdn
 from provenance.loopback.hub import HubRoutes, quota_of
+from provenance.loopback.listing import list_models
 from provenance.loopback.messages import Exchange, Origin, Refusal, Request, Response
 from provenance.loopback.quotas import Meter, Quotas
 from provenance.loopback.repos import HubRepo
@@ -35,6 +36,7 @@ class LoopbackHub:
         requests: all traffic so far, in the order of the answers.
         endpoint: URL of the hub, without a slash at its end: the value for HF_ENDPOINT.
         cdn: URL of the CDN.
+        page_size: as given.
     """
 
     endpoint: str
@@ -52,14 +54,19 @@ class LoopbackHub:
         self.requests: list[Exchange] = []
         self._meter = Meter(quotas, clock) if quotas else None
         self._cdn = Cdn(clock)
-        self._page_size = page_size
+        self.page_size = page_size
         self._listeners: list[_Listener] = []
 
-    def __enter__(self) -> LoopbackHub:
+    def __enter__(self) -> Self:
         hub, cdn = self._listeners = [_Listener(self, "hub"), _Listener(self, "cdn")]
         self.endpoint, self.cdn = hub.url, cdn.url
         self._routes = HubRoutes(
-            self.repos, self._cdn, endpoint=self.endpoint, cdn_url=self.cdn, page_size=self._page_size
+            self.find,
+            self.listing,
+            self._cdn,
+            endpoint=self.endpoint,
+            cdn_url=self.cdn,
+            page_size=self.page_size,
         )
         for listener in self._listeners:
             listener.start()
@@ -71,11 +78,25 @@ class LoopbackHub:
         for listener in self._listeners:
             listener.stop()
 
+    def find(self, repo_id: str) -> HubRepo | None:
+        """The repo of this id, or that once had it; null where there is none."""
+        repos = list(self.repos.values())
+        return self.repos.get(repo_id) or next((repo for repo in repos if repo_id in repo.former_ids), None)
+
+    def listing(self, request: Request) -> Response:
+        """A page of `/api/models`.
+
+        Raises:
+            Refusal: 400, as `list_models`.
+        """
+        return list_models(list(self.repos.values()), request, self.endpoint, self.page_size)
+
     def answer(self, request: Request) -> Response:
         """The answer to a request to either origin.
 
         Every request passes here once, from the thread of its connection: this is the method to override in order
-        to inject faults. A body that ends before its `length` makes the listener close the connection.
+        to inject faults. A body that ends before its `length` makes the listener close the connection; so does a
+        `ConnectionError` raised here, before anything was sent or recorded.
         """
         limits: dict[str, str] = {}
         try:
