@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crawler.architectures.rows import rows_index
 from crawler.dequantize import is_numeric
 from crawler.header import DTYPE_BITS
-from schemas.records import LogicalTensor, TensorEntry
-from schemas.roles import MAIN_STACK
-from schemas.sampling import OFFSETS, TILE, VECTOR_BUDGET, is_sampled, matrix_cells, sequence
+from schemas.records import LogicalTensor, OutputRows, TensorEntry
+from schemas.roles import MAIN_STACK, VECTORS
+from schemas.sampling import OFFSETS, VECTOR_BUDGET, is_sampled, matrix_cells, sequence
 
 KIB, MIB = 1024, 1024 * 1024
 MAX_RANGE_BYTES = 16 * MIB
@@ -46,6 +48,11 @@ SAMPLE_SIZES = {
     "default": SampleSize(32 * KIB, 32 * KIB),
     "large": SampleSize(256 * KIB, 128 * KIB),
 }
+"""Presets. A band is never thinner than the 4 rows of a tile, which hold its sample cells.
+
+So `small` reads less than `default` only where 4 rows are shorter than 32 KiB: below a width of 4,096 at 16 bits. From
+there on (7B models and larger) the two read the same bands, and less could be read only by giving cells up.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,25 +174,50 @@ def _chunks(rows: int, row_bytes: int) -> tuple[tuple[int, int], ...]:
     return tuple((start, min(rows, start + step)) for start in range(0, rows, step))
 
 
-def _wanted_rows(part: LogicalTensor, rows: int) -> Iterator[tuple[int, int]]:
+def _wanted_rows(part: LogicalTensor, rows: int) -> Iterable[tuple[int, int]]:
     """Stored rows that hold a part's sample cells, as half-open intervals."""
-    sampled = part.stack == MAIN_STACK and is_sampled(part.role, part.expert)
+    if len(part.shape) == 1 and part.entry.n_elements <= MAX_VECTOR_ELEMENTS:
+        return [(0, rows)]
+    where = cell_positions(part)
+    if where is None or not len(where):
+        return []
     if len(part.shape) == 1:
-        if part.entry.n_elements <= MAX_VECTOR_ELEMENTS:
-            yield 0, rows
-        elif sampled:
-            yield 0, VECTOR_BUDGET if part.rows is None else int(rows_index(part.rows)[:VECTOR_BUDGET].max()) + 1
-        return
-    if not sampled or len(part.shape) != 2:
-        return
-    cells = sequence()[matrix_cells((part.shape[0], part.shape[1]), part.role)]
-    along = cells[:, 2] if part.transposed else cells[:, 1]
-    stored = None if part.transposed or part.rows is None else rows_index(part.rows)
-    for offset in OFFSETS:
-        lines = np.unique(along[(along >= offset) & (along < offset + TILE)])
-        if len(lines):
-            lines = lines if stored is None else stored[lines]
-            yield int(lines.min()), int(lines.max()) + 1
+        return [(0, int(where[:, 0].max()) + 1)]
+    return _tile_rows(part.role, (part.shape[0], part.shape[1]), part.transposed, part.rows)
+
+
+def cell_positions(tensor: LogicalTensor) -> NDArray[np.int64] | None:
+    """Stored `(row, column)` of every sample cell `[n, 2]` in sampling order, or null where the tensor has none."""
+    if tensor.stack != MAIN_STACK or not is_sampled(tensor.role, tensor.expert):
+        return None
+    if len(tensor.shape) != 2 and not (len(tensor.shape) == 1 and tensor.role in VECTORS):
+        return None
+    return _cells(tensor.role, tensor.shape, tensor.transposed, tensor.rows)
+
+
+# The layers of a model are alike: what depends on no more than role and shape is worked out once.
+@lru_cache(maxsize=128)
+def _cells(role: str, shape: tuple[int, ...], transposed: bool, rows: OutputRows | None) -> NDArray[np.int64]:
+    if len(shape) == 1:
+        out = np.arange(min(shape[0], VECTOR_BUDGET))
+        column = np.zeros_like(out)
+    else:
+        _, out, column = sequence()[matrix_cells((shape[0], shape[1]), role)].T
+    stored = out if rows is None else rows_index(rows)[out]
+    found = np.stack([column, stored] if transposed else [stored, column], axis=1)
+    found.flags.writeable = False
+    return found
+
+
+@lru_cache(maxsize=128)
+def _tile_rows(
+    role: str, shape: tuple[int, int], transposed: bool, rows: OutputRows | None
+) -> tuple[tuple[int, int], ...]:
+    """The stored rows from the first to the last cell of each line of tiles that runs along them."""
+    tiles = sequence()[matrix_cells(shape, role), 0]
+    lines = tiles % len(OFFSETS) if transposed else tiles // len(OFFSETS)
+    stored = _cells(role, shape, transposed, rows)[:, 0]
+    return tuple((int(stored[lines == line].min()), int(stored[lines == line].max()) + 1) for line in np.unique(lines))
 
 
 def _stretch(

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from crawler.architectures.rows import rows_index
 from crawler.dequantize import decode
-from crawler.plan import ByteRange, MatrixPlan
-from crawler.statistics import Moments, band_std_error
+from crawler.plan import ByteRange, MatrixPlan, cell_positions
+from crawler.statistics import Moments
 from schemas.protocols import TensorReader
 from schemas.records import LogicalTensor, TensorStatistics
-from schemas.roles import MAIN_STACK, VECTORS
-from schemas.sampling import VECTOR_BUDGET, is_sampled, matrix_cells, sequence
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
 
 # With the dot before: `c_attn.bias` is a bias, `attn.bias` a mask.
 _KNOWN_BUFFERS = (".inv_freq", ".rotary_emb", ".masked_bias", ".position_ids", ".attn.bias", ".attention.bias")
 
 
 class TensorScan:
-    """Collects the statistics and the sample cells of one logical tensor, band by band.
+    """Collects the statistics and the sample cells of one logical tensor.
 
     Attributes:
         tensor: the logical tensor.
@@ -33,26 +33,31 @@ class TensorScan:
         self.tensor = tensor
         self._moments = Moments()
         self._complete = complete
-        self._bands: list[NDArray[np.float32] | NDArray[np.float64]] = []
-        self._rows = None if tensor.rows is None else rows_index(tensor.rows)
-        self._sorted = None if self._rows is None else np.sort(self._rows)
-        self._where = _cell_positions(tensor, self._rows)
+        self._heights: list[int] = []
+        self._sorted = None if tensor.rows is None else np.sort(rows_index(tensor.rows))
+        self._where = cell_positions(tensor)
         self.cells = None if self._where is None else np.full(len(self._where), np.nan)
 
-    def feed(self, first_row: int, band: NDArray[np.float32] | NDArray[np.float64]) -> None:
-        """Take one band `[rows, columns]` of the stored matrix that begins at `first_row`."""
-        if self._where is not None and self.cells is not None:
-            inside = (self._where[:, 0] >= first_row) & (self._where[:, 0] < first_row + len(band))
-            self.cells[inside] = band[self._where[inside, 0] - first_row, self._where[inside, 1]]
-        own = self._own(first_row, band)
-        if own.size:
+    def feed(self, bands: Sequence[tuple[int, int]], rows: Floats) -> None:
+        """Take in bands of the stored matrix: `rows` `[n, columns]` are the half-open intervals of rows, joined."""
+        first = 0
+        for low, high in bands:
+            if self._where is not None and self.cells is not None:
+                inside = (self._where[:, 0] >= low) & (self._where[:, 0] < high)
+                self.cells[inside] = rows[self._where[inside, 0] - low + first, self._where[inside, 1]]
+            first += high - low
+        own, heights = self._own(bands, rows)
+        if self._complete:
             self._moments.update(own)
-            if not self._complete:
-                self._bands.append(own)
+        else:
+            self._moments.update_rows(own)
+            self._heights += heights
 
     def statistics(self) -> TensorStatistics:
+        if self._complete:
+            return self._moments.result()
         n_elements = int(np.prod(self.tensor.shape, dtype=np.int64))
-        return self._moments.result(0.0 if self._complete else band_std_error(self._bands, n_elements))
+        return self._moments.result(self._moments.std_error(self._heights, n_elements))
 
     def digest(self) -> str | None:
         """Digest of shape, dtype and canonical cells; null for constants, known buffers and tensors without cells."""
@@ -64,51 +69,69 @@ class TensorScan:
         # Adding zero makes -0.0 and 0.0 one value.
         return hashlib.sha256(label + (self.cells + 0.0).tobytes()).hexdigest()[:32]
 
-    def _own(
-        self, first_row: int, band: NDArray[np.float32] | NDArray[np.float64]
-    ) -> NDArray[np.float32] | NDArray[np.float64]:
+    def _own(self, bands: Sequence[tuple[int, int]], rows: Floats) -> tuple[Floats, list[int]]:
+        """What belongs to this tensor of the rows of some bands, and how many rows of each band do."""
+        heights = [high - low for low, high in bands]
         if self._sorted is None:
-            return band
+            return rows, heights
         if self.tensor.transposed:
-            return band[:, _as_slice(self._sorted)]
-        low, high = np.searchsorted(self._sorted, (first_row, first_row + len(band)))
-        return band[_as_slice(self._sorted[low:high] - first_row)]
+            return rows[:, _as_slice(self._sorted)], heights
+        spans = np.searchsorted(self._sorted, bands)
+        firsts = np.cumsum([0, *heights])
+        index = [self._sorted[i:j] - low + first for (i, j), (low, _), first in zip(spans, bands, firsts, strict=False)]
+        return rows[_as_slice(np.concatenate(index))], [len(part) for part in index]
+
+
+class _Matrix:
+    """A stored matrix while its bands come in.
+
+    The bands of a sampled matrix are decoded and measured together: numpy lets go of the interpreter's lock in each
+    call, and few large calls make workers wait for each other less than many small ones.
+    """
+
+    def __init__(self, plan: MatrixPlan) -> None:
+        self.plan = plan
+        self._complete = plan.complete
+        self._scans = [TensorScan(part, complete=self._complete) for part in plan.parts]
+        self._bands: list[tuple[int, int]] = []
+        self._data: list[memoryview] = []
+
+    def add(self, first_row: int, data: memoryview) -> None:
+        self._bands.append((first_row, first_row + len(data) // self.plan.row_bytes))
+        self._data.append(data)
+        if self._complete:
+            self._measure()  # in chunks, which may be many
+
+    def finish(self) -> list[TensorScan]:
+        if self._data:
+            self._measure()
+        return self._scans
+
+    def _measure(self) -> None:
+        data = b"".join(self._data) if len(self._data) > 1 else self._data[0]
+        rows = decode(data, self.plan.entry.dtype).reshape(-1, self.plan.columns)
+        for scan in self._scans:
+            scan.feed(self._bands, rows)
+        self._bands, self._data = [], []
 
 
 def scan_matrices(reader: TensorReader, path: str, ranges: Sequence[ByteRange]) -> Iterator[TensorScan]:
     """Read the planned ranges of one file and yield each logical tensor as soon as its last band is in.
 
-    At most one range and the tensors of one matrix are in memory at a time.
+    No more is in memory at a time than one chunk of a matrix that is read whole, or the ranges that the bands of one
+    matrix lie in, of which only the first and the last hold anything else.
     """
-    open_plan: MatrixPlan | None = None
-    scans: list[TensorScan] = []
+    matrix: _Matrix | None = None
     for planned, data in zip(ranges, reader.read(path, [(r.start, r.stop) for r in ranges]), strict=True):
         view = memoryview(data)
         for piece in planned.pieces:
-            if piece.plan is not open_plan:
-                yield from scans
-                open_plan = piece.plan
-                scans = [TensorScan(part, complete=open_plan.complete) for part in open_plan.parts]
-            raw = view[piece.start - planned.start : piece.stop - planned.start]
-            band = decode(raw, piece.plan.entry.dtype).reshape(-1, piece.plan.columns)
-            for scan in scans:
-                scan.feed(piece.first_row, band)
-    yield from scans
-
-
-def _cell_positions(tensor: LogicalTensor, rows: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
-    """Stored `(row, column)` of every canonical cell `[n, 2]`, or null where the tensor has none."""
-    if tensor.stack != MAIN_STACK or not is_sampled(tensor.role, tensor.expert):
-        return None
-    if tensor.role in VECTORS and len(tensor.shape) == 1:
-        logical = np.arange(min(tensor.shape[0], VECTOR_BUDGET))
-        stored = logical if rows is None else rows[logical]
-        return np.stack([stored, np.zeros_like(stored)], axis=1)
-    if len(tensor.shape) != 2:
-        return None
-    cells = sequence()[matrix_cells((tensor.shape[0], tensor.shape[1]), tensor.role)]
-    out = cells[:, 1] if rows is None else rows[cells[:, 1]]
-    return np.stack([cells[:, 2], out] if tensor.transposed else [out, cells[:, 2]], axis=1)
+            if matrix is None or piece.plan is not matrix.plan:
+                if matrix is not None:
+                    yield from matrix.finish()
+                matrix = _Matrix(piece.plan)
+            matrix.add(piece.first_row, view[piece.start - planned.start : piece.stop - planned.start])
+    if matrix is not None:
+        yield from matrix.finish()
 
 
 def _as_slice(index: NDArray[np.int64]) -> slice | NDArray[np.int64]:

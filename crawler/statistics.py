@@ -1,14 +1,20 @@
 """Moments of a tensor in one pass, and how far the standard deviation of a few bands may be off.
 
 Raw power sums lose to cancellation: in float64 a mean of 10,000 standard deviations leaves nothing of the kurtosis.
-So each piece of 64 Ki elements, which fits the cache, is centred on its own mean in float64, and the central moments of
-the pieces are merged by the exact pairwise update of Pébay (Sandia report SAND2008-6212, 2008; for two moments Chan,
-Golub and LeVeque, 1979).
+So elements are taken in groups, pieces of 64 Ki elements or the rows of a band, and each group is centred on its own
+mean in float64. The central moments of all groups are then moved to the common mean, which is exact (the update of
+Pébay, Sandia report SAND2008-6212, 2008, for any number of groups at once): with `d` the distance of a group's mean,
+
+    M2 = sum m2 + n d**2        M3 = sum m3 + 3 d m2 + n d**3        M4 = sum m4 + 4 d m3 + 6 d**2 m2 + n d**4
+
+What is kept is five numbers a group, and few calls of numpy a tensor are made: each one lets go of the interpreter's
+lock and takes it again, which is what workers that crawl at the same time wait for.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +24,7 @@ from numpy.typing import NDArray
 from schemas.records import TensorStatistics
 
 PIECE = 65_536
+"""Elements that are worked on at a time: their float64 values fit the cache."""
 
 _WIDEST = 200
 """Powers of two within which fourth powers of float64 deviations neither overflow nor vanish.
@@ -27,6 +34,8 @@ All float32 values lie within, denormals too.
 
 MIN_GROUPS = 3
 
+_kept = threading.local()
+
 
 class Moments:
     """Count, mean, central moments to the fourth, smallest and largest, of everything given to `update`.
@@ -34,64 +43,122 @@ class Moments:
     NaN and infinities are counted and left out of all else.
     """
 
-    __slots__ = ("_exponent", "_high", "_low", "_m2", "_m3", "_m4", "_mean", "_n", "_n_read")
+    __slots__ = ("_exponent", "_groups", "_high", "_low", "_n_read")
 
     def __init__(self) -> None:
-        self._n_read = self._n = 0
+        self._n_read = 0
         self._low, self._high = math.inf, -math.inf
-        # In units of 2**_exponent: the mean, and the sums of the 2nd, 3rd and 4th powers of deviations from it.
+        # `[5, groups]` each: count, mean, and sums of the 2nd, 3rd and 4th powers of deviations from that mean, in
+        # units of 2**_exponent.
+        self._groups: list[NDArray[np.float64]] = []
         self._exponent = 0
-        self._mean = self._m2 = self._m3 = self._m4 = 0.0
 
     def update(self, chunk: NDArray[np.floating[Any]]) -> None:
-        """Take in a chunk of any shape and float dtype; an empty one changes nothing."""
+        """Take in a chunk of any shape and float dtype, in pieces; an empty one changes nothing."""
         flat = chunk.reshape(-1)
-        deviations, squares = np.empty((2, min(flat.size, PIECE)))
         for start in range(0, flat.size, PIECE):
-            piece = flat[start : start + PIECE]
-            self._n_read += piece.size
-            low, high = float(piece.min()), float(piece.max())
-            if not (math.isfinite(low) and math.isfinite(high)):  # NaN spreads to both
-                piece = piece[np.isfinite(piece)]
-                if piece.size == 0:
-                    continue
-                low, high = float(piece.min()), float(piece.max())
-            self._low, self._high = min(self._low, low), max(self._high, high)
-            self._rescale()
-            n = piece.size
-            self._merge(n, *self._central(piece, deviations[:n], squares[:n]))
+            self._take(flat[None, start : start + PIECE])
+
+    def update_rows(self, rows: NDArray[np.floating[Any]]) -> None:
+        """Take in `[rows, columns]`, each row as a group of its own: what `std_error` leaves out whole."""
+        if rows.size:
+            step = max(1, PIECE // rows.shape[1])
+            for start in range(0, len(rows), step):
+                self._take(rows[start : start + step])
 
     def result(self, std_error: float | None = 0.0) -> TensorStatistics:
         """The statistics of all elements so far.
 
         Args:
-            std_error: standard error of `std`, from `band_std_error` when not everything was read.
+            std_error: standard error of `std`, from the method of that name when not everything was read.
 
         Returns:
             null statistics when there was no finite element; null skewness and kurtosis for a constant tensor.
         """
-        n_nonfinite = self._n_read - self._n
-        if self._n == 0:
+        n, mean, m2, m3, m4 = _merged(self._table())
+        n_nonfinite = self._n_read - int(n)
+        if n == 0:
             return TensorStatistics(n_read=self._n_read, n_nonfinite=n_nonfinite)
-        variance = self._m2 / self._n
+        variance = m2 / n
         constant = self._low == self._high or variance == 0.0
-        unit = 2.0 ** (self._exponent - 1)  # 2**1024 is no float64, half of it is
         return TensorStatistics(
             n_read=self._n_read,
             # Rounding must not carry the mean past the extremes, nor `std` past its bound, the largest magnitude.
-            mean=min(max(self._mean * 2.0 * unit, self._low), self._high),
-            std=0.0 if constant else min(math.sqrt(variance) * 2.0 * unit, self._magnitude),
+            mean=min(max(mean * 2.0 * self._half_unit, self._low), self._high),
+            std=0.0 if constant else min(math.sqrt(variance) * 2.0 * self._half_unit, self._magnitude),
             std_error=std_error,
-            skewness=None if constant else self._m3 / self._n / variance**1.5,
-            kurtosis=None if constant else self._m4 / self._n / variance**2,
+            skewness=None if constant else m3 / n / variance**1.5,
+            kurtosis=None if constant else m4 / n / variance**2,
             min=self._low,
             max=self._high,
             n_nonfinite=n_nonfinite,
         )
 
+    def std_error(self, heights: Sequence[int], n_elements: int) -> float | None:
+        """Standard error of the standard deviation of a tensor of which only some bands of rows were read.
+
+        The delete-one-group jackknife (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, equation 11.5):
+        with `s_j` the standard deviation of everything read except group `j` of `g`, and `f` the share that was read,
+
+            std_error**2 = (1 - f) * (g - 1) / g * sum_j (s_j - mean(s))**2
+
+        Elements of one row resemble each other more than elements of two, so groups are left out whole: the bands
+        where there are three or more, else their rows. `1 - f` is the correction for a finite population.
+
+        Args:
+            heights: rows in each band, in the order in which `update_rows` was given them.
+            n_elements: elements of the whole tensor.
+
+        Returns:
+            0 when everything was read; None when there are fewer than three groups with finite elements.
+        """
+        share = self._n_read / n_elements if n_elements else 1.0
+        if share >= 1.0:
+            return 0.0
+        n, mean, m2 = self._table()[:3]
+        d = mean - (n * mean).sum() / max(float(n.sum()), 1.0)
+        sums = np.stack([n, n * d, m2 + n * d**2])  # about the common mean squares are safe to take away again
+        starts = np.cumsum([0, *heights])[:-1]
+        bands = np.add.reduceat(sums, starts[np.array(heights, dtype=bool)], axis=1)
+        for groups in (bands, sums):
+            groups = groups[:, groups[0] > 0]
+            g = groups.shape[1]
+            if g >= MIN_GROUPS:
+                n, first, second = groups.sum(axis=1, keepdims=True) - groups
+                stds = np.sqrt(np.maximum(second / n - (first / n) ** 2, 0.0))
+                spread = float(((stds - stds.mean()) ** 2).sum())
+                return math.sqrt((1.0 - share) * (g - 1) / g * spread) * 2.0 * self._half_unit
+        return None
+
     @property
     def _magnitude(self) -> float:
         return max(abs(self._low), abs(self._high))
+
+    @property
+    def _half_unit(self) -> float:
+        """Half the unit of the groups: 2**1024 is no float64."""
+        return 2.0 ** (self._exponent - 1)
+
+    def _table(self) -> NDArray[np.float64]:
+        if len(self._groups) != 1:
+            self._groups = [np.concatenate([np.empty((5, 0)), *self._groups], axis=1)]
+        return self._groups[0]
+
+    def _take(self, rows: NDArray[np.floating[Any]]) -> None:
+        """Take in a few rows, each as a group of its own."""
+        self._n_read += rows.size
+        low, high = float(rows.min()), float(rows.max())
+        holes: NDArray[np.bool_] | None = None
+        if not (math.isfinite(low) and math.isfinite(high)):  # NaN spreads to both
+            holes = ~np.isfinite(rows)
+            if holes.all():
+                self._groups.append(np.zeros((5, len(rows))))
+                return
+            finite = rows[~holes]
+            low, high = float(finite.min()), float(finite.max())
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        self._rescale()
+        self._groups.append(_central(rows, holes, self._exponent))
 
     def _rescale(self) -> None:
         """Choose the unit by the largest magnitude so far: 1, unless float64 values leave the safe range."""
@@ -100,90 +167,55 @@ class Moments:
             exponent = 0
         if shift := self._exponent - exponent:
             # Magnitudes only grow, so the moments shrink, or were of zeros: this never overflows.
-            self._mean = math.ldexp(self._mean, shift)
-            self._m2 = math.ldexp(self._m2, 2 * shift)
-            self._m3 = math.ldexp(self._m3, 3 * shift)
-            self._m4 = math.ldexp(self._m4, 4 * shift)
+            self._groups = [np.ldexp(self._table(), shift * np.arange(5)[:, None])]
             self._exponent = exponent
 
-    def _central(
-        self, piece: NDArray[np.floating[Any]], deviations: NDArray[np.float64], squares: NDArray[np.float64]
-    ) -> tuple[float, float, float, float]:
-        """Mean and sums of powers of deviations of one finite piece; the last two arguments are room to work in."""
-        np.copyto(deviations, piece)
-        if self._exponent:
-            np.ldexp(deviations, -self._exponent, out=deviations)
-        mean = float(deviations.sum()) / piece.size
-        np.subtract(deviations, mean, out=deviations)
-        np.multiply(deviations, deviations, out=squares)
-        m2 = float(squares.sum())
-        # No dot products: BLAS splits one of this length over threads and loses ten times the work in waiting.
-        m3 = float(np.multiply(deviations, squares, out=deviations).sum())
-        m4 = float(np.multiply(squares, squares, out=squares).sum())
-        return mean, m2, m3, m4
 
-    def _merge(self, n_b: int, mean_b: float, m2_b: float, m3_b: float, m4_b: float) -> None:
-        n_a, m2_a, m3_a, m4_a = self._n, self._m2, self._m3, self._m4
-        n = n_a + n_b
-        delta = mean_b - self._mean
-        share_a, share_b = n_a / n, n_b / n
-        between = delta**2 * n_a * share_b
-        self._n = n
-        self._mean += delta * share_b
-        self._m2 = m2_a + m2_b + between
-        self._m3 = m3_a + m3_b + between * delta * (share_a - share_b) + 3.0 * delta * (share_a * m2_b - share_b * m2_a)
-        self._m4 = (
-            m4_a
-            + m4_b
-            + between * delta**2 * (share_a**2 - share_a * share_b + share_b**2)
-            + 6.0 * delta**2 * (share_a**2 * m2_b + share_b**2 * m2_a)
-            + 4.0 * delta * (share_a * m3_b - share_b * m3_a)
-        )
+def _central(rows: NDArray[np.floating[Any]], holes: NDArray[np.bool_] | None, exponent: int) -> NDArray[np.float64]:
+    """`[5, rows]`: count, mean, and sums of the 2nd, 3rd and 4th powers of deviations from it, of each row."""
+    found = np.zeros((5, len(rows)))
+    n, mean, m2, m3, m4 = found
+    values, squares = _room(rows.shape)
+    n += rows.shape[1]
+    if holes is not None:
+        n -= holes.sum(axis=1)
+        rows = np.where(holes, rows.dtype.type(0), rows)  # before the cast, which warns of a signalling NaN
+    np.copyto(values, rows)
+    if exponent:
+        np.ldexp(values, -exponent, out=values)
+    np.divide(values.sum(axis=1), n, out=mean, where=n > 0)
+    values -= mean[:, None]
+    if holes is not None:
+        values[holes] = 0.0
+    np.multiply(values, values, out=squares).sum(axis=1, out=m2)
+    # No dot products: BLAS splits one of this length over threads and loses ten times the work in waiting.
+    np.multiply(values, squares, out=values).sum(axis=1, out=m3)
+    np.multiply(squares, squares, out=squares).sum(axis=1, out=m4)
+    return found
 
 
-def band_std_error(bands: Sequence[NDArray[np.floating[Any]]], n_elements: int) -> float | None:
-    """Standard error of the standard deviation of a tensor of which only some bands were read.
-
-    The delete-one-group jackknife (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, equation 11.5):
-    with `s_j` the standard deviation of everything read except group `j` of `g`, and `f` the share that was read,
-
-        std_error**2 = (1 - f) * (g - 1) / g * sum_j (s_j - mean(s))**2
-
-    Elements of one row resemble each other more than elements of two, so groups are left out whole: the bands where
-    there are three or more, else their rows. `1 - f` is the correction for a finite population.
-
-    Args:
-        bands: the elements of one contiguous run of rows each, `[rows, columns]` or flat.
-        n_elements: elements of the whole tensor.
-
-    Returns:
-        0 when everything was read; None when there are fewer than three groups with finite elements.
-    """
-    share = sum(band.size for band in bands) / n_elements if n_elements else 1.0
-    if share >= 1.0:
-        return 0.0
-    groups = _finite(bands)
-    if len(groups) < MIN_GROUPS:
-        groups = _finite([row for band in bands for row in (band if band.ndim == 2 else [band])])
-    g = len(groups)
-    if g < MIN_GROUPS:
-        return None
-    # Between -1 and 1, and about the common mean, squares are safe to add and to take away again.
-    scale = max(float(np.abs(group).max()) for group in groups) or 1.0
-    groups = [group / scale for group in groups]
-    centre = sum(float(group.sum()) for group in groups) / sum(group.size for group in groups)
-    sums = np.array([_power_sums(group - centre) for group in groups])
-    n, first, second = (sums.sum(axis=0) - sums).T
-    stds = np.sqrt(np.maximum(second / n - (first / n) ** 2, 0.0))
-    spread = float(((stds - stds.mean()) ** 2).sum())
-    return math.sqrt((1.0 - share) * (g - 1) / g * spread) * scale
+def _room(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """`[2, *shape]` to work in. Each thread keeps its own: fresh memory costs more than the work that is done in it."""
+    n = math.prod(shape)
+    if n > PIECE:  # a row longer than a piece
+        return np.empty((2, *shape))
+    if not hasattr(_kept, "room"):
+        _kept.room = np.empty((2, PIECE))
+    room: NDArray[np.float64] = _kept.room
+    return room[:, :n].reshape(2, *shape)
 
 
-def _finite(groups: Sequence[NDArray[np.floating[Any]]]) -> list[NDArray[np.float64]]:
-    """The finite elements of each group as float64, groups without any left out."""
-    kept = (group[np.isfinite(group)].astype(np.float64) for group in groups)
-    return [group for group in kept if group.size]
-
-
-def _power_sums(group: NDArray[np.float64]) -> tuple[float, float, float]:
-    return float(group.size), float(group.sum()), float(np.square(group).sum())
+def _merged(groups: NDArray[np.float64]) -> list[float]:
+    """Count, mean and central moments of all groups together."""
+    n, mean, m2, m3, m4 = groups
+    total = n.sum()
+    common = (n * mean).sum() / total if total else 0.0
+    d = mean - common
+    between = n * d * d
+    return [
+        float(total),
+        float(common),
+        float((m2 + between).sum()),
+        float((m3 + d * (3.0 * m2 + between)).sum()),
+        float((m4 + d * (4.0 * m3 + d * (6.0 * m2 + between))).sum()),
+    ]

@@ -8,6 +8,7 @@ Answers are checked before their bodies are read; what is temporary is tried aga
 from __future__ import annotations
 
 import logging
+import math
 import random
 import re
 import threading
@@ -342,9 +343,8 @@ def _read_body(response: urllib3.BaseHTTPResponse, limit: int, what: str) -> byt
         pieces.append(piece)
         missing -= len(piece)
         if missing and time.monotonic() - began > BODY_SECONDS + limit / SLOWEST:
-            raise TransferError(
-                f"{what}: after {limit - missing} of {limit} bytes the server was too slow; try again later"
-            )
+            text = f"{what}: the server was too slow, {limit - missing} of {limit} bytes came; try again later"
+            raise TransferError(text, retry_after=math.inf)  # at once it would only take as long again
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from crawler.dequantize import decode
-from crawler.statistics import PIECE, Moments, band_std_error
+from crawler.statistics import PIECE, Moments
 from schemas.records import TensorStatistics
 
 Floats = NDArray[np.floating[Any]]
@@ -36,6 +37,15 @@ def measure(*chunks: Floats) -> TensorStatistics:
     for chunk in chunks:
         moments.update(chunk)
     return moments.result()
+
+
+def std_error(bands: Sequence[Floats], n_elements: int) -> float | None:
+    """Of bands `[rows, columns]`; a flat one is a row."""
+    moments = Moments()
+    bands = [np.atleast_2d(band) for band in bands]
+    for band in bands:
+        moments.update_rows(band)
+    return moments.std_error([len(band) for band in bands], n_elements)
 
 
 def oracle(values: Floats) -> TensorStatistics:
@@ -172,6 +182,15 @@ def test_nonfinite_elements_are_counted_and_left_out() -> None:
     assert_close(measure(values), oracle(values))
 
 
+def test_every_pattern_of_bfloat16_is_read_without_a_warning() -> None:
+    """Signalling NaN among them, which warn where they are cast."""
+    values = decode(np.arange(2**16, dtype="<u2").tobytes(), "BF16")
+    assert_close(measure(values), oracle(values))
+    moments = Moments()
+    moments.update_rows(values.reshape(-1, 128))
+    assert_close(moments.result(), oracle(values))
+
+
 def test_nothing_to_measure() -> None:
     assert Moments().result() == TensorStatistics()
     assert Moments().result(0.5) == TensorStatistics()
@@ -213,7 +232,7 @@ def test_standard_error_is_the_real_spread(kind: str, rows: int, n_bands: int) -
         whole = matrix(rng, kind)
         starts = np.linspace(0, len(whole) - rows, n_bands, dtype=int)
         bands = [whole[start : start + rows] for start in starts]
-        estimate = band_std_error(bands, whole.size)
+        estimate = std_error(bands, whole.size)
         assert estimate is not None
         estimates.append(estimate)
         errors.append(np.concatenate(bands).std() - whole.std())
@@ -233,28 +252,63 @@ def test_jackknife_by_its_formula(groups: list[list[float]], times: float) -> No
     stds = [np.concatenate(bands[:j] + bands[j + 1 :]).std() for j in range(len(bands))]
     expected = math.sqrt((1 - n / n_elements) * (len(bands) - 1) * np.var(stds))
     largest = max(float(np.abs(band).max()) for band in bands)
-    assert band_std_error(bands, n_elements) == pytest.approx(expected, rel=1e-6, abs=1e-7 * largest)
+    assert std_error(bands, n_elements) == pytest.approx(expected, rel=1e-6, abs=1e-7 * largest)
 
 
 @pytest.mark.parametrize("scale", [1e-310, 1e-160, 1e30, 1e160, 1e300])
 def test_standard_error_scales_with_the_tensor(scale: float) -> None:
     bands = list(np.random.default_rng(8).standard_normal((5, 4, 10)))
-    plain = band_std_error(bands, 1000)
+    plain = std_error(bands, 1000)
     assert plain is not None
-    assert band_std_error([band * scale for band in bands], 1000) == pytest.approx(plain * scale, rel=1e-6)
+    assert std_error([band * scale for band in bands], 1000) == pytest.approx(plain * scale, rel=1e-6)
 
 
 def test_standard_error_at_the_edges() -> None:
     rng = np.random.default_rng(9)
     flat = [rng.standard_normal(50) for _ in range(3)]
-    assert band_std_error(flat, 150) == 0.0
-    assert band_std_error([], 0) == 0.0
-    assert band_std_error([], 100) is None
-    assert band_std_error(flat[:2], 1000) is None  # flat: there are no rows to leave out
-    assert band_std_error([flat[0].reshape(2, 25)], 1000) is None
-    assert band_std_error([np.full((4, 5), np.nan)], 1000) is None
-    assert band_std_error([np.zeros((3, 5))], 1000) == 0.0
-    assert band_std_error([np.full(5, 0.1)] * 3, 1000) == pytest.approx(0.0, abs=1e-12)
+    assert std_error(flat, 150) == 0.0
+    assert std_error([], 0) == 0.0
+    assert std_error([], 100) is None
+    assert std_error(flat[:2], 1000) is None
+    assert std_error([flat[0].reshape(2, 25)], 1000) is None
+    assert std_error([np.full((4, 5), np.nan)], 1000) is None
+    assert std_error([np.zeros((3, 5))], 1000) == 0.0
+    assert std_error([np.full(5, 0.1)] * 3, 1000) == pytest.approx(0.0, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 5).flatmap(
+        lambda width: st.lists(st.lists(st.floats(width=32), min_size=width, max_size=width), min_size=1, max_size=9)
+    )
+)
+def test_rows_are_measured_as_pieces_are(rows: list[list[float]]) -> None:
+    """Whatever is not finite among them: whole rows too."""
+    values = np.array(rows, dtype=np.float32)
+    moments = Moments()
+    moments.update_rows(values)
+    assert_close(moments.result(), oracle(values))
+
+
+@pytest.mark.parametrize("columns", [1, 300, PIECE - 1, PIECE + 1])
+def test_rows_of_any_length(columns: int) -> None:
+    values = np.random.default_rng(11).standard_normal((9, columns)) + 100.0
+    moments = Moments()
+    moments.update_rows(values[:5])
+    moments.update_rows(values[5:])
+    assert_close(moments.result(), oracle(values))
+
+
+def test_a_band_without_finite_elements_moves_no_other() -> None:
+    rng = np.random.default_rng(12)
+    bands = [rng.standard_normal((2, 10)) for _ in range(4)]
+    void = np.full((2, 10), np.nan)
+    found = std_error([bands[0], void, *bands[1:]], 1000)
+    # The share that was read is larger, all else is the same.
+    alone = std_error(bands, 1000)
+    assert found is not None
+    assert alone is not None
+    assert found == pytest.approx(alone * math.sqrt((1 - 0.10) / (1 - 0.08)), rel=1e-9)
 
 
 def test_standard_error_leaves_out_nonfinite_elements_and_empty_bands() -> None:
@@ -262,4 +316,4 @@ def test_standard_error_leaves_out_nonfinite_elements_and_empty_bands() -> None:
     bands = [rng.standard_normal((4, 10)) for _ in range(3)]
     holed = [np.concatenate([band, np.full((4, 1), np.nan)], axis=1) for band in bands]
     # The share that was read counts what was read, finite or not.
-    assert band_std_error([*holed, np.empty((0, 11))], 1100) == pytest.approx(band_std_error(bands, 1000), rel=1e-9)
+    assert std_error([*holed, np.empty((0, 11))], 1100) == pytest.approx(std_error(bands, 1000), rel=1e-9)
