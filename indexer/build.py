@@ -115,13 +115,14 @@ def build_index(
     if spec not in SPECS:
         raise ProvenanceError(f"no signature spec {spec!r}; there is {', '.join(SPECS)}")
     manifest = store.manifest()
+    forgotten = store.tombstones(manifest)
     dossiers = load_dossiers(store, manifest)
     signatures = np.stack([signature(d.curves()).vector for d in dossiers]) if dossiers else _no_vectors()
     sketches = np.stack([sketch(*sketch_cells(d)) for d in dossiers]) if dossiers else _no_vectors()
 
     name = f"generation-{manifest.sequence:08d}-{uuid.uuid4().hex[:8]}"
     store.index_path.mkdir(exist_ok=True)
-    _clear_leavings(store)
+    clear_leavings(store)
     folder = store.index_path / f".{name}{_UNFINISHED}"
     folder.mkdir()
     try:
@@ -135,6 +136,7 @@ def build_index(
         info = {
             "checkpoints": len(dossiers),
             "parts": [part.path for part in manifest.parts["checkpoints"]],
+            "forgotten": {repo: at.isoformat() for repo, at in forgotten.items()},
             "spec": spec,
             "kind": kind,
             "vectors": files,
@@ -181,11 +183,16 @@ def _switch(index_path: Path, name: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _clear_leavings(store: Store) -> None:
-    """Remove the unfinished generations of builds that were killed, old enough that nobody can be writing them."""
-    for folder in store.index_path.glob(f".generation-*{_UNFINISHED}"):
+def clear_leavings(store: Store) -> None:
+    """Remove the unfinished generations of killed builds and the live one's predecessor, once nobody can use them."""
+    current = store.index_path / CURRENT
+    live = current.read_text(encoding="utf-8", errors="replace").strip() if current.exists() else None
+    before = time.time() - store.grace
+    for folder in (*store.index_path.glob(f".generation-*{_UNFINISHED}"), *store.index_path.glob("generation-*")):
         try:
-            if folder.stat().st_mtime < time.time() - store.grace:
+            # A predecessor was in use until its successor went live, which is when CURRENT was written.
+            ages = [folder] if folder.name.startswith(".") else [folder, current]
+            if folder.name != live and max(path.stat().st_mtime for path in ages) < before:
                 shutil.rmtree(folder, ignore_errors=True)
         except FileNotFoundError:  # its builder has just finished
             continue

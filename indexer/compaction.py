@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import pyarrow as pa
 
 from indexer.files import remove_abandoned
 from indexer.manifest import Manifest, Part
@@ -17,20 +20,30 @@ from schemas.tables import TABLES
 def compact(store: Path, grace: float, target_bytes: int) -> Manifest:
     """Merge small parts of every table and sweep; see `Store.compact`."""
     for table in TABLES:
-        for group in _groups(read_manifest(store).parts[table], target_bytes):
-            _merge(store, grace, table, group)
+        for group in groups(read_manifest(store).parts[table], target_bytes):
+            rewrite(store, grace, table, group)
     with writing(store), locked(store):
         manifest = expire(store, grace, read_manifest(store))
         _sweep(store, grace, manifest)
         return manifest
 
 
-def _groups(parts: Sequence[Part], target_bytes: int) -> Iterator[list[Part]]:
-    """Runs of two parts or more below the target, each just enough to reach it: a row is rewritten few times."""
+def groups(parts: Sequence[Part], target_bytes: int) -> Iterator[list[Part]]:
+    """What to merge: runs of two parts or more below the target, each just enough to reach it.
+
+    A part waits until those after it have more than half its size together. From its second rewriting on it then
+    grows by half at least, so that a row is rewritten 2 + log(target / its first part) / log(1.5) times at the most;
+    and every part that waits has twice the size of all after it, so that 2 + log(target / smallest) / log(3) wait.
+    """
+    small = [part for part in parts if part.bytes < target_bytes]
+    first, tail = len(small), 0
+    for place in reversed(range(len(small))):
+        if small[place].bytes < 2 * tail:
+            first = place
+        tail += small[place].bytes
     group: list[Part] = []
-    for part in parts:
-        if part.bytes < target_bytes:
-            group.append(part)
+    for part in small[first:]:
+        group.append(part)
         if sum(member.bytes for member in group) >= target_bytes:
             if len(group) > 1:
                 yield group
@@ -39,18 +52,47 @@ def _groups(parts: Sequence[Part], target_bytes: int) -> Iterator[list[Part]]:
         yield group
 
 
-def _merge(store: Path, grace: float, table: str, group: Sequence[Part]) -> None:
+def rewrite(
+    store: Path, grace: float, table: str, group: Sequence[Part], keep: Callable[[pa.Table], pa.Table] | None = None
+) -> bool:
+    """Put one part in the place of several, with those of their rows that `keep` lets through.
+
+    Returns:
+        whether it was done: false when another process had replaced some of them first.
+
+    Raises:
+        StoreCorruptError: a part cannot be read.
+        StoreError, StoreBusyError: as `Store.commit`.
+    """
     paths = frozenset(part.path for part in group)
-    with writing(store) as stack:
-        try:
-            writer = stage(stack, store, table, (rows for part in group for rows in stream_part(store, table, part)))
-        except FileNotFoundError as error:
-            if paths <= read_manifest(store).paths():
-                raise StoreCorruptError(
-                    f"a live part of {table} is missing ({error}); run `provenance verify` to see all that is wrong"
-                ) from error
-            return  # another process merged them first
-        swap(store, grace, [writer], lambda live: paths)
+    pieces = (rows for part in group for rows in stream_part(store, table, part))
+    first = False
+
+    def choose(live: Manifest) -> frozenset[str]:
+        nonlocal first
+        first = paths <= live.paths()
+        return paths
+
+    with writing(store) as stack, unless_replaced(store, table, paths):
+        writer = stage(stack, store, table, map(keep, pieces) if keep else pieces)
+        swap(store, grace, [writer], choose)
+    return first
+
+
+@contextmanager
+def unless_replaced(store: Path, table: str, paths: frozenset[str]) -> Iterator[None]:
+    """End the context early where one of the parts `paths` of a table is gone because another process replaced it.
+
+    Raises:
+        StoreCorruptError: it is gone and still live.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if paths <= read_manifest(store).paths():
+            raise StoreCorruptError(
+                f"a live part of {table} is missing ({error}); run `provenance verify` to see all that is wrong"
+            ) from error
 
 
 def _sweep(store: Path, grace: float, manifest: Manifest) -> None:

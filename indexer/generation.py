@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
@@ -40,8 +41,10 @@ class Generation:
 
     Attributes:
         name: folder name.
-        info: its manifest: `checkpoints` (count), `parts` (parts of the table `checkpoints` it covers), `spec`, `kind`.
+        info: its manifest: `checkpoints` (count), `parts` (parts of the table `checkpoints` it covers), `forgotten`
+            (repos forgotten before it was built, with the time), `spec`, `kind`.
         dossiers: one a checkpoint.
+        hidden: rows of repos forgotten since; nothing but `dossiers` and `vectors` still holds them.
     """
 
     name: str
@@ -49,9 +52,10 @@ class Generation:
     info: Mapping[str, Any]
     dossiers: DossierFile
     keys: NDArray[np.void]
+    hidden: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
-        return len(self.dossiers)
+        return len(self.dossiers) - len(self.hidden)
 
     def __bool__(self) -> bool:
         return True  # that of an empty store too
@@ -61,12 +65,35 @@ class Generation:
         """Parts of the table `checkpoints` that this generation covers."""
         return frozenset(self.info["parts"])
 
+    def without(self, forgotten: Mapping[str, datetime]) -> Generation:
+        """This generation, with the repos hidden that were forgotten after it was built.
+
+        Args:
+            forgotten: all forgotten repos of the store, each with the time of its newest tombstone.
+        """
+        since = [repo for repo, at in forgotten.items() if at.isoformat() != self.info["forgotten"].get(repo)]
+        return replace(self, hidden=frozenset(row for repo in since for row in self.find("repo", repo)))
+
+    def rows(self) -> Iterator[int]:
+        """The rows of all checkpoints, in rising order."""
+        return (row for row in range(len(self.dossiers)) if row not in self.hidden)
+
+    def nearest(self, name: str, vector: NDArray[np.float32], k: int) -> list[int]:
+        """Rows of the `k` checkpoints whose vectors are nearest, nearest first.
+
+        Args:
+            name: as of `vectors`, and raises as that.
+            vector: `[dimension]`.
+        """
+        _, rows = self.vectors(name).search(vector[None, :], k + len(self.hidden))
+        return [int(row) for row in rows[0] if int(row) not in self.hidden][:k]
+
     def find(self, kind: str, text: str) -> list[int]:
         """Rows of the checkpoints known under `text` as `id`, `repo`, `content`, `sha256` or declared `parent`."""
         wanted = key_hash(kind, text)
         low = int(np.searchsorted(self.keys["hash"], wanted, side="left"))
         high = int(np.searchsorted(self.keys["hash"], wanted, side="right"))
-        return [int(row) for row in self.keys["row"][low:high]]
+        return [row for row in map(int, self.keys["row"][low:high]) if row not in self.hidden]
 
     def vectors(self, name: str) -> VectorIndex:
         """The vector index of a signature spec, or of the sketches (`SKETCH`).
@@ -130,7 +157,7 @@ def open_generation(index_path: Path) -> Generation:
     folder = index_path / name
     try:
         info = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        info = {field: info[field] for field in ("checkpoints", "parts", "spec", "kind", "vectors")}
+        info = {field: info[field] for field in ("checkpoints", "parts", "forgotten", "spec", "kind", "vectors")}
         return Generation(name, folder, info, DossierFile(folder), map_array(folder / "keys.npy", KEY))
     except _UNREADABLE as error:
         raise _damaged(folder, error) from error

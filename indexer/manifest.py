@@ -58,11 +58,15 @@ class Manifest:
         return frozenset(part.path for parts in self.parts.values() for part in parts)
 
     def successor(self, added: Iterable[tuple[str, Part]], replaced: Collection[str], now: float) -> Manifest:
-        """The next manifest: `added` (table, part) live, the paths `replaced` retired at `now` (Unix seconds)."""
+        """The next manifest: `added` (table, part) live, the paths `replaced` retired at `now` (Unix seconds).
+
+        A part stands where the first of those that it replaces stood, else at the end: rows keep their order.
+        """
         gone = frozenset(replaced)
         parts = {table: [part for part in self.parts[table] if part.path not in gone] for table in TABLES}
         for table, part in added:
-            parts[table].append(part)
+            old = (place for place, live in enumerate(self.parts[table]) if live.path in gone)
+            parts[table].insert(next(old, len(parts[table])), part)
         retired = self.retired + tuple(RetiredPart(path, now) for path in sorted(gone))
         return Manifest(self.sequence + 1, {table: tuple(live) for table, live in parts.items()}, retired)
 

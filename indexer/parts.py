@@ -93,8 +93,8 @@ def conform(table: str, rows: pa.Table) -> pa.Table:
     return fitted
 
 
-def read_part(store: Path, table: str, part: Part, columns: Sequence[str]) -> pa.Table:
-    """The given columns of one part, in the order asked.
+def read_part(store: Path, table: str, part: Part, columns: Sequence[str], group: int | None = None) -> pa.Table:
+    """The given columns of one part, or of one of its row groups, in the order asked.
 
     Raises:
         FileNotFoundError: the part is gone.
@@ -102,7 +102,20 @@ def read_part(store: Path, table: str, part: Part, columns: Sequence[str]) -> pa
     """
     try:
         with _open(store, table, part) as file:
-            return file.read(columns=list(columns)).select(list(columns))
+            names = list(columns)
+            rows = file.read(columns=names) if group is None else file.read_row_group(group, columns=names)
+            return rows.select(names)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise StoreCorruptError(f"{part.path} cannot be read ({error}); {_NEXT}") from error
+
+
+def count_groups(store: Path, table: str, part: Part) -> int:
+    """Number of row groups of one part; raises as `read_part`."""
+    try:
+        with _open(store, table, part) as file:
+            return int(file.num_row_groups)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
@@ -117,13 +130,15 @@ def stream_part(store: Path, table: str, part: Part) -> Iterator[pa.Table]:
         StoreCorruptError: it cannot be read, or has another schema.
     """
     held: list[pa.RecordBatch] = []
+    size = 0
     try:
         with _open(store, table, part) as file:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 held.append(batch)
-                if sum(piece.nbytes for piece in held) >= _GROUP_BYTES:
+                size += batch.nbytes
+                if size >= _GROUP_BYTES:
                     yield pa.Table.from_batches(held)
-                    held = []
+                    held, size = [], 0
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:

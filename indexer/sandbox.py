@@ -100,6 +100,7 @@ def connect(root: Path, paths: Iterable[str]) -> duckdb.DuckDBPyConnection:
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",
         "python_enable_replacements = false",
+        "enable_progress_bar = false",  # it would go to stdout, among the results
         "enable_external_access = false",
         "lock_configuration = true",
     ):

@@ -15,17 +15,20 @@ readers that still hold them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from indexer import check, compaction, layout, sandbox
+from indexer import check, compaction, layout, purge, sandbox
 from indexer.files import sync, temporary_name
 from indexer.manifest import Manifest, Part
 from indexer.parts import conform, read_part
 from indexer.swap import locked, read_manifest, stage, swap, writing
+from indexer.tombstones import Tombstones, has_tombstones, key_columns
 from indexer.views import view_statements
 from schemas.errors import StoreCorruptError, StoreError
 from schemas.tables import TABLES, schema
@@ -128,14 +131,44 @@ class Store:
     def compact(self, target_bytes: int = TARGET_BYTES) -> Manifest:
         """Merge the small parts of every table, and remove what nobody can be reading any more.
 
-        Parts below `target_bytes` are merged, in order, into parts of about that size, streamed in bounded memory.
-        No row is dropped. Other processes may commit and compact meanwhile.
+        Parts below `target_bytes` are merged, in order, until they have about that size, streamed in bounded memory. A
+        part waits until those after it have grown to half its size, so that however often this is called, a row is
+        rewritten a logarithmic number of times. No row is dropped. Other processes may commit and compact meanwhile.
 
         Raises:
             StoreCorruptError: a part cannot be read; nothing of its table is replaced.
             StoreError, StoreBusyError: as `commit`.
         """
         return compaction.compact(self.path, self.grace, target_bytes)
+
+    def purge(self) -> dict[str, int]:
+        """Drop the rows of forgotten repos from all parts; the old parts stay on disk for the grace period.
+
+        Other processes may commit and compact meanwhile. Killed halfway, it goes on where it is called again.
+
+        Returns:
+            rows dropped by table, of the tables that had any.
+
+        Raises:
+            StoreCorruptError: a part cannot be read.
+            StoreError, StoreBusyError: as `commit`.
+        """
+        return purge.purge(self.path, self.grace)
+
+    def tombstones(self, manifest: Manifest | None = None) -> dict[str, datetime]:
+        """Forgotten repos, each with the time of its newest tombstone; reads nothing where there are none.
+
+        Raises:
+            StoreError: `manifest` is so old that its files are gone.
+            StoreCorruptError: a part is missing or damaged.
+        """
+
+        def read(state: Manifest) -> dict[str, datetime]:
+            if not has_tombstones(state):
+                return {}
+            return {row["repo_id"]: row["forgotten_at"] for row in Tombstones(self.path, state).repos.to_pylist()}
+
+        return self._on(manifest, read)
 
     def read(
         self,
@@ -144,7 +177,7 @@ class Store:
         manifest: Manifest | None = None,
         parts: Sequence[Part] | None = None,
     ) -> pa.Table:
-        """Stored rows of a table, whether or not `checkpoints` shows them.
+        """Stored rows of a table, but for those of forgotten repos, whether or not `checkpoints` shows them.
 
         Args:
             table: its name.
@@ -163,7 +196,11 @@ class Store:
 
         def read(state: Manifest) -> pa.Table:
             chosen = state.parts[table] if parts is None else parts
-            pieces = [read_part(self.path, table, part, names) for part in chosen]
+            keys = key_columns(table) if has_tombstones(state) else ()
+            pieces = [read_part(self.path, table, part, list(dict.fromkeys((*names, *keys)))) for part in chosen]
+            if keys:
+                tombstones = Tombstones(self.path, state)
+                pieces = [piece.filter(pc.invert(tombstones.forgotten(table, piece))).select(names) for piece in pieces]
             return pa.concat_tables([wanted.empty_table(), *pieces])
 
         return self._on(manifest if parts is None else manifest or self.manifest(), read)
@@ -183,7 +220,7 @@ class Store:
             self._require(state)
             connection = sandbox.connect(self.path, state.paths())
             try:
-                for statement in view_statements(_addresses(state)):
+                for statement in view_statements(_addresses(state), tombstones=has_tombstones(state)):
                     connection.execute(statement)
             except duckdb.Error as error:
                 connection.close()
@@ -209,7 +246,7 @@ class Store:
             try:
                 # Without it a client older than the duckdb installed here cannot open the file.
                 with duckdb.connect(temporary, config={"storage_compatibility_version": "v1.0.0"}) as connection:
-                    for statement in view_statements(paths):
+                    for statement in view_statements(paths, tombstones=has_tombstones(state)):
                         connection.execute(statement)
                 temporary.replace(self.path / layout.VIEWS)
                 sync(self.path)
@@ -227,7 +264,10 @@ class Store:
         if problems:
             return problems
         with self.connect(state) as connection:
-            return check.row_problems(connection, _addresses(state))
+            problems = check.row_problems(connection, _addresses(state))
+            if has_tombstones(state):
+                problems += check.forgotten_problems(connection, self.path / layout.VIEWS)
+            return problems
 
     def _lost(self, state: Manifest) -> list[str]:
         return [path for path in sorted(state.paths()) if not (self.path / path).exists()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from indexer.tombstones import DATED, TOMBSTONES, alive
 from schemas.tables import FINGERPRINT_TABLES, TABLES
 
 LATEST_CHECKPOINTS = """
@@ -53,15 +54,17 @@ def parts_source(addresses: Sequence[str]) -> str:
     return f"read_parquet([{names}], hive_partitioning = false)"
 
 
-def view_statements(addresses: Mapping[str, Sequence[str]]) -> list[str]:
+def view_statements(addresses: Mapping[str, Sequence[str]], *, tombstones: bool) -> list[str]:
     """The CREATE VIEW statements of all views, in an order that works.
 
     Args:
         addresses: where SQL finds the live parts of every table of `schemas.tables.TABLES`, at least one each.
+        tombstones: whether there are any; without them the views need not look for any.
     """
     statements = []
-    for table in sorted(TABLES, key=lambda name: name in FINGERPRINT_TABLES):
-        select = f"SELECT * FROM {parts_source(addresses[table])}"
+    for table in sorted(TABLES, key=lambda name: (name != TOMBSTONES, name in FINGERPRINT_TABLES)):
+        source = parts_source(addresses[table])
+        select = alive(table, source) if tombstones and table in DATED else f"SELECT * FROM {source}"
         if table in FINGERPRINT_TABLES:
             select += " WHERE fingerprint_id IN (SELECT fingerprint_id FROM checkpoints)"
         statements.append(f"CREATE VIEW {table} AS {select}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from keyword import iskeyword
 
 import click
 
@@ -21,7 +22,10 @@ COMMANDS = {
     "status": "Show what the store holds and what failed.",
     "verify": "Check the store's integrity.",
     "doctor": "Check that a hub behaves as the crawler assumes.",
-    "compact": "Merge small parts of the store.",
+    "compact": "Merge small parts of the store, and drop what was forgotten.",
+    "export": "Copy a table to Parquet or CSV.",
+    "import": "Take over the checkpoints of another store.",
+    "forget": "Take a repo out of the store.",
     "evaluate": "Measure against a table of true lineage.",
     "demo": "Run the whole way on a small family of checkpoints.",
 }
@@ -37,7 +41,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"provenance.commands.{cmd_name}"), cmd_name)
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command = getattr(import_module(f"provenance.commands.{name}"), name)
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,12 @@ from schemas.errors import CheckpointError, IndexMissingError, SourceError, Unkn
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
     from indexer.dossier import Dossier
     from indexer.generation import Generation
-    from provenance.ingest import Progress, RunSummary
+    from indexer.transfer import Taken
+    from provenance.run import Progress, RunSummary
     from query.background import Background
     from query.engine import Answer
     from query.pair import Pair, Subject
@@ -190,7 +193,7 @@ class Database:
         from query.candidates import newest
 
         generation = self._live()
-        indexed = [generation.dossiers[row] for row in range(len(generation))] if generation else []
+        indexed = [generation.dossiers[row] for row in generation.rows()] if generation else []
         return newest([*self._unindexed(), *indexed])
 
     def sql(self) -> duckdb.DuckDBPyConnection:
@@ -212,6 +215,110 @@ class Database:
             "bytes_on_disk": sum(part.bytes for parts in manifest.parts.values() for part in parts),
         }
         return found
+
+    def arrivals(self, since: str) -> pa.Table:
+        """Checkpoints fingerprinted since a date or time (ISO 8601, UTC), a run (its id), or the `last` run.
+
+        Raises:
+            ProvenanceError: `since` is none of these.
+        """
+        from query.overview import arrivals
+
+        with self.sql() as connection:
+            return arrivals(connection, since)
+
+    def stream(self, view: str) -> Iterator[pa.Table]:
+        """All rows of a view of the store, in pieces of some tens of megabytes; see `indexer.stream`."""
+        from indexer.stream import stream_view
+
+        return stream_view(self.store, view)
+
+    def mentions(self, repos: Iterable[str]) -> dict[str, int]:
+        """How many checkpoints the store has of each of some repos, all of which it knows, if only by a failed visit.
+
+        Raises:
+            UnknownModelError: it says nothing of one of them.
+        """
+        return {repo: checkpoints for repo, (checkpoints, _) in self._mentions(repos).items()}
+
+    def forget(self, repos: Iterable[str]) -> dict[str, int]:
+        """Take repos out of the store: nothing shows them from now on, and `index` and `compact` drop what is left.
+
+        One that is crawled again by name comes back.
+
+        Returns:
+            how many checkpoints of each were taken out.
+
+        Raises:
+            UnknownModelError: the store says nothing of one of them; none was taken out.
+        """
+        from schemas import tables
+
+        found = self._mentions(repos)
+        now = datetime.now(UTC)
+        rows: list[dict[str, object]] = [
+            # Later than every row of the repo, whose clock may have been ahead.
+            {"repo_id": repo, "forgotten_at": max(now, newest + timedelta(microseconds=1)) if newest else now}
+            for repo, (_, newest) in found.items()
+        ]
+        self.store.commit({"tombstones": tables.from_rows("tombstones", rows)})
+        self.store.write_views()
+        self._forget_index()
+        return {repo: checkpoints for repo, (checkpoints, _) in found.items()}
+
+    def _mentions(self, repos: Iterable[str]) -> dict[str, tuple[int, datetime | None]]:
+        from query.overview import mentions
+
+        asked = list(dict.fromkeys(repos))
+        with self.sql() as connection:
+            found = mentions(connection, asked)
+        if unknown := [repo for repo in asked if repo not in found]:
+            raise UnknownModelError(
+                f"{', '.join(unknown)}: not in the store ({self.store.path}), or forgotten already; nothing was changed"
+            )
+        return found
+
+    def compact(self) -> dict[str, int]:
+        """Drop what was forgotten, merge small parts, and remove what nobody uses any more.
+
+        Returns:
+            `parts_before` and `parts`; rows of forgotten repos that were dropped, of those `checkpoints`; and how many
+            such checkpoints the index still holds.
+        """
+        from indexer.build import clear_leavings
+
+        before = self.store.manifest()
+        dropped = self.store.purge()
+        after = self.store.compact()
+        clear_leavings(self.store)
+        self.store.write_views()
+        self._forget_index()
+        generation = self._live()
+        return {
+            "parts_before": sum(len(parts) for parts in before.parts.values()),
+            "parts": sum(len(parts) for parts in after.parts.values()),
+            "rows_dropped": sum(dropped.values()),
+            "checkpoints_dropped": dropped.get("checkpoints", 0),
+            "still_indexed": len(generation.hidden) if generation else 0,
+        }
+
+    def take_over(self, store: str | os.PathLike[str]) -> Taken:
+        """Copy the checkpoints of another store that this one does not have, a few hundred a commit.
+
+        Raises:
+            StoreFormatError: it was written by a version that makes other fingerprints; nothing was copied.
+            StoreBusyError: a crawl, or another import, is writing to this store.
+            StoreError: there is no store, or it is this one.
+        """
+        from indexer.lease import crawl_lease
+        from indexer.transfer import take_over
+
+        source = Store.open(Path(store))
+        with crawl_lease(self.store.path):
+            taken = take_over(self.store, source)
+        self.store.write_views()
+        self._forget_index()
+        return taken
 
     def show(self, model: str) -> dict[str, Any]:
         """What is known of a model: metadata, roles, curves.
@@ -280,7 +387,7 @@ class Database:
 
         if self._generation is None:
             try:
-                self._generation = open_generation(self.store.index_path)
+                self._generation = open_generation(self.store.index_path).without(self.store.tombstones())
             except IndexMissingError:
                 return None
         return self._generation

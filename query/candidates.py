@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from indexer.dossier import Dossier, sketch_cells
 from indexer.generation import SKETCH, Generation
@@ -35,12 +36,11 @@ def candidates(
         }
         for name, vector in vectors.items():
             if vector.any():
-                _, nearest = generation.vectors(name).search(vector[None, :], pool)
-                rows.update(int(row) for row in nearest[0])
+                rows.update(generation.nearest(name, vector, pool))
         rows.update(_by_name(query, generation))
         if len(rows) < pool:
             # A small store is examined whole: an answer should not depend on what the searches happened to return.
-            rows.update(range(min(len(generation), pool)))
+            rows.update(islice(generation.rows(), pool))
         found += [generation.dossiers[row] for row in sorted(rows)]
     return [dossier for dossier in newest(found) if dossier.repo_id != query.repo_id]
 

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,7 +20,9 @@ from command_line import store as store
 from conftest import llama
 
 import provenance
+from indexer.store import Store
 from provenance.cli import COMMANDS
+from schemas.tables import from_rows
 
 WriteRepo = Callable[..., Path]
 
@@ -26,8 +30,8 @@ WriteRepo = Callable[..., Path]
 
 
 def test_commands_are_the_modules() -> None:
-    modules = {path.stem for path in (ROOT / "provenance" / "commands").glob("*.py")}
-    assert set(COMMANDS) == modules - {"__init__", "options"}
+    modules = {path.stem.removesuffix("_") for path in (ROOT / "provenance" / "commands").glob("[a-z]*.py")}
+    assert set(COMMANDS) == modules - {"options"}
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -101,6 +105,7 @@ def test_script_fails_without_traceback(store: Path) -> None:
         ["query", CHILD, "--fail-on", "anything"],
         ["query", CHILD, "--format", "xml"],
         ["show", CHILD, "--format", "csv"],
+        ["status", "--format", "csv"],
         ["crawl"],
         ["crawl", ".", "--workers", "0"],
         ["sql", "select 1", "--named", "families"],
@@ -218,6 +223,69 @@ def test_status_as_a_table(run: Run, store: Path) -> None:
     done = run("status", "--format", "table")
     assert done.out.startswith(f"{store}: 7 checkpoints of 7 repos, 0 not indexed; ")
     assert "\nruns\n" in done.out
+
+
+def test_status_of_runs_that_ended_and_of_one_that_was_killed(run: Run, tmp_path: Path) -> None:
+    made = Store.create(tmp_path / "runs")
+    start, minute = datetime(2026, 11, 20, 1, tzinfo=UTC), timedelta(minutes=1)
+    budgets = {"api": {"quota": 1000, "window": 300}, "resolvers": {"quota": None, "window": None}}
+    ended = {"listed": 40, "fingerprinted": 30, "skipped": 9, "failed": 1, "bytes_read": 5, "stopped": "the time is up"}
+    traffic = {"api_requests": 240, "resolve_requests": 60, "waited": 12.5, "budgets": json.dumps(budgets)}
+    begun = {"run_id": "1", "started_at": start, "listed": 0, "fingerprinted": 0, "skipped": 0, "failed": 0}
+    killed = {**begun, "run_id": "2", "started_at": start + 60 * minute}
+    done = {**begun, **ended, **traffic, "finished_at": start + 10 * minute}
+    visits = [
+        {"run_id": "2", "status": status, "reason": reason, "bytes_read": 7, "requests": 2, "repo_id": "a/b", "at": at}
+        for status, reason, at in (
+            ("done", None, start + 61 * minute),
+            ("done", None, start + 70 * minute),
+            ("failed", "gated", start + 65 * minute),
+            ("failed", "network", start + 65 * minute),
+            ("failed", "gated", start + 65 * minute),
+        )
+    ]
+    made.commit({"runs": from_rows("runs", [begun, done, killed]), "outcomes": from_rows("outcomes", visits)})
+    found = run("status", "--store", "runs").json
+    second, first = found["runs"]
+    assert [first[name] for name in ("listed", "fingerprinted", "rate", "waited")] == [40, 30, 180.0, 12.5]
+    assert first["stopped"] == "the time is up"
+    assert first["budgets"] == {
+        "api": {"quota": 1000, "window": 300, "share": 0.12},
+        "resolvers": {"quota": None, "window": None, "share": None},
+    }
+    names = ("finished_at", "listed", "fingerprinted", "skipped", "failed", "rate", "bytes_read", "range_requests")
+    assert [second[name] for name in names] == [None, 5, 2, 0, 3, 12.0, 35, 10]
+    assert second["budgets"] is second["waited"] is second["stopped"] is None
+    assert [(row["reason"], row["n"]) for row in found["reasons"]] == [("gated", 2), ("network", 1)]
+    table = run("status", "--store", "runs", "--format", "table").out
+    assert re.search(r"180/h", table)
+    assert "api" in table
+
+
+def test_status_since_lists_arrivals(run: Run, store: Path, tmp_path: Path) -> None:
+    copy = str(shutil.copytree(store, tmp_path / "copy"))
+    (first,) = run("sql", "select distinct run_id from runs", "--store", copy).json
+    columns = ["checkpoint_id", "model_type", "n_parameters", "declared_parents", "license", "fingerprinted_at"]
+    everything = run("status", "--since", first["run_id"], "--store", copy).json
+    assert len(everything) == 7
+    assert list(everything[0]) == columns
+    assert run("status", "--since", "last", "--store", copy).json == everything
+    newest = everything[-1]["fingerprinted_at"]
+    assert everything == sorted(everything, key=lambda row: row["fingerprinted_at"])
+    assert run("status", "--since", newest, "--store", copy).json[-1] == everything[-1]
+    assert len(run("status", "--since", "2001-01-01", "--store", copy).json) == 7
+    printed = csv.DictReader(io.StringIO(run("status", "--since", "2001-01-01T12:30", "--format", "csv").out))
+    assert [row["checkpoint_id"] for row in printed] == [row["checkpoint_id"] for row in everything]
+    none = run("status", "--since", "2999-01-01", "--format", "parquet", "--store", copy)
+    assert pq.read_table(io.BytesIO(none.raw)).column_names == columns
+    run("crawl", str(MINIATURE / CHILD), "--mode", "sampled", "--store", copy)
+    assert [r["checkpoint_id"].partition("@")[0] for r in run("status", "--since", "last", "--store", copy).json] == [
+        CHILD
+    ]
+    assert CHILD in run("status", "--since", "last", "--format", "table", "--store", copy).out
+    wrong = run("status", "--since", "yesterday")
+    assert (wrong.status, wrong.raw) == (1, b"")
+    assert "neither a date or time" in wrong.err
 
 
 def test_crawl_index_verify_compact_print_no_results(run: Run, tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ def test_report_of_a_crawl_is_clean(run: Run, hostile_models: Path) -> None:
         ["compare", "evil/tuned", "evil/base", "--format", "table"],
         ["show", "evil/tuned", "--format", "table"],
         ["status", "--format", "table"],
+        ["status", "--since", "last", "--format", "table"],
+        ["forget", f"{TITLE}/{OVERRIDE}", "--yes"],
+        ["export", OVERRIDE],
         ["lineage", "--format", "tree"],
         [
             "sql",

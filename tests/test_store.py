@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import tempfile
 from collections import Counter
@@ -15,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_rows import fingerprint, full_and_null
 
-from indexer import swap
-from indexer.store import Store
+from indexer import compaction, swap
+from indexer.compaction import groups
+from indexer.store import Part, Store
 from schemas.errors import StoreError
 from schemas.tables import TABLES, empty, from_rows, schema
 
@@ -155,6 +157,56 @@ def test_compaction_leaves_large_parts_alone(store: Store) -> None:
     assert large.parts["outcomes"][-1] in after.parts["outcomes"]
     assert len(after.parts["outcomes"]) == 2
     assert store.compact(target_bytes=20_000).sequence == after.sequence, "there is nothing more to merge"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 3_000), max_size=4), max_size=60), st.sampled_from([50, 1_000, 20_000]))
+def test_nightly_compaction_rewrites_a_row_a_logarithmic_number_of_times(nights: list[list[int]], target: int) -> None:
+    """A model of the parts that are live: each with the sizes of the parts it was made of, and how often each moved."""
+    live: list[tuple[Part, list[tuple[int, int]]]] = []
+    for night in nights:
+        live += [(Part("", 0, size), [(size, 0)]) for size in night]
+        for group in groups([part for part, _ in live], target):
+            members = [entry for entry in live if any(entry[0] is part for part in group)]
+            bytes_ = sum(part.bytes for part in group)
+            assert len(group) > 1
+            assert all(part.bytes < target for part in group)
+            assert bytes_ < 2 * target
+            born = [(size, times + 1) for _, entries in members for size, times in entries]
+            place = next(i for i, entry in enumerate(live) if entry is members[0])
+            live = [entry for entry in live if not any(entry is member for member in members)]
+            live.insert(place, (Part("", 0, bytes_), born))
+        waiting = [part.bytes for part, _ in live if part.bytes < target]
+        assert all(size >= 2 * sum(waiting[i + 1 :]) for i, size in enumerate(waiting[:-1]))
+    for _, entries in live:
+        for size, times in entries:
+            assert times <= 2 + max(0.0, math.log(target / size) / math.log(1.5))
+
+
+def test_a_large_waiting_part_is_not_rewritten_every_night(store: Store) -> None:
+    def night(size: int) -> None:
+        store.commit({"outcomes": from_rows("outcomes", [{"message": os.urandom(size).hex()}])})
+
+    night(100_000)
+    store.compact()
+    (large,) = store.manifest().parts["outcomes"]
+    for _ in range(4):
+        night(10_000)
+        store.compact()
+    assert large in store.manifest().parts["outcomes"]
+    night(40_000)
+    store.compact()
+    assert len(store.manifest().parts["outcomes"]) == 1, "those after it have half its size by now"
+
+
+def test_merged_parts_stand_where_their_rows_stood(store: Store) -> None:
+    for number in range(3):
+        store.commit({"runs": from_rows("runs", [{"listed": number}])})
+    parts = store.manifest().parts["runs"]
+    assert compaction.rewrite(store.path, 0, "runs", parts[:2])
+    store.commit({"runs": from_rows("runs", [{"listed": 3}])})
+    assert store.read("runs")["listed"].to_pylist() == [0, 1, 2, 3]
+    assert not compaction.rewrite(store.path, 0, "runs", parts[1:2]), "it was replaced before"
 
 
 def test_merged_parts_stop_growing_at_the_target(store: Store) -> None:

@@ -10,7 +10,9 @@ from provenance.commands.options import store_option
 @click.command()
 @store_option
 def compact(store: str | None) -> None:
-    """Merge small parts of the store. Safe while others read and crawl.
+    """Merge small parts of the store, and drop what was forgotten. Safe while others read and crawl.
+
+    What is replaced is removed an hour later, by the next command that writes: nobody who reads it is disturbed.
 
     \b
     Examples:
@@ -19,7 +21,13 @@ def compact(store: str | None) -> None:
     from provenance import open as open_database
 
     with open_database(store) as database:
-        before = sum(len(parts) for parts in database.store.manifest().parts.values())
-        after = sum(len(parts) for parts in database.store.compact().parts.values())
-        database.store.write_views()
-    click.echo(f"{before} parts became {after}", err=True)
+        done = database.compact()
+    click.echo(f"{done['parts_before']} parts became {done['parts']}", err=True)
+    if done["rows_dropped"]:
+        checkpoints, rows = done["checkpoints_dropped"], done["rows_dropped"]
+        click.echo(f"dropped of forgotten repos: {checkpoints} checkpoints, {rows} rows in all", err=True)
+    if done["still_indexed"]:
+        click.echo(
+            f"the index still holds {done['still_indexed']} forgotten checkpoints, unseen; run `provenance index`",
+            err=True,
+        )

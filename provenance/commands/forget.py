@@ -1,0 +1,47 @@
+"""`provenance forget`."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import click
+
+from provenance.commands.options import store_option
+
+_REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+
+
+@click.command()
+@click.argument("repos", nargs=-1, required=True, metavar="REPO...")
+@store_option
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def forget(repos: tuple[str, ...], store: str | None, yes: bool) -> None:
+    """Take repos out of the store, with all that is known of them.
+
+    REPO is owner/name: all its revisions are forgotten. From then on nothing shows it, and listings pass over it; only
+    a crawl of it by name brings it back. `provenance index` takes it out of the index, `provenance compact` out of the
+    files, of which the old ones are removed an hour later.
+
+    \b
+    Examples:
+      provenance forget org/name
+      provenance forget org/name org/other --yes && provenance index && provenance compact
+    """
+    from provenance import open as open_database
+    from provenance.output import clean
+
+    for repo in repos:
+        if not _REPO.fullmatch(repo):
+            raise click.UsageError(f"{clean(repo)} is not a repo id; a repo is forgotten whole, as owner/name")
+    with open_database(store) as database:
+        for repo, checkpoints in database.mentions(repos).items():
+            click.echo(f"{clean(repo)}: {checkpoints} checkpoints", err=True)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise click.UsageError("nobody is there to confirm it; use --yes")
+            click.confirm("Forget them?", abort=True, err=True)
+        forgotten = database.forget(repos)
+    click.echo(
+        f"{len(forgotten)} repos forgotten; `provenance index` and `provenance compact` drop what is left", err=True
+    )

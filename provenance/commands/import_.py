@@ -1,0 +1,35 @@
+"""`provenance import`."""
+
+from __future__ import annotations
+
+import click
+
+from provenance.commands.options import store_option
+
+
+@click.command("import")
+@click.argument("other", metavar="STORE", type=click.Path(exists=True, file_okay=False))
+@store_option
+def import_(other: str, store: str | None) -> None:
+    """Take over the checkpoints of another store, the folder STORE.
+
+    Both must have been made with the same versions of fingerprints and samples. Checkpoints that are here already are
+    left alone, and repos that were forgotten here stay forgotten. The other store's outcomes, runs and lineage are not
+    copied: run `provenance index` and `provenance lineage --refresh` afterwards. Killed, it goes on when run again.
+
+    \b
+    Examples:
+      provenance import ../their-store
+      provenance import ../their-store --store ./merged && provenance index --store ./merged
+    """
+    from indexer.store import Store
+    from provenance import open as open_database
+
+    Store.open(other)  # before a store is made: a mistyped one should leave nothing behind
+    with open_database(store, create=True) as database:
+        taken = database.take_over(other)
+    click.echo(
+        f"{taken.imported} checkpoints imported, {taken.known} were known; "
+        f"refused: {taken.forgotten} forgotten here, {taken.malformed} malformed",
+        err=True,
+    )
