@@ -84,7 +84,15 @@ def _serve(n: int, seed: int, line: Connection) -> None:
 
 def crawl(store: Path, endpoint: str, *options: str) -> subprocess.Popen[str]:
     """The command, started in a process group of its own."""
-    command = [sys.executable, "-c", "from provenance.cli import main; main()", "crawl", "--all", "--workers", str(WORKERS)]
+    command = [
+        sys.executable,
+        "-c",
+        "from provenance.cli import main; main()",
+        "crawl",
+        "--all",
+        "--workers",
+        str(WORKERS),
+    ]
     return subprocess.Popen(
         [*command, "--store", str(store), "--endpoint", endpoint, *options],
         env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"},
@@ -136,7 +144,7 @@ def compare(one: Path, other: Path) -> list[str]:
         for table in COMPARED:
             query = f"select * exclude ({', '.join(c for c in VOLATILE if table == 'checkpoints' or c == VOLATILE[0])})"
             rows = [
-                Counter(map(repr, side.execute(f"{query} from {table}").to_arrow_table().to_pylist()))
+                Counter(map(repr, side.sql(f"{query} from {table}").to_arrow_table().to_pylist()))
                 for side in (left, right)
             ]
             if rows[0] != rows[1]:

@@ -45,7 +45,12 @@ _MAX_LENGTH = 2**63 - 1
 
 
 def fingerprint(
-    listed: ListedCheckpoint, reader: TensorReader, *, size: SampleSize | None, now: datetime
+    listed: ListedCheckpoint,
+    reader: TensorReader,
+    *,
+    size: SampleSize | None,
+    now: datetime,
+    earlier: Fingerprint | None = None,
 ) -> Fingerprint:
     """Fingerprint one checkpoint.
 
@@ -54,6 +59,8 @@ def fingerprint(
         reader: reads those files.
         size: how much is read; null reads every weight (mode `full`).
         now: time of the visit, timezone-aware.
+        earlier: a fingerprint of the same mode, of files with the same digests: only the headers are read then,
+            unless the config decides which rows of a tensor have which role.
 
     Raises:
         HeaderError: a weight file's header breaks the format.
@@ -64,11 +71,19 @@ def fingerprint(
     entries = [entry for path in listed.weight_files for entry in read_header(reader, path, repo)]
     _refuse_impossible(entries, repo)
     config, config_note = listed.config, list[str]()
-    if config is None or needs_config(entries):
+    by_config = needs_config(entries)
+    if config is None or by_config:
         config, config_note = _read_config(reader, listed.config_file)
     resolved = resolve_roles(entries, config)
-    scans = _scan(reader, resolved.tensors, size)
-    rows = [_tensor_row(tensor, scans.get(_key(tensor))) for tensor in resolved.tensors]
+    layout = [_tensor_row(tensor, None) for tensor in resolved.tensors]
+    # Another config may cut a fused tensor otherwise, into parts of the same names and shapes.
+    known = None if earlier is None or by_config else _same_layout(layout, earlier.tensors)
+    if earlier is not None and known is not None:
+        rows, sample = known, earlier.sample
+    else:
+        scans = _scan(reader, resolved.tensors, size)
+        rows = [_tensor_row(tensor, scans.get(_key(tensor))) for tensor in resolved.tensors]
+        sample = _weight_sample(resolved.tensors, scans)
     content = _digest(
         sorted(
             f"{r['stack']}|{r['role']}|{r['layer']}|{r['expert']}|{r['digest']}"
@@ -78,9 +93,9 @@ def fingerprint(
     )
     identity = listed.identity
     if identity.revision == UNKNOWN_REVISION:
-        layout = sorted(f"{e.name}|{e.dtype}|{e.shape}" for e in entries)
+        header = sorted(f"{e.name}|{e.dtype}|{e.shape}" for e in entries)
         cells = sorted(f"{r['name']}|{r['part']}|{r['digest']}" for r in rows)
-        identity = replace(identity, revision=_digest(layout + cells))
+        identity = replace(identity, revision=_digest(header + cells))
     sizes = {file.path: file.size for file in listed.files}
     checkpoint = {
         **_identity_columns(identity, listed),
@@ -100,7 +115,7 @@ def fingerprint(
         {name: getattr(file, name) for name in ("path", "size", "sha256", "xet_hash", "resolved_revision")}
         for file in listed.files
     )
-    return Fingerprint(checkpoint, files, tuple(rows), _weight_sample(resolved.tensors, scans))
+    return Fingerprint(checkpoint, files, tuple(rows), sample)
 
 
 def read_header(reader: TensorReader, path: str, repo: str) -> tuple[TensorEntry, ...]:
@@ -195,6 +210,22 @@ def _tensor_row(tensor: LogicalTensor, scan: _Measured | None) -> dict[str, Any]
         **{name: getattr(statistics, name) for name in TensorStatistics.__slots__},
         "digest": None if scan is None else scan.digest,
     }
+
+
+_LAYOUT = ("name", "part", "role", "layer", "stack", "expert", "shape", "dtype")
+
+
+def _same_layout(
+    rows: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]] | None:
+    """The earlier rows in the order of `rows`; null where they are not of the same tensors in the same roles."""
+
+    def place(row: Mapping[str, Any]) -> str:
+        return repr([row[name] for name in _LAYOUT])
+
+    known = {place(row): dict(row) for row in earlier}
+    places = [place(row) for row in rows]
+    return [known[place] for place in places] if len(earlier) == len(rows) and known.keys() == set(places) else None
 
 
 def _identity_columns(identity: CheckpointId, listed: ListedCheckpoint) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,6 +48,7 @@ _EXPAND = (
     "tags",
 )
 _BASE_MODELS = "baseModels"  # not every version of the Hub gives it in a listing
+_REMEMBERED = 10 * PAGE
 _MAX_INDEX_BYTES = 128 * 1024 * 1024
 
 
@@ -87,7 +89,10 @@ def list_hub(
     limit: int | None = None,
     since: datetime | None = None,
 ) -> Iterator[HubRepo]:
-    """The repos that the Hub lists, each once; a page is fetched when the one before is used up.
+    """The repos that the Hub lists; a page is fetched when the one before is used up.
+
+    What moves along the listing while it is walked comes once, unless it comes again after ten thousand others: what is
+    remembered must not grow with the listing.
 
     Args:
         author: of this user or organisation only.
@@ -174,11 +179,11 @@ def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckp
 
 
 def _walk(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo]:
-    """All pages, each repo once: a walk along a field that changes meanwhile meets some repos again."""
+    """All pages, without what the last ones held already: a walk along a field that changes meets some repos again."""
     fields = [*_EXPAND, _BASE_MODELS]
     page: str | None = "api/models"
     params: dict[str, Any] | None = {**query, "expand": fields}
-    seen: set[str] = set()
+    seen: OrderedDict[str, None] = OrderedDict()  # the newest last
     while page is not None:
         try:
             listed, following = ask(transport, page, params, what="the Hub's listing")
@@ -193,7 +198,9 @@ def _walk(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo
             if repo is None:
                 log.warning("the Hub's listing holds something that is not a repo; passed over")
             elif repo.repo_id not in seen:
-                seen.add(repo.repo_id)
+                seen[repo.repo_id] = None
+                if len(seen) > _REMEMBERED:
+                    seen.popitem(last=False)
                 yield repo
         page, params = following, None  # the address of a page says everything
 

@@ -7,7 +7,7 @@ kept whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from indexer.rows import stored_fingerprint
 from indexer.store import Store
 from provenance.retries import next_attempt, outlasts_revision
 from schemas.identity import REVISION_DIGITS
-from schemas.records import Outcome
+from schemas.records import Fingerprint, Outcome, RepoFile
 from schemas.tables import FINGERPRINT_VERSION
 
 NO_WEIGHTS = "no-weights"
@@ -43,6 +44,13 @@ with visits as (
     group by repo_id
 )
 select repo_id, revision, reason, attempts, again, listings from failed left join listed using (repo_id)
+"""
+_DIGESTS = """
+select fingerprint_id, mode, list_sort(list(coalesce(sha256, xet_hash))) as digests
+from checkpoints join files using (fingerprint_id)
+where fingerprint_version = ? and source = 'hub' and path like '%.safetensors'
+group by fingerprint_id, mode, n_files
+having count(coalesce(sha256, xet_hash)) = n_files
 """
 _BATCH = 10_000
 _NEWEST = 1 << 16
@@ -75,10 +83,11 @@ class Ledger:
             refingerprint: what is stored already is not known.
             retry_failed: every failure is due.
         """
-        self._now, self._retry_failed = now, retry_failed
+        self._store, self._now, self._retry_failed = store, now, retry_failed
         self.failures: dict[str, Failure] = {}
         self.forgotten: set[str] = set()
         self._fingerprints, self._repos, self._empty, self._visited = _Facts(), _Facts(), _Facts(), _Facts()
+        self._files = _Files(())
         with store.connect() as connection:
 
             def rows(query: str, *values: object) -> Iterator[tuple[Any, ...]]:
@@ -90,6 +99,7 @@ class Ledger:
                 for checkpoint_id, repo, revision, mode in rows(_KNOWN, FINGERPRINT_VERSION):
                     self._fingerprints.add(_fact(checkpoint_id, mode))
                     self._repos.add(_fact(repo, revision, mode))
+                self._files = _Files(rows(_DIGESTS, FINGERPRINT_VERSION))
             for repo, revision in rows(_EMPTY):
                 self._empty.add(_fact(repo, _short(revision)))
             for repo, revision, reason, attempts, again, listings in rows(_FAILED):
@@ -100,6 +110,12 @@ class Ledger:
     def has(self, checkpoint_id: str, mode: str) -> bool:
         """Whether a fingerprint of this checkpoint is stored, or was made in this crawl."""
         return _fact(checkpoint_id, mode) in self._fingerprints
+
+    def earlier(self, files: Sequence[RepoFile], mode: str) -> Fingerprint | None:
+        """A stored fingerprint of weight files with just these digests; null where there is none."""
+        digests = [file.sha256 or file.xet_hash for file in files]
+        fingerprint_id = None if None in digests else self._files.get(mode, sorted(map(str, digests)))
+        return None if fingerprint_id is None else stored_fingerprint(self._store, fingerprint_id)
 
     def settled(self, repo_id: str, revision: str | None, mode: str) -> str | None:
         """Why a listed repo needs no visit, in words; null where it does."""
@@ -174,6 +190,23 @@ class _Facts:
             return True
         place = int(np.searchsorted(self._sorted, np.uint64(fact)))
         return place < len(self._sorted) and int(self._sorted[place]) == fact
+
+
+class _Files:
+    """Which fingerprint is of files with certain digests: 36 bytes each."""
+
+    def __init__(self, rows: Iterable[tuple[str, str, Sequence[str]]]) -> None:
+        """`rows` hold fingerprint id, mode, and the digests of all weight files in order."""
+        kind = np.dtype([("fact", np.uint64), ("id", "S28")])
+        found = np.fromiter(((_fact(mode, *digests), id_.encode()) for id_, mode, digests in rows), kind)
+        self._found = np.sort(found, order="fact")
+
+    def get(self, mode: str, digests: Sequence[str]) -> str | None:
+        fact = _fact(mode, *digests)
+        place = int(np.searchsorted(self._found["fact"], np.uint64(fact)))
+        if place == len(self._found) or int(self._found["fact"][place]) != fact:
+            return None
+        return bytes(self._found["id"][place]).decode()
 
 
 def _fact(*parts: object) -> int:

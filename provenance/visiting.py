@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +17,7 @@ from provenance.settings import CrawlOptions
 from provenance.sources import Found, Visit
 from schemas.errors import CheckpointError, SkippedCheckpoint
 from schemas.identity import UNKNOWN_REVISION
-from schemas.records import Fingerprint, Outcome
+from schemas.records import Fingerprint, Outcome, RepoFile
 
 log = logging.getLogger("provenance.crawl")
 
@@ -52,7 +52,8 @@ class Visitor:
         if self._ledger.has(str(found.listed.identity), mode_of(self._options, hub=visit.hub)):
             message = f"{outcome.repo_id}: already stored at this revision"
             return [(replace(outcome, status="skipped", stage="plan", reason="known", message=message), None)]
-        result = read_found(found, sample_size(self._options, hub=visit.hub))
+        mode = mode_of(self._options, hub=visit.hub)
+        result = read_found(found, sample_size(self._options, hub=visit.hub), partial(self._ledger.earlier, mode=mode))
         row = result.checkpoint
         done = replace(
             outcome,
@@ -75,14 +76,22 @@ def mode_of(options: CrawlOptions, *, hub: bool) -> str:
     return options.mode or ("sampled" if hub else "full")
 
 
-def read_found(found: Found, size: SampleSize | None) -> Fingerprint:
+def read_found(
+    found: Found,
+    size: SampleSize | None,
+    known: Callable[[Sequence[RepoFile]], Fingerprint | None] = lambda files: None,
+) -> Fingerprint:
     """Fingerprint one checkpoint.
+
+    Args:
+        size: how much is read; null for everything.
+        known: an earlier fingerprint of the same files, if there is one.
 
     Raises:
         CheckpointError: it cannot be fingerprinted.
     """
     with found.open() as (listed, reader):
-        return fingerprint(listed, reader, size=size, now=datetime.now(UTC))
+        return fingerprint(listed, reader, size=size, now=datetime.now(UTC), earlier=known(listed.files))
 
 
 def storable(text: str) -> str:

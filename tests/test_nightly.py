@@ -409,3 +409,59 @@ def test_nothing_further_is_asked_for_once_stopped() -> None:
     before = len(asked)
     time.sleep(0.3)
     assert len(asked) == before <= 6
+
+
+# ---------------------------------------------------------------- files that are known
+
+
+def test_known_files_are_not_read_again(night: Night) -> None:
+    night.crawl()
+    copied = generated_repo("other/copy", TINY, seed=3, listing={"lastModified": now(hours=-1)})
+    card = repo("org/model-4", 4, sha="4" * 40, lastModified=now(hours=-1), tags=["license:mit"])
+    night.change(copied)
+    night.change(card)  # a new commit that left the weights alone
+    summary = night.crawl()
+    assert (summary.fingerprinted, night.rows("select count(*) from checkpoints")) == (2, [(7,)])
+    ranges = [path for path in night.asked if path.startswith("cdn")]
+    assert len(ranges) == 2 * 2  # the headers, which for so small a file take two reads
+    read = "select repo_id, max(bytes_read) < 4000, count(distinct content_digest) from checkpoints group by all"
+    assert {repo: row for repo, *row in night.rows(f"{read} order by 1, 2")}["other/copy"] == [True, 1]
+    for table in ("tensors", "samples"):
+        columns = f"{table}.* exclude (fingerprint_id, checkpoint_id)"
+        rows = f"select {columns} from {table} join checkpoints c using (fingerprint_id)"
+        for one, other in (("other/copy", "org/model-3"), ("org/model-4", "org/model-4")):
+            found = [
+                sorted(map(repr, night.rows(f"{rows} where c.repo_id = '{repo}' and c.bytes_read {sign} 4000")))
+                for repo, sign in ((one, "<"), (other, ">"))
+            ]
+            assert found[0] == found[1] != []
+    assert night.crawl(refingerprint=True).bytes_read > 5 * 100_000
+
+
+def test_equal_files_under_another_config_are_read(tmp_path: Path) -> None:
+    """Heads decide how a fused projection is cut: equal bytes can hold other roles."""
+    geometry = {"model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"], "hidden_size": 64}
+    header = {"dtype": "F32", "shape": [192, 64], "data_offsets": [0, 192 * 64 * 4]}
+    text = json.dumps({"gpt_neox.layers.0.attention.query_key_value.weight": header}).encode()
+    weights = np.random.default_rng(0).normal(size=192 * 64).astype("<f4").tobytes()
+    file = MemoryFile(len(text).to_bytes(8, "little") + text + weights)
+    repos = [
+        HubRepo(
+            f"org/heads-{heads}",
+            {
+                "model.safetensors": file,
+                "config.json": MemoryFile(json.dumps({**geometry, "num_attention_heads": heads}).encode()),
+            },
+            {"lastModified": now(hours=-1), "config": geometry},
+        )
+        for heads in (4, 8)
+    ]
+    with LoopbackHub(repos[:1]) as hub, provenance.open(tmp_path / "store", create=True) as database:
+        night = Night(hub, database)
+        night.crawl()
+        night.change(repos[1])
+        assert night.crawl().fingerprinted == 1
+        stds = night.rows(
+            "select c.repo_id, role, std from tensors join checkpoints c using (fingerprint_id) where role = 'q'"
+        )
+        assert len({std for _, _, std in stds}) == 2
