@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench docs architectures clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ bench: $(READY)  ## print benchmark tables; asserts nothing
 
 docs: $(READY)  ## regenerate the generated parts of the docs
 	$(BIN)/python -m tools.make_cli_reference
+
+architectures: $(READY)  ## resolve every class of transformers and rewrite the coverage table; minutes
+	$(BIN)/python -m tools.make_architecture_table
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-store

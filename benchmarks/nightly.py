@@ -1,8 +1,8 @@
 """A nightly crawl's budget and its memory: `python -m benchmarks.nightly`, about four minutes.
 
-Two hubs on loopback addresses, each in a process of its own. One grants few requests in short windows: no request may be
-refused after the first one, and the crawl should last little longer than its budget makes it. The other lists a million
-repos, of which one in a thousand has safetensors. Times travel between machines only as ratios.
+Two hubs on loopback addresses, each in a process of its own. One grants few requests in short windows: no request may
+be refused after the first one, and the crawl should last little longer than its budget makes it. The other lists a
+million repos, of which one in a thousand has safetensors. Times travel between machines only as ratios.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -146,16 +147,14 @@ def main() -> None:
     print(f"| {' | '.join(map(str, row))} |\n", flush=True)
 
     print(
-        "| night | listed | fingerprinted | s for 100,000 listed | first and last 100,000, ratio | MiB after 100,000 | at the end |"
+        "| night | listed | fingerprinted | s a 100,000 | last / first 100,000 | MiB after 100,000 | at the end |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for night, marks, summary in million():
-        steps = [(b[1] - a[1]) * STEP / max(1, b[0] - a[0]) for a, b in zip(marks.marks, marks.marks[1:], strict=False)]
-        steps = steps[: LISTED // STEP]
-        row = (
-            *(night, f"{summary.listed:,}", f"{summary.fingerprinted:,}", f"{median(steps):.1f}"),
-            *(f"{steps[-1] / steps[0]:.2f}", f"{marks.marks[1][2]:.0f}", f"{marks.marks[-1][2]:.0f}"),
-        )
+        steps = [b[1] - a[1] for a, b in pairwise(marks.marks[:-1])]
+        pace = (f"{median(steps):.1f}", f"{steps[-1] / steps[0]:.2f}") if steps else ("–", "–")
+        memory = (f"{mark[2]:.0f}" for mark in (marks.marks[1], marks.marks[-1]))
+        row = (night, f"{summary.listed:,}", f"{summary.fingerprinted:,}", *pace, *memory)
         print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 

@@ -1,8 +1,8 @@
 """A crawl killed again and again, on a hub with faults: `python -m benchmarks.soak`, about five minutes.
 
 A hub on loopback addresses, in a process of its own, serves tiny repos, a tenth of them faulty in every way that
-`provenance.loopback.faults` knows. The command line crawls it, is killed with SIGKILL at random instants, and is at last
-left to end. The store must then be the one that an undisturbed crawl of the same hub makes, row by row.
+`provenance.loopback.faults` knows. The command line crawls it, is killed with SIGKILL at random instants, and is left
+to end at last. The store must then be the one that an undisturbed crawl of the same hub makes, row by row.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def name(number: int) -> str:
 
 
 @contextmanager
-def served(n: int, seed: int) -> Iterator[tuple[str, dict[str, str]]]:
+def served(n: int, seed: int, kinds: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """A faulty hub in a process of its own: its endpoint, and the kind of fault by repo id."""
     line, other = SPAWN.Pipe()
-    process = SPAWN.Process(target=_serve, args=(n, seed, other))
+    process = SPAWN.Process(target=_serve, args=(n, seed, kinds, other))
     process.start()
     other.close()
     try:
@@ -71,9 +71,9 @@ def served(n: int, seed: int) -> Iterator[tuple[str, dict[str, str]]]:
         process.join()
 
 
-def _serve(n: int, seed: int, line: Connection) -> None:
+def _serve(n: int, seed: int, kinds: Sequence[str], line: Connection) -> None:
     repos = [generated_repo(name(number), TINY, seed=number) for number in range(n)]
-    with FaultyHub(repos, seed=seed, share=0.1, pause=0.01) as hub:
+    with FaultyHub(repos, seed=seed, share=0.1, kinds=kinds, pause=0.01) as hub:
         faults = {repo.id: fault.kind for repo in repos if (fault := hub.fault_of(repo.id))}
         line.send((hub.endpoint, faults))
         try:
@@ -102,11 +102,11 @@ def crawl(store: Path, endpoint: str, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def soak(n: int, kills: int, seed: int = 0) -> Soak:
+def soak(n: int, kills: int, *, seed: int = 0, kinds: Sequence[str] = tuple(FAULTS)) -> Soak:
     """Crawl `n` repos with `kills` kills, and once undisturbed, and compare."""
     chance = random.Random(seed)
     problems: list[str] = []
-    with served(n, seed) as (endpoint, faults), TemporaryDirectory() as folder:
+    with served(n, seed, kinds) as (endpoint, faults), TemporaryDirectory() as folder:
         began = time.perf_counter()
         calm = Path(folder, "calm")
         process = crawl(calm, endpoint)
@@ -118,8 +118,8 @@ def soak(n: int, kills: int, seed: int = 0) -> Soak:
         began, killed, store = time.perf_counter(), 0, Path(folder, "store")
         for _ in range(kills):
             process = crawl(store, endpoint)
-            # Some at the very start, most under way; together they would last for twice the crawl.
-            time.sleep(chance.uniform(0.2, 1.0 + 4.0 * calm_seconds / kills))
+            # Some at the very start, most under way: together they last about as long as the crawl.
+            time.sleep(chance.uniform(0.2, min(0.9 * calm_seconds, 1.2 + 2.0 * calm_seconds / kills)))
             killed += process.poll() is None
             process.kill()
             process.communicate()

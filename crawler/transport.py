@@ -113,7 +113,6 @@ class HubTransport:
         self._origin = origin(endpoint)
         self._public = {name: value for name, value in headers.items() if name.lower() == "user-agent"}
         self._pause, self._lock, self.retries = pause, threading.Lock(), retries
-        self._abandoned = False
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         once = urllib3.Retry(False, redirect=False)  # what urllib3 makes of `retries=False`, anew for each request
         self._direct = urllib3.PoolManager(maxsize=connections, timeout=timeout, retries=once)
@@ -150,8 +149,6 @@ class HubTransport:
             TransferError: no whole answer after several tries.
         """
         for start, stop in ranges:
-            if self._abandoned:
-                raise AbandonedError(f"{location.repo_id}/{location.path}: the crawl was stopped while it was read")
             if not 0 <= start <= stop <= location.size:
                 raise WeightsError(
                     f"{location.path} has {location.size} bytes, ({start}, {stop}) are needed; it is incomplete",
@@ -191,10 +188,6 @@ class HubTransport:
                 if self._pause((error.retry_after or 0.0) + wait * random.uniform(0.5, 1.0)):
                     raise AbandonedError("the crawl was stopped before the answer came") from None
         return attempt()
-
-    def abandon(self) -> None:
-        """Let every further request fail with `AbandonedError`; those on their way still end."""
-        self._abandoned = True
 
     def close(self) -> None:
         """Close all idle connections."""

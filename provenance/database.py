@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from indexer.store import Store
+from provenance import upkeep
+from provenance.lookup import Lookup
 from provenance.settings import CrawlOptions, HubListing, store_path
-from schemas.errors import CheckpointError, IndexMissingError, SourceError, UnknownModelError
+from schemas.errors import IndexMissingError
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
     from indexer.dossier import Dossier
-    from indexer.generation import Generation
     from indexer.transfer import Taken
     from provenance.run import Progress, RunSummary
-    from query.background import Background
     from query.engine import Answer
-    from query.pair import Pair, Subject
-    from schemas.records import Fingerprint
-
-
-MAX_SUBJECTS = 256
-REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+    from query.pair import Pair
 
 
 def open_database(store: str | os.PathLike[str] | None = None, *, create: bool = False) -> Database:
@@ -50,9 +43,7 @@ class Database:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._generation: Generation | None = None
-        self._fresh: list[Dossier] | None = None
-        self._subjects: dict[str, Subject] = {}
+        self._lookup = Lookup(store)
 
     def __enter__(self) -> Database:
         return self
@@ -62,7 +53,7 @@ class Database:
 
     def close(self) -> None:
         """Let go of the index; the store itself holds nothing open."""
-        self._forget_index()
+        self._lookup.refresh()
 
     def crawl(
         self,
@@ -82,7 +73,7 @@ class Database:
         try:
             return crawl(self.store, list(sources), options or CrawlOptions(), listing, progress)
         finally:
-            self._forget_index()
+            self._lookup.refresh()
 
     def index(self, *, kind: str = "auto", spec: str | None = None) -> Mapping[str, Any]:
         """Build a new generation of the index over all latest checkpoints; returns its figures.
@@ -94,7 +85,7 @@ class Database:
         from indexer.signature import SPEC
         from query.calibration import learn_backgrounds
 
-        self._forget_index()
+        self._lookup.refresh()
         generation = build_index(self.store, learn_backgrounds, kind=kind, spec=spec or SPEC)
         self.store.write_views()
         return {"generation": generation.name, "checkpoints": len(generation), "spec": generation.info["spec"]}
@@ -125,24 +116,13 @@ class Database:
 
         return answer(
             model,
-            self._live(),
-            self._unindexed(),
-            self._background(),
+            self._lookup.generation(),
+            self._lookup.unindexed(),
+            self._lookup.background(),
             spec=spec,
             min_probability=min_probability,
-            subject=self._subject,
+            subject=self._lookup.subject,
         )
-
-    def _subject(self, dossier: Dossier) -> Subject:
-        """The checkpoint laid out for comparison; the last few hundred are remembered."""
-        from query.pair import Subject
-
-        key = str(dossier.meta["fingerprint_id"] or dossier.checkpoint_id)
-        if key not in self._subjects:
-            if len(self._subjects) >= MAX_SUBJECTS:
-                self._subjects.clear()
-            self._subjects[key] = Subject(dossier)
-        return self._subjects[key]
 
     def find(self, model: str, options: CrawlOptions | None = None) -> Dossier:
         """The dossier of a model: stored (checkpoint id or repo id), or fingerprinted now from a folder or the hub.
@@ -150,31 +130,17 @@ class Database:
         Raises:
             UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
         """
-        if _is_path(model):
-            return self._fingerprinted(model, options)
-        # What was crawled since is newer than what the index may hold of the same repo.
-        for dossier in self._unindexed():
-            if model in (dossier.repo_id, dossier.checkpoint_id):
-                return dossier
-        generation = self._live()
-        if generation is not None:
-            for kind in ("id", "repo"):
-                rows = generation.find(kind, model)
-                if rows:
-                    return min((generation.dossiers[row] for row in rows), key=lambda d: d.checkpoint_id)
-        if Path(model).is_dir():
-            return self._fingerprinted(model, options)
-        if REPO.fullmatch(model):
-            return self._from_hub(model, options)
-        raise UnknownModelError(
-            f"{model}: not in the store ({self.store.path}), no local folder, and no repo id (owner/name)"
-        )
+        return self._lookup.find(model, options)
+
+    def dossiers(self) -> Sequence[Dossier]:
+        """Every latest checkpoint, indexed or not."""
+        return self._lookup.dossiers()
 
     def pair(self, a: str, b: str) -> Pair:
         """Two models laid on each other, with all lines of evidence at hand."""
         from query.pair import Pair, Subject
 
-        return Pair(Subject(self.find(a)), Subject(self.find(b)), self._background())
+        return Pair(Subject(self.find(a)), Subject(self.find(b)), self._lookup.background())
 
     def compare(self, a: str, b: str) -> dict[str, Any]:
         """Every line of evidence for `b` as a parent of `a`, as the JSON object of `provenance compare`.
@@ -187,14 +153,6 @@ class Database:
 
         dossiers = self.dossiers()
         return compare(self.pair(a, b), map(Subject, dossiers), len(dossiers))
-
-    def dossiers(self) -> Sequence[Dossier]:
-        """Every latest checkpoint, indexed or not."""
-        from query.candidates import newest
-
-        generation = self._live()
-        indexed = [generation.dossiers[row] for row in generation.rows()] if generation else []
-        return newest([*self._unindexed(), *indexed])
 
     def sql(self) -> duckdb.DuckDBPyConnection:
         """A read-only DuckDB connection over the views of the store as it is now; close it after use."""
@@ -210,8 +168,8 @@ class Database:
         found["store"] = {
             "path": str(self.store.path),
             **found["store"],
-            "unindexed": len(self._unindexed()),
-            "generation": (generation := self._live()) and generation.name,
+            "unindexed": len(self._lookup.unindexed()),
+            "generation": (generation := self._lookup.generation()) and generation.name,
             "bytes_on_disk": sum(part.bytes for parts in manifest.parts.values() for part in parts),
         }
         return found
@@ -239,7 +197,7 @@ class Database:
         Raises:
             UnknownModelError: it says nothing of one of them.
         """
-        return {repo: checkpoints for repo, (checkpoints, _) in self._mentions(repos).items()}
+        return upkeep.mentions(self.store, repos)
 
     def forget(self, repos: Iterable[str]) -> dict[str, int]:
         """Take repos out of the store: nothing shows them from now on, and `index` and `compact` drop what is left.
@@ -252,31 +210,10 @@ class Database:
         Raises:
             UnknownModelError: the store says nothing of one of them; none was taken out.
         """
-        from schemas import tables
-
-        found = self._mentions(repos)
-        now = datetime.now(UTC)
-        rows: list[dict[str, object]] = [
-            # Later than every row of the repo, whose clock may have been ahead.
-            {"repo_id": repo, "forgotten_at": max(now, newest + timedelta(microseconds=1)) if newest else now}
-            for repo, (_, newest) in found.items()
-        ]
-        self.store.commit({"tombstones": tables.from_rows("tombstones", rows)})
-        self.store.write_views()
-        self._forget_index()
-        return {repo: checkpoints for repo, (checkpoints, _) in found.items()}
-
-    def _mentions(self, repos: Iterable[str]) -> dict[str, tuple[int, datetime | None]]:
-        from query.overview import mentions
-
-        asked = list(dict.fromkeys(repos))
-        with self.sql() as connection:
-            found = mentions(connection, asked)
-        if unknown := [repo for repo in asked if repo not in found]:
-            raise UnknownModelError(
-                f"{', '.join(unknown)}: not in the store ({self.store.path}), or forgotten already; nothing was changed"
-            )
-        return found
+        try:
+            return upkeep.forget(self.store, repos)
+        finally:
+            self._lookup.refresh()
 
     def compact(self) -> dict[str, int]:
         """Drop what was forgotten, merge small parts, and remove what nobody uses any more.
@@ -285,22 +222,10 @@ class Database:
             `parts_before` and `parts`; rows of forgotten repos that were dropped, of those `checkpoints`; and how many
             such checkpoints the index still holds.
         """
-        from indexer.build import clear_leavings
-
-        before = self.store.manifest()
-        dropped = self.store.purge()
-        after = self.store.compact()
-        clear_leavings(self.store)
-        self.store.write_views()
-        self._forget_index()
-        generation = self._live()
-        return {
-            "parts_before": sum(len(parts) for parts in before.parts.values()),
-            "parts": sum(len(parts) for parts in after.parts.values()),
-            "rows_dropped": sum(dropped.values()),
-            "checkpoints_dropped": dropped.get("checkpoints", 0),
-            "still_indexed": len(generation.hidden) if generation else 0,
-        }
+        try:
+            return upkeep.compact(self.store)
+        finally:
+            self._lookup.refresh()
 
     def take_over(self, store: str | os.PathLike[str]) -> Taken:
         """Copy the checkpoints of another store that this one does not have, a few hundred a commit.
@@ -310,15 +235,10 @@ class Database:
             StoreBusyError: a crawl, or another import, is writing to this store.
             StoreError: there is no store, or it is this one.
         """
-        from indexer.lease import crawl_lease
-        from indexer.transfer import take_over
-
-        source = Store.open(Path(store))
-        with crawl_lease(self.store.path):
-            taken = take_over(self.store, source)
-        self.store.write_views()
-        self._forget_index()
-        return taken
+        try:
+            return upkeep.take_over(self.store, store)
+        finally:
+            self._lookup.refresh()
 
     def show(self, model: str) -> dict[str, Any]:
         """What is known of a model: metadata, roles, curves.
@@ -363,67 +283,3 @@ class Database:
         from query.truth import read_truth
 
         return evaluate(read_truth(Path(truth)), {d.repo_id: d for d in self.dossiers()}, self.answer)
-
-    def _fingerprinted(self, path: str, options: CrawlOptions | None) -> Dossier:
-        from provenance.ingest import fingerprint_local
-
-        if not Path(path).exists():
-            raise UnknownModelError(f"{path}: no such folder")
-        return _only(path, fingerprint_local(Path(path), options or CrawlOptions()))
-
-    def _from_hub(self, repo: str, options: CrawlOptions | None) -> Dossier:
-        from provenance.ingest import fingerprint_named
-
-        try:
-            found = fingerprint_named(repo, options or CrawlOptions())
-        except (CheckpointError, SourceError) as error:
-            raise UnknownModelError(
-                f"{repo}: not in the store ({self.store.path}), no folder, and not to be had from the hub ({error})"
-            ) from error
-        return _only(repo, found)
-
-    def _live(self) -> Generation | None:
-        from indexer.generation import open_generation
-
-        if self._generation is None:
-            try:
-                self._generation = open_generation(self.store.index_path).without(self.store.tombstones())
-            except IndexMissingError:
-                return None
-        return self._generation
-
-    def _unindexed(self) -> list[Dossier]:
-        if self._fresh is None:
-            manifest = self.store.manifest()
-            generation = self._live()
-            if generation is not None and all(p.path in generation.parts for p in manifest.parts["checkpoints"]):
-                self._fresh = []
-            else:
-                from indexer.build import load_dossiers, unindexed_fingerprints
-
-                ids = unindexed_fingerprints(self.store, manifest, generation)
-                self._fresh = load_dossiers(self.store, manifest, ids) if ids else []
-        return self._fresh
-
-    def _background(self) -> Background:
-        from query.background import Background
-
-        generation = self._live()
-        return Background(generation.background() if generation else {})
-
-    def _forget_index(self) -> None:
-        self._generation = self._fresh = None
-        self._subjects.clear()
-
-
-def _only(model: str, found: Sequence[Fingerprint]) -> Dossier:
-    from indexer.dossier import dossier_of
-
-    if len(found) != 1:
-        names = ", ".join(str(f.checkpoint["checkpoint_id"]) for f in found[:5])
-        raise UnknownModelError(f"{model}: holds {len(found)} checkpoints, name one of them ({names} …)")
-    return dossier_of(found[0])
-
-
-def _is_path(model: str) -> bool:
-    return model.startswith(("./", "../", "/", "~")) or model in (".", "..")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Event
@@ -22,7 +25,7 @@ from provenance.sources import Visit
 from provenance.visiting import Visited, Visitor, mode_of, storable
 from provenance.walk import Walk
 from schemas import tables
-from schemas.errors import CheckpointError
+from schemas.errors import CheckpointError, StoreError
 from schemas.records import Fingerprint, Outcome
 
 if TYPE_CHECKING:
@@ -100,6 +103,8 @@ class Run:
         self._clock = self._committed = time.monotonic()
         self._buffer: list[Fingerprint] = []
         self._outcomes: list[Outcome] = []
+        self._pending: dict[Future[list[Visited]], Visit] = {}
+        self._listed: set[str] = set()
         self._passed = 0
 
     def crawl(
@@ -128,41 +133,46 @@ class Run:
         pool = ThreadPoolExecutor(self.options.workers, thread_name_prefix="crawl")
         try:
             self._visit_all(pool, Ahead(iter(visits), _AHEAD, self.stop))
-            self._visit_all(pool, Ahead(iter(afterwards()), _AHEAD, self.stop))
+            # Nobody named these in this crawl: as with listed ones, what was forgotten meanwhile stays away.
+            unnamed = (replace(visit, listed=True) for visit in afterwards())
+            self._visit_all(pool, Ahead(unnamed, _AHEAD, self.stop))
         except KeyboardInterrupt:
             self.summary.stopped = "interrupted"
+            with _interrupts_call(self._visitor.abandon):
+                self._finish_pending()
+                return self._end()
+        except StoreError:
+            self._visitor.abandon()  # nothing more can be kept
+            raise
         finally:
             self.stop.set()
             pool.shutdown(cancel_futures=True)
+        return self._end()
+
+    def _end(self) -> RunSummary:
         self.summary.seconds = time.monotonic() - self._clock
         self._commit(finish=True)
         self.store.write_views()
         return self.summary
 
     def _visit_all(self, pool: ThreadPoolExecutor, visits: Ahead[Visit]) -> None:
-        pending: dict[Future[list[Visited]], Visit] = {}
-        try:
-            while pending or not visits.ended:
-                if not self._fill(pool, visits, pending) and not pending:
-                    return
-                # Until all workers have something to do, look often for what was listed meanwhile.
-                idle = len(pending) < self.options.workers and not visits.ended
-                for future in wait(pending, timeout=_TICK / 10 if idle else _TICK, return_when=FIRST_COMPLETED).done:
-                    self._take(pending.pop(future), future.result())
-                self._commit_if_due()
-                if self.progress and self.transport:
-                    self.progress.budgets(self.transport)
-        except KeyboardInterrupt:
-            self._finish(pending)
-            raise
+        pending = self._pending
+        while pending or not visits.ended:
+            if not self._fill(pool, visits) and not pending:
+                return
+            # Until all workers have something to do, look often for what was listed meanwhile.
+            idle = len(pending) < self.options.workers and not visits.ended
+            for future in wait(pending, timeout=_TICK / 10 if idle else _TICK, return_when=FIRST_COMPLETED).done:
+                self._take(pending.pop(future), future.result())
+            self._commit_if_due()
+            if self.progress and self.transport:
+                self.progress.budgets(self.transport)
 
-    def _fill(
-        self, pool: ThreadPoolExecutor, visits: Ahead[Visit], pending: dict[Future[list[Visited]], Visit]
-    ) -> bool:
+    def _fill(self, pool: ThreadPoolExecutor, visits: Ahead[Visit]) -> bool:
         """Give the workers something to do; false where there is nothing more to begin."""
-        while len(pending) < 2 * self.options.workers and not visits.ended:
+        while len(self._pending) < 2 * self.options.workers and not visits.ended:
             try:
-                visit = visits.take(0.0 if pending else _TICK)
+                visit = visits.take(0.0 if self._pending else _TICK)
             except CheckpointError as error:
                 self.summary.stopped = f"the listing broke off: {storable(str(error))}"
                 return False
@@ -175,7 +185,7 @@ class Run:
             if visit.listed and (why := self.ledger.settled(visit.repo_id, visit.revision, mode)):
                 self._pass_over(visit, why)
             else:
-                pending[pool.submit(self._visitor.visit, visit)] = visit
+                self._pending[pool.submit(self._visitor.visit, visit)] = visit
         return True
 
     def _pass_over(self, visit: Visit, why: str) -> None:
@@ -186,16 +196,11 @@ class Run:
         if self.progress:
             self.progress.passed(self._passed)
 
-    def _finish(self, pending: dict[Future[list[Visited]], Visit]) -> None:
-        """After an interrupt: finish and keep what is being read; what only waits is dropped."""
+    def _finish_pending(self) -> None:
+        """Finish and keep what is being read; what only waits is dropped."""
         self.stop.set()
-        running = {future: visit for future, visit in pending.items() if not future.cancel()}
-        try:
-            for future, visit in running.items():
-                self._take(visit, future.result())
-        except KeyboardInterrupt:
-            if self.transport:
-                self.transport.abandon()  # a second one ends the reads too
+        for future, visit in [(f, v) for f, v in self._pending.items() if not f.cancel()]:
+            self._take(visit, future.result())
 
     def _within_budget(self) -> bool:
         options = self.options
@@ -211,6 +216,8 @@ class Run:
             return
         for outcome, result in visited:
             self._keep(self.ledger.schedule(outcome), result)
+            if visit.listed:
+                self._listed.add(outcome.repo_id)
         if visit.hub:
             self.ledger.note_visit(visit.repo_id)
         self._commit_if_due()
@@ -250,12 +257,24 @@ class Run:
 
     def _commit(self, *, start: bool = False, finish: bool = False) -> None:
         now = datetime.now(UTC)
+        self._drop_forgotten()
         batch: dict[str, list[dict[str, Any]]] = fingerprint_rows(self._buffer, self.summary.run_id)
         batch["outcomes"] = [{"run_id": self.summary.run_id, "at": now, **asdict(o)} for o in self._outcomes]
         if start or finish:
             batch["runs"] = [self._run_row(now if finish else None)]
         self.store.commit({name: tables.from_rows(name, rows) for name, rows in batch.items() if rows})
         self._buffer, self._outcomes, self._committed = [], [], time.monotonic()
+
+    def _drop_forgotten(self) -> None:
+        """Leave out what nobody asked for by name and `provenance forget` took out of the store during the crawl."""
+        self.ledger.forgotten.update(self.store.tombstones())
+        gone, self._listed = self._listed & self.ledger.forgotten, set()
+        if gone:
+            kept = [found for found in self._buffer if found.checkpoint["repo_id"] not in gone]
+            self.summary.fingerprinted -= len(self._buffer) - len(kept)
+            self.summary.skipped += len(self._buffer) - len(kept)
+            self._buffer = kept
+            self._outcomes = [outcome for outcome in self._outcomes if outcome.repo_id not in gone]
 
     def _run_row(self, finished: datetime | None) -> dict[str, Any]:
         summary, transport, walk = self.summary, self.transport, self.walk
@@ -281,3 +300,17 @@ class Run:
             "watermark": walk.watermark if walk and finished and not summary.stopped else None,
             "stopped": summary.stopped,
         }
+
+
+@contextmanager
+def _interrupts_call(act: Callable[[], None]) -> Iterator[None]:
+    """While this is open, another Ctrl-C or SIGTERM calls `act` and interrupts nothing, a commit least of all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which signals never reach
+        return
+    before = {sign: signal.signal(sign, lambda *_: act()) for sign in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)

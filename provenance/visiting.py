@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from threading import Event
 
 from crawler.answers import AbandonedError
 from crawler.fingerprint import fingerprint
@@ -17,7 +18,8 @@ from provenance.settings import CrawlOptions
 from provenance.sources import Found, Visit
 from schemas.errors import CheckpointError, SkippedCheckpoint
 from schemas.identity import UNKNOWN_REVISION
-from schemas.records import Fingerprint, Outcome, RepoFile
+from schemas.protocols import TensorReader
+from schemas.records import Fingerprint, Outcome
 
 log = logging.getLogger("provenance.crawl")
 
@@ -28,7 +30,11 @@ class Visitor:
     """Makes the visits of one crawl, from any thread."""
 
     def __init__(self, options: CrawlOptions, ledger: Ledger) -> None:
-        self._options, self._ledger = options, ledger
+        self._options, self._ledger, self._abandoned = options, ledger, Event()
+
+    def abandon(self) -> None:
+        """Let every visit that is under way end without an outcome, at its next read."""
+        self._abandoned.set()
 
     def visit(self, visit: Visit) -> list[Visited]:
         """Fingerprint what a visit finds. Nothing is raised; empty where the crawl was stopped meanwhile."""
@@ -53,7 +59,14 @@ class Visitor:
             message = f"{outcome.repo_id}: already stored at this revision"
             return [(replace(outcome, status="skipped", stage="plan", reason="known", message=message), None)]
         mode = mode_of(self._options, hub=visit.hub)
-        result = read_found(found, sample_size(self._options, hub=visit.hub), partial(self._ledger.earlier, mode=mode))
+        with found.open() as (listed, reader):
+            result = fingerprint(
+                listed,
+                _Abandonable(reader, self._abandoned),
+                size=sample_size(self._options, hub=visit.hub),
+                now=datetime.now(UTC),
+                earlier=self._ledger.earlier(listed.files, mode),
+            )
         row = result.checkpoint
         done = replace(
             outcome,
@@ -66,6 +79,30 @@ class Visitor:
         return [(done, result)]
 
 
+class _Abandonable:
+    """A `TensorReader` that reads no further once the crawl was abandoned."""
+
+    def __init__(self, reader: TensorReader, abandoned: Event) -> None:
+        self._reader, self._abandoned = reader, abandoned
+
+    @property
+    def bytes_read(self) -> int:
+        return self._reader.bytes_read
+
+    @property
+    def requests(self) -> int:
+        return self._reader.requests
+
+    def size(self, path: str) -> int:
+        return self._reader.size(path)
+
+    def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes | memoryview]:
+        for data in self._reader.read(path, ranges):
+            if self._abandoned.is_set():
+                raise AbandonedError("the crawl was abandoned")
+            yield data
+
+
 def sample_size(options: CrawlOptions, *, hub: bool) -> SampleSize | None:
     """What is read of a checkpoint, null for everything: bands from a hub, all of a local folder, unless told."""
     return SAMPLE_SIZES[options.sample] if mode_of(options, hub=hub) == "sampled" else None
@@ -76,22 +113,14 @@ def mode_of(options: CrawlOptions, *, hub: bool) -> str:
     return options.mode or ("sampled" if hub else "full")
 
 
-def read_found(
-    found: Found,
-    size: SampleSize | None,
-    known: Callable[[Sequence[RepoFile]], Fingerprint | None] = lambda files: None,
-) -> Fingerprint:
+def read_found(found: Found, size: SampleSize | None) -> Fingerprint:
     """Fingerprint one checkpoint.
-
-    Args:
-        size: how much is read; null for everything.
-        known: an earlier fingerprint of the same files, if there is one.
 
     Raises:
         CheckpointError: it cannot be fingerprinted.
     """
     with found.open() as (listed, reader):
-        return fingerprint(listed, reader, size=size, now=datetime.now(UTC), earlier=known(listed.files))
+        return fingerprint(listed, reader, size=size, now=datetime.now(UTC))
 
 
 def storable(text: str) -> str:

@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 class TensorReader(Protocol):
     """Ranged reads of the files of one repo at one revision."""
 
-    bytes_read: int
-    requests: int
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read so far."""
+        ...
+
+    @property
+    def requests(self) -> int:
+        """Reads made so far."""
+        ...
 
     def size(self, path: str) -> int:
         """Size of a file in bytes.

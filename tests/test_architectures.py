@@ -250,7 +250,7 @@ def test_neox_interleaves_heads_and_its_prefix_outweighs_a_lying_model_type() ->
 )
 def test_a_fused_tensor_that_config_does_not_settle_stays_other(config: dict[str, Any] | None, reason: str) -> None:
     resolved = resolve_roles(layers(NEOX), config)
-    assert set(roles(resolved)) == {"other", "o"}
+    assert set(roles(resolved)) == {"other"}
     assert [note for note in resolved.notes if reason in note and "(2 tensors)" in note]
     assert all(t.rows is None and t.part is None for t in resolved.tensors)
 
@@ -334,7 +334,7 @@ def test_latent_attention() -> None:
     latent = {
         "self_attn.q_a_proj.weight": (12, HIDDEN),
         "self_attn.q_b_proj.weight": (Q, 12),
-        "self_attn.kv_a_proj_with_mqa.weight": (10, HIDDEN),
+        "self_attn.kv_a_proj_with_mqa.weight": (11, HIDDEN),
         "self_attn.kv_b_proj.weight": (32, 8),
         "self_attn.o_proj.weight": (HIDDEN, 20),
         "self_attn.q_a_layernorm.weight": (12,),

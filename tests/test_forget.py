@@ -380,6 +380,58 @@ def test_forgetting_beats_a_clock_that_was_ahead(tmp_path: Path) -> None:
     assert made.read("checkpoints").num_rows == 0
 
 
+def claims(database: Database) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """What `lineage` and `verdicts` say, but for when and beside how many others."""
+    rows = [{**row, "detected_at": None} for row in database.lineage()]
+    return rows, {row["repo_id"]: row["verdict"] for row in database.store.read("verdicts").to_pylist()}
+
+
+def claimed(database: Database) -> set[str]:
+    """Repos that `lineage` and `verdicts` name."""
+    rows, verdicts = claims(database)
+    return {row[side] for row in rows for side in ("child", "parent")} | verdicts.keys()
+
+
+def test_children_of_a_forgotten_parent_are_examined_again(database: Database) -> None:
+    list(database.refresh_lineage())
+    children = {row["child_id"] for row in database.lineage() if row["parent"] == PARENT}
+    assert children
+    database.forget([PARENT])
+    database.compact()  # its rows leave the files, and with them the names of its children
+    assert children <= set(database.refresh_lineage())
+    updated = claims(database)
+    assert PARENT not in claimed(database)
+    assert list(database.refresh_lineage()) == []
+    for table in ("lineage", "verdicts"):
+        database.store.replace(table, from_rows(table, []))
+    assert len(list(database.refresh_lineage())) == 6
+    assert claims(database) == updated, "as from the beginning"
+    assert database.store.verify() == []
+
+
+def test_a_repo_forgotten_while_lineage_is_refreshed_stays_away(database: Database) -> None:
+    examining = iter(database.refresh_lineage())
+    next(examining)
+    with provenance.open(database.store.path) as other:
+        other.forget([PARENT])
+        assert len(list(examining)) == 6
+        assert PARENT not in claimed(other)
+        assert database.store.verify() == []
+        examined = {row["repo_id"] for row in other.store.read("verdicts").to_pylist()}
+        assert len(examined) < 6, "some were compared with it"
+        again = set(other.refresh_lineage())
+        assert len(claims(other)[1]) == 6
+        assert {name.partition("@")[0] for name in again} >= claims(other)[1].keys() - examined
+
+
+def test_a_store_without_claims_about_a_repo_keeps_all_its_verdicts(database: Database) -> None:
+    list(database.refresh_lineage())
+    before = database.store.manifest().parts["verdicts"]
+    leaf = ({d.repo_id for d in database.dossiers()} - {row["parent"] for row in database.lineage()}).pop()
+    database.forget([leaf])
+    assert database.store.manifest().parts["verdicts"] == before
+
+
 def test_hidden_rows_take_no_place_among_the_nearest(tmp_path: Path, write_repo: Callable[..., Path]) -> None:
     base = llama(1)
     for number in range(4):

@@ -246,6 +246,62 @@ def test_the_schedule(attempts: int) -> None:
     assert not outlasts_revision("network")
 
 
+# ---------------------------------------------------------------- forgotten meanwhile
+
+
+def test_what_is_forgotten_during_a_crawl_comes_back_only_by_name(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = "org/model-1"
+    assert night.crawl(None, (gone,)).fingerprinted == 1
+    for name in ("org/model-0", gone):
+        night.change(repo(name, 11, sha="1" * 40, createdAt=LONG_AGO, lastModified=now(hours=-1)))
+    answer, forgotten = night.hub.answer, threading.Event()
+
+    def forgetting(request: Request) -> Response:
+        # The ledger is loaded, and the repo is not yet read.
+        if request.path.startswith("/api/models") and not forgotten.is_set():
+            forgotten.set()
+            with provenance.open(night.database.store.path) as other:
+                other.forget([gone])
+        return answer(request)
+
+    monkeypatch.setattr(night.hub, "answer", forgetting)
+    monkeypatch.setattr("provenance.run.COMMIT_SECONDS", 1e6)  # all is committed at the end
+    first = night.crawl()
+    assert forgotten.is_set()
+    assert (first.listed, first.fingerprinted, first.skipped) == (5, 4, 1)
+    assert any(gone in path for path in night.asked), "it was read"
+    shown = "select repo_id from checkpoints union all select repo_id from outcomes"
+    assert (gone,) not in night.rows(shown)
+    assert night.database.store.verify() == []
+    assert night.crawl(full_walk=True).fingerprinted == 0
+    assert (gone,) not in night.rows(shown)
+    assert night.crawl(None, (gone,)).fingerprinted == 1
+    assert night.rows(f"select count(*) from checkpoints where repo_id = '{gone}'") == [(1,)]
+
+
+def test_a_failure_forgotten_during_a_crawl_is_not_tried_again_to_be_kept(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = "org/model-2"
+    night.change(repo(gone, 2, gated="auto"))
+    night.crawl()
+    night.change(repo(gone, 2))
+    answer = night.hub.answer
+
+    def forgetting(request: Request) -> Response:
+        if gone in request.path and gone not in night.database.store.tombstones():
+            with provenance.open(night.database.store.path) as other:
+                other.forget([gone])
+        return answer(request)
+
+    monkeypatch.setattr(night.hub, "answer", forgetting)
+    assert night.crawl(None, retry_failed=True).fingerprinted == 0
+    assert any(gone in path for path in night.asked)
+    assert (gone,) not in night.rows("select repo_id from checkpoints union all select repo_id from outcomes")
+
+
 # ---------------------------------------------------------------- names
 
 

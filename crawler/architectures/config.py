@@ -32,7 +32,14 @@ _HEADS = (
     "attention_heads",
     "encoder_attention_heads",
 )
-_KV_HEADS = ("num_key_value_heads", "n_kv_heads", "n_head_kv", "kv_n_heads", "multi_query_group_num")
+_KV_HEADS = (
+    "num_key_value_heads",
+    "n_kv_heads",
+    "n_head_kv",
+    "kv_n_heads",
+    "multi_query_group_num",
+    "num_query_groups",
+)
 _HIDDEN = ("hidden_size", "n_embd", "d_model", "dim", "model_dim")
 
 

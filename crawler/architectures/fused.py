@@ -131,6 +131,22 @@ def halves(rows: int, geometry: Geometry) -> Parts:
     return {"gate": OutputRows(0, size), "up": OutputRows(size, size)}
 
 
+def swapped_halves(rows: int, geometry: Geometry) -> Parts:
+    """`[up | gate]` (GTE, Molmo, Moonshine): the second half goes through the activation."""
+    size = _divide(rows, 2, "halves")
+    return {"up": OutputRows(0, size), "gate": OutputRows(size, size)}
+
+
+def gate_first(rows: int, geometry: Geometry) -> Parts:
+    """`[output gate | q | k | v]`, the gate of q's size (HRM)."""
+    query = geometry.query_rows
+    if query is None:
+        raise Unsettled("the output projection that tells the size of the queries is missing")
+    parts = contiguous(rows - query, geometry)
+    shifted = {part: OutputRows(query + found.start, found.size) for part, found in parts.items()}
+    return {"output_gate": OutputRows(0, query), **shifted}
+
+
 def pairs(rows: int, geometry: Geometry) -> Parts:
     """Rows of gate and up in turn (gpt-oss)."""
     size = _divide(rows, 2, "pairs")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from crawler.architectures.agreement import READ_RESIDUAL, agreeing, latent_fits
 from crawler.architectures.config import Settings
-from crawler.architectures.fused import Geometry, Layout, Parts, Unsettled, halves, rotary
+from crawler.architectures.fused import Geometry, Layout, Parts, Unsettled, rotary
 from crawler.architectures.names import (
-    CHATGLM2_FFN,
     CONV1D_STEMS,
+    DOUBLE_UP,
     FUSED,
     GATED_QUERY,
+    NO_SOFTMAX,
+    NO_SOFTMAX_FAMILIES,
     ROLE_OF_STEM,
     ROTARY_STEMS,
     VARIANTS,
@@ -21,11 +23,11 @@ from crawler.architectures.names import (
 from crawler.architectures.notes import FLOAT_DTYPES, Notes
 from crawler.architectures.stacks import Place
 from schemas.records import LogicalTensor, TensorEntry
-from schemas.roles import FEED_FORWARD, LATENT_ATTENTION, ROLE_CODE, VECTORS
+from schemas.roles import ATTENTION, LATENT_ATTENTION, ROLE_CODE, VECTORS
 
 _BIASED = ("q", "k", "v")
-_READ_RESIDUAL = ("q", "k", "v", "q_a", "kv_a")
 _MAX_EXPERTS = 4096
+_TELL_WIDTH = ("self_attn.q_proj", "attn.in_proj", "attn.qkv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def resolve_layer(places: Sequence[Place], context: Context) -> list[LogicalTens
         for found in places
         for tensor in layer.resolve(found)
     ]
-    return _agreeing(_unclaimed_twice(resolved, context.notes), context.notes)
+    return agreeing(resolved, context.notes)
 
 
 class _Layer:
@@ -89,7 +91,13 @@ class _Layer:
             if found.suffix == "weight" and len(found.entry.shape) == 2 and found.expert is None
         }
         stems = {found.stem for found in places}
-        self.roles = _roles(stems)
+        self.linear = {module for module, _, member in (stem.rpartition(".") for stem in stems) if member in NO_SOFTMAX}
+        none = any(word in NO_SOFTMAX_FAMILIES for word in places[0].container.split("."))
+        self.roles = {
+            stem: "other" if role in ATTENTION and (none or stem.rpartition(".")[0] in self.linear) else role
+            for stem, role in _roles(stems).items()
+        }
+        self.rotary = "attention_norm" in stems  # Meta's own files; vision towers write `attention.wq` too
         self.conv1d = _conv1d(self.matrices)
         if self.conv1d is None:
             self.matrices = {stem: shape for stem, shape in self.matrices.items() if stem not in CONV1D_STEMS}
@@ -97,6 +105,10 @@ class _Layer:
         query = next((shape[0] for stem, shape in self.matrices.items() if self.roles.get(stem) == "q"), None)
         self.geometry = Geometry(context.settings, self.inputs.get("o") or query)
         self.latent = any(role in self.inputs for role in LATENT_ATTENTION)
+        rows = {self.roles.get(stem): shape for stem, shape in self.matrices.items()}
+        self.latent_fits = latent_fits(
+            rows.get("q_b") or rows.get("q"), rows.get("kv_a"), rows.get("kv_b"), rows.get("o")
+        )
 
     def _transposed(self, stem: str) -> bool:
         return self.conv1d is True and stem in CONV1D_STEMS
@@ -123,7 +135,7 @@ class _Layer:
             yield from self._bias(found, role, fused)
         elif role in VECTORS:
             yield self._vector(entry, role) if found.suffix and len(entry.shape) == 1 else other(entry)
-        elif ".experts." in stem and found.expert is None:
+        elif _holds_experts(found):
             yield from self._stacked(found, role, fused)
         elif found.suffix:
             yield from self._matrix(found, role, fused)
@@ -141,8 +153,10 @@ class _Layer:
         rows, width = found.entry.shape[0] if found.entry.shape else 0, self.inputs.get("down")
         if role == "q" and not self.latent and self.inputs.get("o", 0) * 2 == rows:
             return GATED_QUERY
-        if found.stem == CHATGLM2_FFN and width is not None and rows == 2 * width:
-            return Fused({"": halves})
+        if found.stem in DOUBLE_UP and width is not None and rows == 2 * width:
+            return DOUBLE_UP[found.stem]
+        if found.stem.rpartition(".")[0] in self.linear:
+            return None
         return FUSED.get(found.stem)
 
     def _split(self, found: Place, fused: Fused, rows: int) -> Parts:
@@ -157,7 +171,7 @@ class _Layer:
             yield other(entry)
         elif fused is None:
             self.context.check_values(entry)
-            rows = rotary(entry.shape[0], self.geometry) if found.stem in ROTARY_STEMS else None
+            rows = rotary(entry.shape[0], self.geometry) if self.rotary and found.stem in ROTARY_STEMS else None
             yield replace(other(entry), role=f"{role}_bias", rows=rows)
         else:
             self.context.check_values(entry)
@@ -170,6 +184,8 @@ class _Layer:
         self.context.check_values(entry)
         if len(entry.shape) != 2 or 0 in entry.shape:
             raise Unsettled(f"shape {list(entry.shape)[:4]} is no matrix")
+        if role in ("q", "q_b") and not self.latent_fits:
+            raise Unsettled(f"{entry.shape[0]} rows are more than the queries of the layer's latent attention")
         if stem in CONV1D_STEMS and self.conv1d is None:
             raise Unsettled("nothing in the layer tells whether it is stored as [in, out] or [out, in]")
         transposed = self._transposed(stem)
@@ -179,7 +195,7 @@ class _Layer:
         if fused is not None:
             for part, rows in self._split(found, fused, shape[0]).items():
                 yield replace(whole, part=part, role=_role(part), shape=(rows.count, shape[1]), rows=rows)
-        elif stem in ROTARY_STEMS:
+        elif self.rotary and stem in ROTARY_STEMS:
             yield replace(whole, rows=rotary(shape[0], self.geometry))
         else:
             yield whole
@@ -191,7 +207,7 @@ class _Layer:
         if len(entry.shape) != 3 or 0 in entry.shape or entry.shape[0] > _MAX_EXPERTS:
             raise Unsettled(f"shape {list(entry.shape)[:4]} is no stack of at most {_MAX_EXPERTS} expert matrices")
         n_experts, a, b = entry.shape
-        hidden = next((self.inputs[r] for r in _READ_RESIDUAL if r in self.inputs), self.context.settings.hidden_size)
+        hidden = next((self.inputs[r] for r in READ_RESIDUAL if r in self.inputs), self.context.settings.hidden_size)
         if a == b or hidden not in (a, b):
             raise Unsettled(f"experts of {a} x {b} may be stored as [in, out] or [out, in]")
         transposed = (a == hidden) != (role == "down")
@@ -207,6 +223,12 @@ class _Layer:
                     yield replace(one, part=part, role=part, shape=(rows.count, shape[1]), rows=rows)
 
 
+def _holds_experts(found: Place) -> bool:
+    """Whether a tensor stacks the matrices of all experts."""
+    of_mixture = found.stem.startswith(("mlp.", "moe.", "block_sparse_moe."))
+    return found.expert is None and (".experts." in found.stem or (of_mixture and len(found.entry.shape) == 3))
+
+
 def _role(part: str) -> str:
     return part if part in ROLE_CODE else "other"
 
@@ -218,7 +240,11 @@ def _conv1d(matrices: Mapping[str, tuple[int, ...]]) -> bool | None:
     rows, columns = matrices.get("attn.c_attn", (0, 0))
     if 0 < 3 * rows == columns:
         return True
-    return False if rows > columns else None
+    if rows > columns:
+        return False
+    width = next((shape[1] for stem, shape in matrices.items() if stem in _TELL_WIDTH), None)
+    rows, columns = matrices.get("mlp.c_fc", (0, 0))
+    return False if rows != columns == width else None
 
 
 def _roles(stems: set[str]) -> dict[str, str]:
@@ -227,39 +253,3 @@ def _roles(stems: set[str]) -> dict[str, str]:
         if variant.holds in stems and not (variant.lacks and variant.lacks in stems):
             roles |= variant.roles
     return roles
-
-
-def _unclaimed_twice(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
-    """Where two stored tensors claim one role of one layer, neither has it."""
-    claims = Counter((t.role, t.expert) for t in tensors if t.role != "other")
-    return [
-        _refused(t, "another tensor of the layer claims the same role", notes) if claims[t.role, t.expert] > 1 else t
-        for t in tensors
-    ]
-
-
-def _agreeing(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
-    """Refuse matrices that cannot stand in one layer: q, k, v and the feed-forward share the residual stream."""
-    widths = {t.shape[1] for t in tensors if t.role in _READ_RESIDUAL}
-    if len(widths) > 1:
-        reason = f"q, k, v of the layer read {sorted(widths)} inputs, which should be one number"
-        return [_refused(t, reason, notes) if t.role in _READ_RESIDUAL else t for t in tensors]
-    if not widths:
-        return tensors
-    width = widths.pop()
-    checked = []
-    for tensor in tensors:
-        side = 0 if tensor.role in ("down", "o") else 1
-        if tensor.role in (*FEED_FORWARD, "o") and tensor.shape[side] != width:
-            gap = f"{'writes' if side == 0 else 'reads'} {tensor.shape[side]} numbers where q reads {width}"
-            if tensor.role == "o":
-                notes.add(tensor.name, Unsettled(gap))
-            else:
-                tensor = _refused(tensor, gap, notes)
-        checked.append(tensor)
-    return checked
-
-
-def _refused(tensor: LogicalTensor, reason: str, notes: Notes) -> LogicalTensor:
-    notes.add(tensor.name, Unsettled(reason))
-    return replace(tensor, role="other")

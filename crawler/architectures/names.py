@@ -11,174 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from crawler.architectures import fused
+from crawler.architectures.decoders import DECODERS
+from crawler.architectures.encoders import ENCODERS
 from crawler.architectures.fused import Layout
 
-CONTAINERS = ("layers", "layer", "h", "blocks", "block")
+CONTAINERS = (
+    r"layers\.[0-9]{1,5}\.blocks",  # Swin: blocks of a stage
+    r"blocks?\.[0-9]{1,5}",  # SegFormer, Funnel: a list of lists
+    r"layer\.[0-9]{1,5}\.transformer\.layer",  # MobileViT
+    "layers", "layer", "h", "blocks", "block", "resblocks", "albert_layers", "attentions", "ffns", "conformer_layers",
+)  # fmt: skip
+"""Names of lists of layers, as regular expressions; the first that fits has it."""
 
-FAMILIES: dict[str, dict[str, str]] = {
-    "transformers LlamaForCausalLM; Mistral, Qwen2, Qwen3, Gemma, OLMo, StableLM, Cohere, Phi-3": {
-        "self_attn.q_proj": "q",
-        "self_attn.k_proj": "k",
-        "self_attn.v_proj": "v",
-        "self_attn.o_proj": "o",
-        "mlp.gate_proj": "gate",
-        "mlp.up_proj": "up",
-        "mlp.down_proj": "down",
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm",
-    },
-    "transformers PhiForCausalLM, PersimmonForCausalLM": {
-        "self_attn.dense": "o",
-        "mlp.fc1": "up",
-        "mlp.fc2": "down",
-    },
-    "transformers DeepseekV2ForCausalLM, DeepseekV3ForCausalLM (latent attention)": {
-        "self_attn.q_a_proj": "q_a",
-        "self_attn.q_b_proj": "q_b",
-        "self_attn.kv_a_proj_with_mqa": "kv_a",
-        "self_attn.kv_b_proj": "kv_b",
-    },
-    "transformers Qwen2MoeForCausalLM, Qwen3MoeForCausalLM, OlmoeForCausalLM, DeepSeek": {
-        "mlp.experts.*.gate_proj": "gate",
-        "mlp.experts.*.up_proj": "up",
-        "mlp.experts.*.down_proj": "down",
-        "mlp.gate": "router",
-    },
-    "transformers MixtralForCausalLM, PhimoeForCausalLM": {
-        "block_sparse_moe.experts.*.w1": "gate",
-        "block_sparse_moe.experts.*.w2": "down",
-        "block_sparse_moe.experts.*.w3": "up",
-        "block_sparse_moe.gate": "router",
-    },
-    "transformers GptOssForCausalLM": {"mlp.router": "router", "mlp.experts.down_proj": "down"},
-    "transformers Llama4ForCausalLM, JambaForCausalLM": {
-        "feed_forward.gate_proj": "gate",
-        "feed_forward.up_proj": "up",
-        "feed_forward.down_proj": "down",
-        "feed_forward.experts.*.gate_proj": "gate",
-        "feed_forward.experts.*.up_proj": "up",
-        "feed_forward.experts.*.down_proj": "down",
-        "feed_forward.experts.down_proj": "down",
-        "feed_forward.router": "router",
-        "pre_ff_layernorm": "ffn_norm",
-    },
-    "Meta llama/model.py; Mistral's and Mixtral's consolidated files; InternLM2": {
-        "attention.wq": "q",
-        "attention.wk": "k",
-        "attention.wv": "v",
-        "attention.wo": "o",
-        "feed_forward.w1": "gate",
-        "feed_forward.w2": "down",
-        "feed_forward.w3": "up",
-        "feed_forward.experts.*.w1": "gate",
-        "feed_forward.experts.*.w2": "down",
-        "feed_forward.experts.*.w3": "up",
-        "feed_forward.gate": "router",
-        "attention_norm": "attn_norm",
-        "ffn_norm": "ffn_norm",
-    },
-    "transformers GPT2LMHeadModel, OpenAIGPTLMHeadModel, GPTBigCodeForCausalLM": {
-        "attn.c_proj": "o",
-        "mlp.c_fc": "up",
-        "mlp.c_proj": "down",
-        "ln_1": "attn_norm",
-        "ln_2": "ffn_norm",
-    },
-    "transformers GPTNeoForCausalLM": {
-        "attn.attention.q_proj": "q",
-        "attn.attention.k_proj": "k",
-        "attn.attention.v_proj": "v",
-        "attn.attention.out_proj": "o",
-    },
-    "transformers GPTJForCausalLM, CodeGenForCausalLM": {
-        "attn.q_proj": "q",
-        "attn.k_proj": "k",
-        "attn.v_proj": "v",
-        "attn.out_proj": "o",
-        "mlp.fc_in": "up",
-        "mlp.fc_out": "down",
-    },
-    "transformers GPTNeoXForCausalLM": {
-        "attention.dense": "o",
-        "mlp.dense_h_to_4h": "up",
-        "mlp.dense_4h_to_h": "down",
-    },
-    "transformers BloomForCausalLM, FalconForCausalLM; ChatGLM2": {
-        "self_attention.dense": "o",
-        "ln_attn": "attn_norm",
-        "ln_mlp": "ffn_norm",
-    },
-    "transformers MptForCausalLM, DbrxForCausalLM": {
-        "ffn.up_proj": "up",
-        "ffn.down_proj": "down",
-        "norm_1": "attn_norm",
-        "norm_2": "ffn_norm",
-        "norm_attn_norm.attn.out_proj": "o",
-        "norm_attn_norm.norm_1": "attn_norm",
-        "norm_attn_norm.norm_2": "ffn_norm",
-    },
-    "transformers OPTForCausalLM, BartModel, WhisperModel, CLIPTextModel, SiglipVisionModel": {
-        "self_attn.out_proj": "o",
-        "fc1": "up",
-        "fc2": "down",
-        "self_attn_layer_norm": "attn_norm",
-        "final_layer_norm": "ffn_norm",
-        "layer_norm1": "attn_norm",
-        "layer_norm2": "ffn_norm",
-    },
-    "transformers BertModel, RobertaModel, ElectraModel, ViTModel": {
-        "attention.self.query": "q",
-        "attention.self.key": "k",
-        "attention.self.value": "v",
-        "attention.attention.query": "q",
-        "attention.attention.key": "k",
-        "attention.attention.value": "v",
-        "attention.output.dense": "o",
-        "intermediate.dense": "up",
-        "output.dense": "down",
-        "attention.output.LayerNorm": "attn_norm",
-        "output.LayerNorm": "ffn_norm",
-        "layernorm_before": "attn_norm",
-        "layernorm_after": "ffn_norm",
-    },
-    "transformers MPNetModel": {
-        "attention.attn.q": "q",
-        "attention.attn.k": "k",
-        "attention.attn.v": "v",
-        "attention.attn.o": "o",
-        "attention.LayerNorm": "attn_norm",
-    },
-    "transformers DistilBertModel": {
-        "attention.q_lin": "q",
-        "attention.k_lin": "k",
-        "attention.v_lin": "v",
-        "attention.out_lin": "o",
-        "ffn.lin1": "up",
-        "ffn.lin2": "down",
-        "sa_layer_norm": "attn_norm",
-        "output_layer_norm": "ffn_norm",
-    },
-    "transformers ModernBertModel": {
-        "attn.Wo": "o",
-        "mlp.Wo": "down",
-        "attn_norm": "attn_norm",
-        "mlp_norm": "ffn_norm",
-    },
-    "transformers T5Model, UMT5Model": {
-        "layer.0.SelfAttention.q": "q",
-        "layer.0.SelfAttention.k": "k",
-        "layer.0.SelfAttention.v": "v",
-        "layer.0.SelfAttention.o": "o",
-        "layer.0.layer_norm": "attn_norm",
-        "layer.1.layer_norm": "ffn_norm",
-        **{
-            f"layer.{number}.DenseReluDense.{name}": role
-            for number in (1, 2)  # the encoder's layers have no cross attention between the two
-            for name, role in (("wi", "up"), ("wi_0", "gate"), ("wi_1", "up"), ("wo", "down"))
-        },
-    },
-    "timm VisionTransformer": {"attn.proj": "o", "norm1": "attn_norm", "norm2": "ffn_norm"},
-}
+SAME_LAYERS = {"ffns": "attentions"}
+"""XLM keeps the halves of its layers in two lists."""
+
+FAMILIES = DECODERS | ENCODERS
 
 ROLE_OF_STEM: dict[str, str] = {stem: role for rows in FAMILIES.values() for stem, role in rows.items()}
 
@@ -210,6 +58,22 @@ VARIANTS = (
         holds="layer.2.layer_norm",
         roles={"layer.1.layer_norm": "other", "layer.2.layer_norm": "ffn_norm"},
     ),
+    Variant(
+        "MoonshineModel's and CanaryModel's decoders: the norm after self attention is cross attention's",
+        holds="final_layernorm",
+        roles={"post_attention_layernorm": "other", "final_layernorm": "ffn_norm"},
+    ),
+    Variant(
+        "conformers: the last norm is that of the whole layer",
+        holds="conv_module.pointwise_conv1",
+        roles={"final_layer_norm": "other"},
+    ),
+    Variant(
+        "RwkvForCausalLM: no softmax",
+        holds="attention.receptance",
+        roles={"attention.key": "other", "attention.value": "other"},
+    ),
+    Variant("SwiftFormerModel: additive attention", holds="attn.to_query", roles={"attn.proj": "other"}),
     Variant("Qwen-7B (2023): w1(x) * silu(w2(x))", holds="attn.c_attn", roles={"mlp.w1": "up", "mlp.w2": "gate"}),
 )
 
@@ -231,8 +95,13 @@ class Fused:
 _QWEN_GATED = ("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
 _EXPERTS = Fused(
     {"gpt_oss": fused.pairs}
-    | dict.fromkeys(("llama4", "llama4_text", "qwen3_vl_moe", "qwen3_vl_moe_text", *_QWEN_GATED), fused.halves)
-)
+    | dict.fromkeys(
+        ("llama4", "llama4_text", "qwen3_vl_moe", "qwen3_vl_moe_text", "glm4v_moe", "glm4v_moe_text", "hy_v4",
+         "inkling_text", "minimax_m3_vl_text", "mistral4", "muse_spark_text", "granitemoe_swa", "openai_privacy_filter",
+         *_QWEN_GATED),
+        fused.halves,
+    )
+)  # fmt: skip
 
 FUSED: dict[str, Fused] = {
     "self_attn.qkv_proj": Fused({"": fused.contiguous}),
@@ -240,9 +109,22 @@ FUSED: dict[str, Fused] = {
     "self_attn.W_pack": Fused({"": fused.thirds}),
     "attn.Wqkv": Fused({"": fused.contiguous}),
     "norm_attn_norm.attn.Wqkv": Fused({"": fused.contiguous}),
-    "attn.qkv": Fused({"": fused.thirds}),
+    "attn.qkv": Fused({"": fused.contiguous}),
+    "attention.qkv": Fused({"": fused.contiguous}),
+    "attention.attention.qkv": Fused({"": fused.contiguous}),
+    "self_attn.qkv": Fused({"": fused.contiguous}),
+    "self_attn.att_proj": Fused({"": fused.contiguous}),
+    "mixer.Wqkv": Fused({"": fused.contiguous}),
+    "attn.in_proj": Fused({"": fused.thirds}),
+    "self_attn.in_proj": Fused({"": fused.thirds}),
+    "attn.gqkv_proj": Fused({"": fused.gate_first}),
+    "attention.self.in_proj": Fused({"deberta": fused.per_head}),
     "attn.c_attn": Fused({"gpt_bigcode": fused.bigcode, "qwen": fused.thirds}, conv1d=fused.thirds),
-    "attn.qkv_proj": Fused({"codegen": fused.codegen}),
+    "attn.qkv_proj": Fused({"codegen": fused.codegen, "openelm": fused.contiguous}),
+    "att_proj": Fused({"": fused.contiguous}),
+    "ff_proj": Fused({"": fused.swapped_halves}),
+    "ffn.proj_1": Fused({"": fused.halves}),
+    "self_attention.linear_qkv": Fused({"": fused.grouped}),
     "attention.query_key_value": Fused(
         {"gpt_neox": fused.per_head, "gpt_neox_japanese": fused.per_head, "chatglm": fused.per_head}
     ),
@@ -259,12 +141,22 @@ FUSED: dict[str, Fused] = {
     "attention.wqkv": Fused({"internlm2": fused.grouped}),
     "mlp.gate_up_proj": Fused({"": fused.halves}),
     "mlp.Wi": Fused({"": fused.halves}),
+    "mlp.up_gate_proj": Fused({"": fused.swapped_halves}),
+    "mlp.ff_proj": Fused({"": fused.swapped_halves}),
+    "ffn.w12": Fused({"": fused.halves}),
+    "block_sparse_moe.input_linear": Fused({"": fused.halves}),
+    "block_sparse_moe.experts.gate_up_proj": _EXPERTS,
+    "mlp.experts.fc1": Fused({"": fused.halves}),
     "mlp.experts.gate_up_proj": _EXPERTS,
     "feed_forward.experts.gate_up_proj": _EXPERTS,
 }
 
-CHATGLM2_FFN = "mlp.dense_h_to_4h"
-"""ChatGLM2 fuses gate and up under NeoX's name for up: seen by twice the rows that `down` takes."""
+DOUBLE_UP: dict[str, Fused] = {
+    "mlp.dense_h_to_4h": Fused({"": fused.halves}),
+    "mlp.linear_fc1": Fused({"": fused.halves}),
+    "mlp.fc1": Fused({"moshi": fused.halves, "moonshine": fused.swapped_halves}),
+}
+"""Gate and up under a name for up (ChatGLM2, Megatron-core, Moshi, Moonshine): twice the rows that `down` takes."""
 
 GATED_QUERY = Fused(dict.fromkeys(_QWEN_GATED, fused.gated_query))
 """A `q` of twice the rows that `o` takes carries an output gate too."""
@@ -275,9 +167,30 @@ ROTARY_STEMS = frozenset({"attention.wq", "attention.wk"})
 CONV1D_STEMS = frozenset({"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"})
 """GPT-2's Conv1D stores `[in, out]`; other families use these names for linear layers."""
 
+NO_SOFTMAX = frozenset(
+    {
+        "A_log",
+        "b_proj",
+        "dt_bias",
+        "f_a_proj",
+        "g_norm",
+        "gk_proj",
+        "k_conv1d",
+        "o_norm",
+        "output_gate",
+        "q_conv1d",
+        "receptance",
+    }
+)
+"""Members of a linear attention (Kimi, MiniMax, fla): names of q, k, v and o beside one are no softmax attention's."""
+
+NO_SOFTMAX_FAMILIES = frozenset({"yoso"})
+"""Words of a prefix whose layers use BERT's names for another attention (YOSO samples it with hashes)."""
+
 CROSS = (
     ("encoder_attn.", "self_attn."),
     ("cross_attn.", "self_attn."),
+    ("second_sub_layer.", "first_sub_layer."),
     ("crossattention.self.", "attention.self."),
     ("crossattention.output.", "attention.output."),
     ("layer.1.EncDecAttention.", "layer.0.SelfAttention."),

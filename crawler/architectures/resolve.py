@@ -11,7 +11,7 @@ from crawler.architectures.config import Settings, read_settings
 from crawler.architectures.layer import Context, other, resolve_layer
 from crawler.architectures.names import OUTSIDE
 from crawler.architectures.notes import FLOAT_DTYPES, Notes
-from crawler.architectures.stacks import in_layers, name_stacks, place
+from crawler.architectures.stacks import in_layers, looks_like_attention, name_stacks, place
 from schemas.records import LogicalTensor, ResolvedRoles, TensorEntry
 from schemas.roles import ATTENTION, LATENT_ATTENTION, MAIN_STACK
 
@@ -71,7 +71,9 @@ def _resolve(entries: Sequence[TensorEntry], settings: Settings) -> tuple[list[L
     notes = Notes()
     context = Context(settings, frozenset(entry.name for entry in entries), notes)
     places = {entry: found for entry in entries if (found := place(entry)) is not None}
-    layers = {key: resolve_layer(found, context) for key, found in in_layers(places.values()).items()}
+    placed = in_layers(places.values())
+    unread = {key[0] for key, found in placed.items() if not key[2] and looks_like_attention(found)}
+    layers = {key: resolve_layer(found, context) for key, found in placed.items()}
 
     n_layers: dict[str, int] = {}
     n_attention: dict[str, int] = {}
@@ -79,7 +81,7 @@ def _resolve(entries: Sequence[TensorEntry], settings: Settings) -> tuple[list[L
         n_layers[container] = n_layers.get(container, 0) + (not cross)
         attends = not cross and any(tensor.role in _ATTENTION for tensor in tensors)
         n_attention[container] = n_attention.get(container, 0) + attends
-    stacks = name_stacks(n_layers, n_attention)
+    stacks = name_stacks(n_layers, n_attention, unread)
 
     resolved = _outside([entry for entry in entries if entry not in places], stacks, notes)
     for (container, _, cross), tensors in layers.items():

@@ -1,25 +1,27 @@
 """Where a tensor stands: its stack of layers, its layer and its expert. Pure string work.
 
-The main stack, which makes the curves, is chosen by one rule: among the containers of layers that hold attention
-(if none does, among all), the one whose prefix has the fewest tower words (`TOWERS`: a language model beats an
-encoder, an encoder beats a vision or audio tower), then the one of most layers, then the first by name. A
-draft head is never main.
+The main stack, which makes the curves, is chosen by one rule: among the containers of layers that hold attention,
+even one whose names no table knows (if none does, among all), the one whose prefix has the fewest tower words
+(`TOWERS`: a language model beats an encoder, an encoder beats a vision or audio tower), then the one of most layers,
+then the first by name. A draft head is never main.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
-from crawler.architectures.names import CONTAINERS, CROSS, DRAFT_STEMS, TOWERS
+from crawler.architectures.names import CONTAINERS, CROSS, DRAFT_STEMS, SAME_LAYERS, TOWERS
 from schemas.records import TensorEntry
 from schemas.roles import MAIN_STACK
 
 # Five digits are plenty for a layer; longer runs of digits are no layer numbers.
 _IN_LAYER = re.compile(rf"((?:[^.]+\.)*?)({'|'.join(CONTAINERS)})\.([0-9]{{1,5}})\.(.+)")
-_EXPERT = re.compile(r"(?<![^.])experts\.([0-9]{1,5})\.")
+_EXPERT = re.compile(r"(?<![^.])experts\.(?:expert_)?([0-9]{1,5})\.")
 _SUFFIXES = {"weight": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}
+_TWIN = re.compile(r"(self_attn|mlps|input_layernorm|post_attention_layernorm)\.([0-9])(?=\.|$)")
+"""LongCat's layers hold two of each: the second ones make a stack of their own."""
 _PLAIN_RANK = 3
 
 
@@ -49,9 +51,16 @@ def place(entry: TensorEntry) -> Place | None:
     if match is None:
         return None
     prefix, word, number, rest = match.groups()
+    word = SAME_LAYERS.get(word, word)
     # PEFT keeps the frozen matrix of a wrapped module under `base_layer`.
     stem, _, last = rest.replace(".base_layer.", ".").rpartition(".")
+    stem = stem.removesuffix(".linear")  # Moshi and Gemma's audio tower wrap each matrix
+    if last in ("in_proj_weight", "in_proj_bias"):  # torch.nn.MultiheadAttention
+        stem, last = f"{stem}.in_proj", last.removeprefix("in_proj_")
     suffix = _SUFFIXES.get(last, "")
+    if (twin := _TWIN.match(stem)) is not None:
+        stem = twin[1].replace("mlps", "mlp") + stem[twin.end() :]
+        word += "" if twin[2] == "0" else f".second{twin[2]}"
     if not suffix:
         stem = f"{stem}.{last}" if stem else last
     numbers = _EXPERT.findall(stem)
@@ -82,15 +91,21 @@ def _tower(container: str) -> tuple[str, int]:
     return min(known, key=lambda tower: tower[1], default=(container, _PLAIN_RANK))
 
 
-def name_stacks(n_layers: Mapping[str, int], n_attention: Mapping[str, int]) -> dict[str, str]:
+def looks_like_attention(layer: Iterable[Place]) -> bool:
+    """Whether a layer has a part called attention, known or not."""
+    return any("attn" in found.stem or "attention" in found.stem for found in layer)
+
+
+def name_stacks(n_layers: Mapping[str, int], n_attention: Mapping[str, int], unread: Container[str]) -> dict[str, str]:
     """Name the stack of every container, `main` for the one that the rule above picks.
 
     Args:
         n_layers: layers of each container.
         n_attention: layers with attention of each container.
+        unread: containers with something called attention that no table knows.
     """
     able = [container for container in n_layers if _tower(container)[1] > 0]
-    able = [container for container in able if n_attention[container]] or able
+    able = [container for container in able if n_attention[container] or container in unread] or able
     able.sort(key=lambda c: (-_tower(c)[1], -n_attention[c], -n_layers[c], c))
     names: dict[str, str] = {able[0]: MAIN_STACK} if able else {}
     for container in sorted(n_layers):

@@ -21,7 +21,9 @@ def forget(repos: tuple[str, ...], store: str | None, yes: bool) -> None:
 
     REPO is owner/name: all its revisions are forgotten. From then on nothing shows it, and listings pass over it; only
     a crawl of it by name brings it back. `provenance index` takes it out of the index, `provenance compact` out of the
-    files, of which the old ones are removed an hour later.
+    files, of which the old ones are removed an hour later; `provenance lineage --refresh` examines its children anew.
+    What others say of it stays: the cards that declare it as parent, and the sources and arguments of past crawls in
+    `runs`.
 
     \b
     Examples:

@@ -29,7 +29,7 @@ def sql(
     """Ask the store in SQL (DuckDB, read-only). Without QUERY: a prompt, or the statements that stdin holds.
 
     Views: checkpoints, latest_checkpoints, files, tensors, samples, signatures, lineage, descendants, verdicts,
-    outcomes, runs.
+    outcomes, runs, tombstones.
 
     \b
     Examples:

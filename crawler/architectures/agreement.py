@@ -1,0 +1,88 @@
+"""What the matrices of one layer must agree on: a tensor that contradicts its neighbours loses its role."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TypeAlias
+
+from crawler.architectures.fused import Unsettled
+from crawler.architectures.notes import Notes
+from schemas.records import LogicalTensor
+from schemas.roles import FEED_FORWARD
+
+READ_RESIDUAL = ("q", "k", "v", "q_a", "kv_a")
+
+_Shape: TypeAlias = tuple[int, ...] | None
+
+
+def agreeing(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
+    """The tensors of one layer, those without a role that contradict one another."""
+    return _whole(_of_one_width(_unclaimed_twice(tensors, notes), notes), notes)
+
+
+def latent_fits(q: _Shape, kv_a: _Shape, kv_b: _Shape, o: _Shape) -> bool:
+    """Whether q has the rows that the other projections of a latent attention leave it (A.X K2 adds an output gate).
+
+    kv_a writes the latent and one rotary part, kv_b reads the latent and writes the unrotated keys and the values
+    of all heads, o reads the values: so q has the rows of the unrotated keys and a whole number of rotary
+    parts, one for each head.
+    """
+    if not (q and kv_a and kv_b and o):
+        return True
+    rotary, plain = kv_a[0] - kv_b[1], kv_b[0] - o[1]
+    if rotary <= 0 or plain < 0:
+        return rotary == 0
+    heads, rest = divmod(q[0] - plain, rotary)
+    return rest == 0 and heads > 0 and o[1] % heads == 0 and plain % heads == 0
+
+
+def _unclaimed_twice(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
+    """Where two stored tensors claim one role of one layer, neither has it."""
+    claims = Counter((t.role, t.expert) for t in tensors if t.role != "other")
+    return [
+        _refused(t, "another tensor of the layer claims the same role", notes) if claims[t.role, t.expert] > 1 else t
+        for t in tensors
+    ]
+
+
+def _of_one_width(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
+    """Refuse matrices that cannot stand in one layer: q, k, v and the feed-forward share the residual stream."""
+    widths = {t.shape[1] for t in tensors if t.role in READ_RESIDUAL}
+    if len(widths) > 1:
+        reason = f"q, k, v of the layer read {sorted(widths)} inputs, which should be one number"
+        return [_refused(t, reason, notes) if t.role in READ_RESIDUAL else t for t in tensors]
+    if not widths:
+        return tensors
+    width = widths.pop()
+    checked = []
+    for tensor in tensors:
+        side = 0 if tensor.role in ("down", "o") else 1
+        if tensor.role in (*FEED_FORWARD, "o") and tensor.shape[side] != width:
+            gap = f"{'writes' if side == 0 else 'reads'} {tensor.shape[side]} numbers where q reads {width}"
+            if tensor.role == "o":
+                notes.add(tensor.name, Unsettled(gap))
+            else:
+                tensor = _refused(tensor, gap, notes)
+        checked.append(tensor)
+    return checked
+
+
+def _whole(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
+    """Refuse what lacks its partners: gate and up write what down reads, an `o` has a `q` or what stands for it."""
+    inner = {(t.role, t.expert): t.shape for t in tensors if t.role in FEED_FORWARD}
+    attends = any(t.role in READ_RESIDUAL for t in tensors)
+    checked = []
+    for tensor in tensors:
+        down = inner.get(("down", tensor.expert))
+        if tensor.role == "o" and not attends:
+            tensor = _refused(tensor, "nothing in the layer tells which attention it belongs to", notes)
+        elif tensor.role in ("gate", "up") and down and tensor.shape[0] != down[1]:
+            tensor = _refused(tensor, f"writes {tensor.shape[0]} numbers where down reads {down[1]}", notes)
+        checked.append(tensor)
+    return checked
+
+
+def _refused(tensor: LogicalTensor, reason: str, notes: Notes) -> LogicalTensor:
+    notes.add(tensor.name, Unsettled(reason))
+    return replace(tensor, role="other")
