@@ -22,6 +22,7 @@ import numpy as np
 import urllib3
 
 import provenance
+from provenance.database import Database
 from provenance.loopback import LLAMA_7B, LLAMA_70B, QWEN3_30B_A3B, Exchange, Geometry, LoopbackHub, generated_repo
 from provenance.settings import CrawlOptions
 from schemas.roles import ATTENTION
@@ -42,7 +43,7 @@ MARGIN = 0.8
 PAGE = 1_000
 """Models on a page of the listing, which costs one request."""
 
-MEMORY = [("0.5B", 1), ("7B", 8), ("70B", 8)]
+MEMORY = [("0.5B", 1), ("0.5B", 16), ("7B", 16), ("70B", 16)]
 """How many repos of a geometry are crawled at a time to see what memory that takes."""
 MEMORY_WORKERS = 16
 
@@ -106,16 +107,18 @@ def _serve(geometry: Geometry, names: Sequence[str], line: Connection) -> None:
             hub.requests.clear()
 
 
-def crawl(endpoint: str, names: Sequence[str], sample: str, workers: int) -> tuple[float, int, list[float]]:
+def crawl(endpoint: str, names: Sequence[str], sample: str, workers: int) -> tuple[float, int, list[float], float]:
     """Crawl into a new store.
 
     Returns:
-        seconds; bytes of all weight files; the median over layers of `std_error / std` of q, k, v and o.
+        seconds; bytes of all weight files; the median over layers of `std_error / std` of q, k, v and o; bytes by which
+        the store grew, a checkpoint.
 
     Raises:
         RuntimeError: not every repo was fingerprinted.
     """
     with TemporaryDirectory() as folder, provenance.open(Path(folder, "store"), create=True) as database:
+        empty = size_of(database)
         start = perf_counter()
         summary = database.crawl(names, CrawlOptions(sample=sample, workers=workers, endpoint=endpoint))
         seconds = perf_counter() - start
@@ -125,13 +128,19 @@ def crawl(endpoint: str, names: Sequence[str], sample: str, workers: int) -> tup
             rows = connection.sql("SELECT role, median(std_error / std) FROM tensors GROUP BY role").fetchall()
             total = connection.sql("SELECT sum(total_bytes) FROM checkpoints").fetchall()[0][0]
         errors = dict(rows)
-        return seconds, int(total), [errors[role] for role in ATTENTION]
+        stored = (size_of(database) - empty) / len(names)
+        return seconds, int(total), [errors[role] for role in ATTENTION], stored
+
+
+def size_of(database: Database) -> int:
+    """Bytes of all live parts of a store."""
+    return sum(part.bytes for parts in database.store.manifest().parts.values() for part in parts)
 
 
 def cost(geometry: Geometry, sample: str) -> Cost:
     """What the hub saw while one repo was crawled by name."""
     with serve(geometry, 1) as hub:
-        _, total, errors = crawl(hub.endpoint, hub.names, sample, 1)
+        _, total, errors, _ = crawl(hub.endpoint, hub.names, sample, 1)
         seen = hub.traffic()
     # The hub does not count the copy of a small file that it leads to.
     api = sum(e.path.startswith("/api/models") for e in seen)
@@ -166,21 +175,21 @@ def loop(cdn: str, ranges: Sequence[Exchange]) -> float:
     return seconds
 
 
-def peak_mib(geometry: Geometry, count: int) -> float:
-    """Largest resident memory of a process that does nothing but one crawl, in MiB."""
+def peak_mib(geometry: Geometry, count: int) -> tuple[float, float]:
+    """Largest resident memory of a process that does nothing but one crawl, in MiB; bytes of a stored checkpoint."""
     line, other = SPAWN.Pipe()
     with serve(geometry, count) as hub:
         process = SPAWN.Process(target=_peak, args=(hub.endpoint, hub.names, other))
         process.start()
         other.close()
-        kib: int = line.recv()
+        kib, stored = line.recv()
         process.join()
-    return kib / 1024
+    return kib / 1024, stored
 
 
 def _peak(endpoint: str, names: Sequence[str], line: Connection) -> None:
-    crawl(endpoint, names, "default", MEMORY_WORKERS)
-    line.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    *_, stored = crawl(endpoint, names, "default", MEMORY_WORKERS)
+    line.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, stored))
 
 
 def table(title: str, columns: str, rows: Sequence[Sequence[str]]) -> None:
@@ -192,7 +201,7 @@ def table(title: str, columns: str, rows: Sequence[Sequence[str]]) -> None:
 
 def main() -> None:
     # First, since a new process inherits the peak of the one that starts it: later that would hide its own.
-    peaks = [(name, n, peak_mib(GEOMETRIES[name], n)) for name, n in MEMORY]
+    peaks = [(name, n, *peak_mib(GEOMETRIES[name], n)) for name, n in MEMORY]
     costs = {(name, sample): cost(GEOMETRIES[name], sample) for name, sample in COSTS}
     paces = {name: pace(GEOMETRIES[name], count) for name, count in PACE.items()}
 
@@ -221,9 +230,12 @@ def main() -> None:
         [projection(name, costs[name, "default"], plan) for name in GEOMETRIES for plan in PLANS],
     )
     table(
-        f"Peak resident memory of a crawl with {MEMORY_WORKERS} workers",
-        "model | repos, all at a time | weights GB a repo | peak MiB",
-        [[name, str(n), f"{costs[name, 'default'].total / 1e9:.1f}", f"{mib:.0f}"] for name, n, mib in peaks],
+        f"Peak resident memory of a crawl with {MEMORY_WORKERS} workers, and what a checkpoint takes in the store",
+        "model | repos, all at a time | weights GB a repo | peak MiB | KiB a checkpoint",
+        [
+            [name, str(n), f"{costs[name, 'default'].total / 1e9:.1f}", f"{mib:.0f}", f"{stored / 1024:.0f}"]
+            for name, n, mib, stored in peaks
+        ],
     )
 
 

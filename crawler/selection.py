@@ -12,8 +12,9 @@ In one folder the weights are the first of these that is there; what comes later
 and each of them is, in the order in which the usual loaders look,
 
     NAME.safetensors                              one file
-    NAME.safetensors.index.json                   the files that the index names, all in the same folder
     NAME-00001-of-00030.safetensors               all shards, 5 or 6 digits, from 1 (or from 0)
+    NAME.safetensors.index.json                   the files that the index names, all in the same folder; not read where
+                                                  such shards are all there, and no other file that it might name
     NAME.VARIANT.safetensors, NAME.VARIANT-00001-of-00002.safetensors
                                                   checkpoints of their own, only where the plain one is absent
 
@@ -188,6 +189,8 @@ def _files(weights: _WeightSet, folder: str, names: Sequence[str], read_json: Ca
     """The files of one set in shard order, all of them there."""
     if weights.single:
         return [weights.single]
+    if whole := _whole_set(weights, names):
+        return whole
     if weights.index:
         path = _join(folder, weights.index)
         named = _indexed_files(read_json(path), path)
@@ -198,14 +201,31 @@ def _files(weights: _WeightSet, folder: str, names: Sequence[str], read_json: Ca
         first = [_join(folder, min(shards.values())) for shards in weights.shards.values()]
         raise SkippedCheckpoint(f"shards of several sets and no index says which are the weights: {_some(first)}")
     (total, shards), *_ = weights.shards.items()
-    start = 0 if 0 in shards or not total else 1
-    stop = start + int(total) if total else max(shards) + 1
-    if absent := [number for number in range(start, stop) if number not in shards]:
+    if absent := [number for number in _numbers(total, shards) if number not in shards]:
         named = [_shard_name(weights.first, number) for number in absent[:5]]
         raise WeightsError(
             f"{len(absent)} shards of {_join(folder, weights.first)} are missing: {_some(named, len(absent))}"
         )
     return [shards[number] for number in sorted(shards)]
+
+
+def _whole_set(weights: _WeightSet, names: Sequence[str]) -> list[str]:
+    """The shards in order, where an index could say no more: one set that announces its number and is complete.
+
+    Nothing where another file could belong to it, such as a draft head of its own.
+    """
+    if len(weights.shards) != 1 or "" in weights.shards:
+        return []
+    ((total, shards),) = weights.shards.items()
+    others = [name for name in names if name.endswith(".safetensors") and not name.startswith("consolidated")]
+    complete = list(_numbers(total, shards)) == sorted(shards)
+    return [shards[number] for number in sorted(shards)] if complete and len(others) == len(shards) else []
+
+
+def _numbers(total: str, shards: Mapping[int, str]) -> range:
+    """The numbers that shards of an announced total have; where none is announced, those up to the last one."""
+    start = 0 if 0 in shards or not total else 1
+    return range(start, start + int(total) if total else max(shards) + 1)
 
 
 def _indexed_files(index: Any, path: str) -> list[str]:

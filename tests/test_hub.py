@@ -31,8 +31,9 @@ from schemas.records import RepoMetadata
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TOKEN = "hf_TheTokenOfTheUser"
 EMPTY = (2).to_bytes(8, "little") + b"{}"
-INDEX = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
 SHARDS = {f"model-0000{i}-of-00002.safetensors": EMPTY for i in (1, 2)}
+INDEXED = {f"model-{part}.safetensors": EMPTY for part in ("base", "draft")}
+INDEX = json.dumps({"weight_map": dict(zip("ab", INDEXED, strict=True))})
 
 
 class ScriptedHub(LoopbackHub):
@@ -357,12 +358,20 @@ def test_the_token_of_the_client_opens_private_repos(serve: Serve, monkeypatch: 
 # ---------------------------------------------------------------- checkpoints
 
 
-def test_shards_cost_one_index(serve: Serve) -> None:
-    hub, transport = serve(served("acme/m", {"model.safetensors.index.json": INDEX.encode(), **SHARDS}))
+def test_a_whole_set_of_shards_needs_no_index(serve: Serve) -> None:
+    hub, transport = serve(served("acme/m", {"model.safetensors.index.json": b"never read", **SHARDS}))
     (repo,) = list_hub(transport)
     hub.requests.clear()
     (listed,) = hub_checkpoints(repo, transport)
-    assert listed.weight_files == tuple(SHARDS)
+    assert (listed.weight_files, hub.requests) == (tuple(SHARDS), [])
+
+
+def test_files_that_only_an_index_tells_of_cost_one_more(serve: Serve) -> None:
+    hub, transport = serve(served("acme/m", {"model.safetensors.index.json": INDEX.encode(), **INDEXED}))
+    (repo,) = list_hub(transport)
+    hub.requests.clear()
+    (listed,) = hub_checkpoints(repo, transport)
+    assert listed.weight_files == tuple(INDEXED)
     assert listed.files == ()
     assert [path.rpartition("/")[2] for path in hub.paths] == ["model.safetensors.index.json"] * 2
     assert transport.traffic.resolve_requests == 1
@@ -370,14 +379,14 @@ def test_shards_cost_one_index(serve: Serve) -> None:
 
 @pytest.mark.parametrize("index", [b"not JSON", b"\xff", b"{}", b"[" * 100_000])
 def test_an_index_that_is_none(serve: Serve, index: bytes) -> None:
-    _, transport = serve(served("acme/m", {"model.safetensors.index.json": index, **SHARDS}))
+    _, transport = serve(served("acme/m", {"model.safetensors.index.json": index, **INDEXED}))
     with pytest.raises(WeightsError, match=r"model\.safetensors\.index\.json"):
         hub_checkpoints(named(transport, "acme/m"), transport)
 
 
 def test_an_index_that_is_absurdly_long(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crawler.hub._MAX_INDEX_BYTES", 10)
-    _, transport = serve(served("acme/m", {"model.safetensors.index.json": INDEX.encode(), **SHARDS}))
+    _, transport = serve(served("acme/m", {"model.safetensors.index.json": INDEX.encode(), **INDEXED}))
     with pytest.raises(WeightsError, match="larger than 10 bytes"):
         hub_checkpoints(named(transport, "acme/m"), transport)
 

@@ -133,7 +133,7 @@ def test_the_later_of_two_folders_with_one_id_is_a_fault(root: Path) -> None:
 
 
 def test_index_json_is_read_from_the_folder(root: Path) -> None:
-    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    shards = ["model-base.safetensors", "model-draft.safetensors"]
     write(root, *[f"m/{shard}" for shard in shards])
     index = "m/model.safetensors.index.json"
     write(root, index, content=json.dumps({"weight_map": {"b": shards[1], "a": shards[0]}}))

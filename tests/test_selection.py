@@ -119,6 +119,18 @@ def test_index_names_the_shards_and_their_order() -> None:
     assert found.weight_files == (files[2], files[0], files[1])
 
 
+def test_a_whole_set_of_shards_is_taken_without_its_index() -> None:
+    files, name = shards("model", 3), "model.safetensors.index.json"
+    (found,) = select(name, *files, "consolidated.safetensors", documents={})
+    assert list(found.weight_files) == files
+
+
+def test_the_index_counts_where_it_might_name_more_than_the_shards() -> None:
+    files, draft = shards("model", 3), "mtp.safetensors"
+    (found,) = select(*files, draft, documents={"model.safetensors.index.json": index(*files, draft)})
+    assert set(found.weight_files) == {*files, draft}
+
+
 def test_index_decides_between_sets_of_shards() -> None:
     new, old = shards("model", 2), shards("model", 3)
     (found,) = select(*new, *old, documents={"model.safetensors.index.json": index(*new)})
