@@ -82,7 +82,9 @@ def ablation_table(pairs: Sequence[tuple[Judged, Candidate]], truth: Mapping[str
             lines = [
                 e.log10_p for e in c.evidence if e.kind in CONVICTING and e.kind != left_out and e.log10_p is not None
             ]
-            guilty = adjust_log10_p(combine_log10_p(lines), j.answer.n_checkpoints) <= math.log10(ALPHA)
+            guilty = adjust_log10_p(combine_log10_p(lines, len(CONVICTING)), j.answer.n_checkpoints) <= math.log10(
+                ALPHA
+            )
             if c.repo_id in j.truth.parents and not j.adapter:
                 true_pairs += 1
                 convicted += guilty

@@ -76,9 +76,14 @@ def _fraction(a: float, b: float, x: float) -> float:
     return 1 / value
 
 
-def combine_log10_p(log10_ps: Sequence[float]) -> float:
-    """Bonferroni over lines of evidence about one pair: min p times the number of lines. Survives any dependence."""
-    return min(0.0, min(log10_ps) + math.log10(len(log10_ps))) if log10_ps else 0.0
+def combine_log10_p(log10_ps: Sequence[float], n_lines: int) -> float:
+    """Bonferroni over lines of evidence about one pair: min p times the number of lines. Survives any dependence.
+
+    Args:
+        log10_ps: of the lines that had something to say.
+        n_lines: how many might have had.
+    """
+    return min(0.0, min(log10_ps) + math.log10(n_lines)) if log10_ps else 0.0
 
 
 def adjust_log10_p(log10_p: float, n_store: int) -> float:

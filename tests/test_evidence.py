@@ -300,7 +300,7 @@ def log10_ps(make: Callable[[int, int], Tensors], depths: tuple[int, int]) -> ND
     for a, b in product(first, second):
         measured = [LINES[kind](Pair(a, b)) for kind in CONVICTING]
         values = [e.log10_p for e in measured if e is not None and e.log10_p is not None]
-        found.append(combine_log10_p(values))
+        found.append(combine_log10_p(values, len(values)))
     return np.array(found)
 
 

@@ -146,15 +146,15 @@ def test_blocks_that_agree_exactly_are_strong_and_blocks_of_zeros_are_nothing() 
 
 @given(st.lists(log10_ps, min_size=1, max_size=8), log10_ps)
 def test_combining_is_bonferroni(values: list[float], other: float) -> None:
-    combined = combine_log10_p(values)
+    combined = combine_log10_p(values, len(values))
     assert min(values) <= combined <= 0
     assert combined == pytest.approx(min(0.0, min(values) + math.log10(len(values))))
-    assert combine_log10_p([min(other, v) for v in values]) <= combined
-    assert combine_log10_p(values[::-1]) == combined
+    assert combine_log10_p([min(other, v) for v in values], len(values)) <= combined
+    assert combine_log10_p(values[::-1], len(values)) == combined
 
 
 def test_no_line_at_all_proves_nothing() -> None:
-    assert combine_log10_p([]) == 0.0
+    assert combine_log10_p([], 4) == 0.0
 
 
 @given(log10_ps, log10_ps, store_sizes, store_sizes)

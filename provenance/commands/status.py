@@ -52,20 +52,32 @@ def _print(found: dict[str, Any]) -> None:
         f"{figures['unindexed']} not indexed; {show_bytes(figures['bytes_on_disk'])} on disk, "
         f"{show_bytes(figures['bytes_read'])} of weights read"
     )
-    for title in ("runs", "reasons", "unresolved"):
-        if found[title]:
+    for title, rows in (
+        ("runs", [_run(row) for row in found["runs"]]),
+        *((t, found[t]) for t in ("reasons", "unresolved")),
+    ):
+        if rows:
             click.echo(f"\n{title}")
-            print_table([_shown(row) for row in found[title]])
+            print_table(rows)
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row for people: counts in words and units."""
-    if "budgets" not in row:
-        return row
+def _run(row: dict[str, Any]) -> dict[str, Any]:
+    """A run for people, narrow enough for a terminal."""
+    from provenance.output import show_bytes
+
+    requests = [row[f"{kind}_requests"] for kind in ("api", "resolve", "range")]
     budgets = [
-        f"{name} {b['quota'] or '?'}/{b['window'] or '?'} s"
-        + ("" if b["share"] is None else f", {b['share']:.0%} used")
+        f"{name} {b['quota'] or '?'} in {b['window'] or '?'} s" + ("" if b["share"] is None else f": {b['share']:.0%}")
         for name, b in (row["budgets"] or {}).items()
     ]
-    rate = None if row["rate"] is None else f"{row['rate']:,.0f}/h"
-    return {**row, "rate": rate, "budgets": "; ".join(budgets) or None}
+    return {
+        "started": row["started_at"],
+        "finished": row["finished_at"],
+        **{name: row[name] for name in ("listed", "fingerprinted", "skipped", "failed")},
+        "an hour": None if row["rate"] is None else f"{row['rate']:,.0f}",
+        "read": show_bytes(row["bytes_read"] or 0),
+        "api/resolve/range": "/".join(f"{n or 0:,}" for n in requests),
+        "waited, s": None if row["waited"] is None else f"{row['waited']:.0f}",
+        "budgets": "; ".join(budgets) or None,
+        "stopped": row["stopped"],
+    }
