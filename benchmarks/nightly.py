@@ -146,9 +146,7 @@ def main() -> None:
     row = (REPOS, QUOTAS.resolvers, QUOTAS.window, refused, f"{seconds:.1f}", f"{bound:.0f}", f"{seconds / bound:.2f}")
     print(f"| {' | '.join(map(str, row))} |\n", flush=True)
 
-    print(
-        "| night | listed | fingerprinted | s a 100,000 | last / first 100,000 | MiB after 100,000 | at the end |"
-    )
+    print("| night | listed | fingerprinted | s a 100,000 | last / first 100,000 | MiB after 100,000 | at the end |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for night, marks, summary in million():
         steps = [b[1] - a[1] for a, b in pairwise(marks.marks[:-1])]

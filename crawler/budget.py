@@ -7,7 +7,6 @@ how many are left. A request that would be one too many waits for the next windo
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,9 @@ from crawler.answers import AbandonedError, RateLimit, rate_limits
 
 _ROUNDING = 1.0
 """Seconds that a window is given more than announced: its end comes in whole ones."""
+
+LONGEST_WINDOW = 900
+"""Seconds; the Hub's windows last 300. A server that announces more is asked again all the same."""
 
 _UNKNOWN_WINDOW = 60
 """Seconds that a window lasts where the Hub does not say so."""
@@ -46,17 +48,17 @@ class Budgets:
         waited: seconds that requests waited for a next window, in sum.
     """
 
-    def __init__(self, pause: Callable[[float], object], clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, pause: Callable[[float], object], clock: Callable[[], float] = time.monotonic) -> None:
         """Set up, with nothing known.
 
         Args:
             pause: waits so many seconds; true when the crawl was stopped meanwhile.
-            clock: seconds since the epoch.
+            clock: seconds since any time; it must not be set back.
         """
         self.limits: dict[str, RateLimit] = {}
         self.waited = 0.0
         self._pause, self._clock, self._lock = pause, clock, Lock()
-        self._windows: dict[str, _Window] = defaultdict(_Window)
+        self._windows: dict[str, _Window] = {}
 
     @contextmanager
     def request(self, resource: str) -> Iterator[Callable[[Mapping[str, str]], None]]:
@@ -90,7 +92,7 @@ class Budgets:
     def _admit(self, resource: str) -> float:
         """Zero, and the request is counted; or the seconds to wait."""
         with self._lock:
-            window, now = self._windows[resource], self._clock()
+            window, now = self._windows.setdefault(resource, _Window()), self._clock()
             if window.ends is not None and now >= window.ends:
                 quota = self.limits[resource].quota
                 window.left, window.ends, window.ended = quota or float("inf"), None, window.ends
@@ -102,9 +104,12 @@ class Budgets:
 
     def _report(self, headers: Mapping[str, str]) -> None:
         with self._lock:
-            for limit in rate_limits(headers, self._clock()):
-                window, ends = self._windows[limit.resource], limit.at + limit.reset + _ROUNDING
-                half = (limit.window or _UNKNOWN_WINDOW) / 2
+            for limit in rate_limits(headers, time.time()):
+                window = self._windows.get(limit.resource)
+                if window is None:
+                    continue  # nothing was asked for that counts against it
+                ends = self._clock() + min(limit.reset, LONGEST_WINDOW) + _ROUNDING
+                half = min(limit.window or _UNKNOWN_WINDOW, LONGEST_WINDOW) / 2
                 if window.ended is not None and ends < window.ended + half:
                     continue  # a late answer of the window before
                 if window.ends is not None and ends > window.ends + half:

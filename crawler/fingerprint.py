@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crawler.architectures import needs_config, resolve_roles
+from crawler.architectures import read_names
 from crawler.dequantize import is_float
 from crawler.header import PREFIX_BYTES, header_stop, parse_header
 from crawler.plan import SampleSize, plan_matrices, plan_ranges
@@ -71,14 +71,14 @@ def fingerprint(
     entries = [entry for path in listed.weight_files for entry in read_header(reader, path, repo)]
     _refuse_impossible(entries, repo)
     config, config_note = listed.config, list[str]()
-    by_config = needs_config(entries)
-    if config is None or by_config:
+    reading = read_names(entries)
+    if config is None or reading.needs_config:
         config, config_note = _read_config(reader, listed.config_file)
-    resolved = resolve_roles(entries, config)
+    resolved = reading.with_config(config)
     layout = [_tensor_row(tensor, None) for tensor in resolved.tensors]
     # Another config may cut a fused tensor otherwise, into parts of the same names and shapes.
-    known = None if earlier is None or by_config else _same_layout(layout, earlier.tensors)
-    if earlier is not None and known is not None:
+    known = None if earlier is None or reading.needs_config else _same_layout(layout, earlier.tensors)
+    if earlier is not None and known is not None and _as_planned(resolved.tensors, known, size):
         rows, sample = known, earlier.sample
     else:
         scans = _scan(reader, resolved.tensors, size)
@@ -226,6 +226,16 @@ def _same_layout(
     known = {place(row): dict(row) for row in earlier}
     places = [place(row) for row in rows]
     return [known[place] for place in places] if len(earlier) == len(rows) and known.keys() == set(places) else None
+
+
+def _as_planned(tensors: Sequence[LogicalTensor], rows: Sequence[Mapping[str, Any]], size: SampleSize | None) -> bool:
+    """Whether as much was read of every whole tensor as would be now: a sampled crawl may have been of another size."""
+    read = {_key(tensor): row["n_read"] for tensor, row in zip(tensors, rows, strict=True)}
+    return all(
+        read[_key(plan.parts[0])] == sum(stop - start for start, stop in plan.bands) * plan.columns
+        for plan in plan_matrices(tensors, size)
+        if len(plan.parts) == 1 and plan.parts[0].rows is None
+    )
 
 
 def _identity_columns(identity: CheckpointId, listed: ListedCheckpoint) -> dict[str, Any]:

@@ -48,7 +48,14 @@ _EXPAND = (
     "tags",
 )
 _BASE_MODELS = "baseModels"  # not every version of the Hub gives it in a listing
+_PATIENCE = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 240.0, 240.0)
+"""Seconds before a page is asked for again, twelve minutes in all: a walk of hours must not end with a short outage."""
+
+_OUT_OF_ORDER = 100
+"""So many repos in a row that changed before end a walk by the time of change; fewer may stand in the wrong place."""
+
 _REMEMBERED = 10 * PAGE
+_LONGEST_ID = 200
 _MAX_INDEX_BYTES = 128 * 1024 * 1024
 
 
@@ -63,7 +70,7 @@ class HubRepo:
         paths: all its files.
         files: those whose size is known already; none of them in a listing.
         config: what the Hub says of its config.json.
-        fault: why it cannot be fingerprinted, where that is known already.
+        fault: why it cannot be fingerprinted, in one word and in a sentence, where that is known already.
     """
 
     repo_id: str
@@ -71,7 +78,7 @@ class HubRepo:
     metadata: RepoMetadata
     paths: tuple[str, ...]
     files: tuple[RepoFile, ...]
-    fault: str | None = None
+    fault: tuple[str, str] | None = None
     config: Mapping[str, Any] | None = None
 
     def reader(self, transport: HubTransport) -> HubReader:
@@ -153,14 +160,15 @@ def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckp
     Raises:
         CheckpointError: as `select_weights`, the repo has a fault, or a shard index did not come.
     """
-    if repo.fault is not None or repo.revision is None:
-        raise WeightsError(f"{repo.repo_id}: {repo.fault or 'no commit is known'}", stage="listing")
+    if repo.fault is not None:
+        reason, text = repo.fault
+        raise WeightsError(f"{repo.repo_id}: {text}", stage="listing", reason=reason)
     reader = repo.reader(transport)
     files = {file.path: file for file in repo.files}
     checkpoints = []
     for selection in select_weights(repo.paths, lambda path: _read_json(reader, path)):
         try:
-            identity = CheckpointId(repo.repo_id, repo.revision, selection.subfolder, selection.variant)
+            identity = CheckpointId(repo.repo_id, repo.revision or "", selection.subfolder, selection.variant)
         except IdentityError as error:
             raise WeightsError(f"{error}; it cannot be named in the store", stage="listing") from error
         paths = (*selection.weight_files, *([selection.config_file] if selection.config_file else []))
@@ -184,9 +192,13 @@ def _walk(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo
     page: str | None = "api/models"
     params: dict[str, Any] | None = {**query, "expand": fields}
     seen: OrderedDict[str, None] = OrderedDict()  # the newest last
+    pages: set[int] = set()
     while page is not None:
+        if params is None and hash(page) in pages:
+            raise ResponseError("the Hub's listing leads in a circle: a page comes again", stage="listing")
+        pages.add(hash(page))
         try:
-            listed, following = ask(transport, page, params, what="the Hub's listing")
+            listed, following = ask(transport, page, params, what="the Hub's listing", waits=_PATIENCE)
         except BadRequestError:
             if _BASE_MODELS not in fields or params is None:
                 raise
@@ -206,27 +218,36 @@ def _walk(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo
 
 
 def _changed_since(repos: Iterator[HubRepo], since: datetime | None, *, in_order: bool) -> Iterator[HubRepo]:
+    """Those changed since; in order the walk ends, but not for a few that are out of it, as where a listing lags."""
+    older = 0
     for repo in repos:
         changed = repo.metadata.last_modified
-        if since is None or (changed is not None and changed >= since):
+        if since is None or changed is None or changed >= since:
+            older = 0
             yield repo
-        elif in_order and changed is not None:
-            return
+        else:
+            older += 1
+            if in_order and older >= _OUT_OF_ORDER:
+                return
 
 
 def _repo(listed: object) -> HubRepo | None:
     """A listed object as a repo; null for anything else."""
-    if not isinstance(listed, dict) or not isinstance(repo_id := listed.get("id"), str):
+    if not isinstance(listed, dict) or not isinstance(repo_id := listed.get("id"), str) or len(repo_id) > _LONGEST_ID:
+        return None
+    try:
+        CheckpointId(repo_id, "0")
+    except IdentityError:
         return None
     siblings = names if isinstance(names := listed.get("siblings"), list) else None
     commit = commit_from_listing(listed)
     fault = None
     if listed.get("disabled") is True:
-        fault = "the Hub has disabled access to this repo"
+        fault = ("disabled", "the Hub has disabled access to this repo")
     elif commit is None:
-        fault = "the Hub names no commit of it; it may be empty"
-    elif siblings is None:
-        fault = "the Hub does not list its files; crawl it by name"
+        fault = ("no-revision", "the Hub names no commit of it; it may be empty")
+    elif not siblings:
+        fault = ("no-files", "the Hub lists no files of it; crawl it by name")
     found = (sibling.get("rfilename") for sibling in siblings or [] if isinstance(sibling, dict))
     paths = tuple(path for path in found if isinstance(path, str))
     config = said if isinstance(said := listed.get("config"), dict) else None

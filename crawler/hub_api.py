@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from time import sleep
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urljoin
 
@@ -15,6 +16,10 @@ from schemas.errors import SourceError
 # saying so in a way that mypy understands.
 
 
+MAX_BODY, BODY_SECONDS = 128 * 1024 * 1024, 300.0
+"""Bytes and seconds of one answer at the most; a page of a thousand repos has a megabyte or two."""
+
+
 class BadRequestError(ResponseError):
     """The Hub does not understand a request (400)."""
 
@@ -24,7 +29,7 @@ def connect(
     *,
     connections: int = 16,
     retries: int = MAX_RETRIES,
-    pause: Callable[[float], object] = sleep,
+    pause: Callable[[float], object] = time.sleep,
 ) -> HubTransport:
     """A transport to the Hub that `huggingface_hub` is set up for: its endpoint, token and user agent.
 
@@ -49,7 +54,12 @@ def connect(
 
 
 def ask(
-    transport: HubTransport, path: str, params: Mapping[str, Any] | None = None, *, what: str
+    transport: HubTransport,
+    path: str,
+    params: Mapping[str, Any] | None = None,
+    *,
+    what: str,
+    waits: Sequence[float] | None = None,
 ) -> tuple[Any, str | None]:
     """One answer of the API, and where the next page of it is.
 
@@ -58,6 +68,7 @@ def ask(
         path: under the endpoint, or the whole address of a next page.
         params: the query, lists as repeated keys; null leaves that of `path` as it is.
         what: what is asked for, to begin messages with.
+        waits: as for `HubTransport.persist`.
 
     Returns:
         the parsed JSON, and the next page's address or null.
@@ -69,19 +80,20 @@ def ask(
         SourceError: offline mode is on.
     """
     url = urljoin(f"{transport.endpoint}/", path)
-    return transport.persist(lambda: _ask_once(transport, url, params, what))
+    return transport.persist(lambda: _ask_once(transport, url, params, what), waits)
 
 
 def _ask_once(transport: HubTransport, url: str, params: Mapping[str, Any] | None, what: str) -> tuple[Any, str | None]:
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
-    from huggingface_hub.utils import http_backoff  # type: ignore[attr-defined]
+    from huggingface_hub.utils import http_stream_backoff  # type: ignore[attr-defined]
 
+    # Once: it is tried again by the transport, which knows the budgets and can be interrupted.
+    asked: dict[str, Any] = {"params": params, "headers": transport.headers, "timeout": READ_SECONDS}
+    asked |= {"retry_on_exceptions": (), "retry_on_status_codes": ()}
     try:
-        with transport.api_request() as answered:
-            # Once: it is tried again by the transport, which knows the budgets and can be interrupted.
-            once: dict[str, Any] = {"retry_on_exceptions": (), "retry_on_status_codes": ()}
-            response = http_backoff("GET", url, params=params, headers=transport.headers, timeout=READ_SECONDS, **once)
+        with transport.api_request() as answered, http_stream_backoff("GET", url, **asked) as response:
             answered(response.headers)
+            body = _body(response, what)
     except OfflineModeIsEnabled as error:
         raise SourceError("the Hub cannot be asked: HF_HUB_OFFLINE is set; unset it") from error
     except HTTPError as error:
@@ -95,13 +107,32 @@ def _ask_once(transport: HubTransport, url: str, params: Mapping[str, Any] | Non
     if response.status_code != 200:
         raise failure(response.status_code, response.headers, what, stage="listing")
     try:
-        answer = response.json()
+        answer = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ResponseError(f"{what}: the answer is not valid JSON", stage="listing") from error
-    following = response.links.get("next", {}).get("url")
-    if following is not None:
+    return answer, _next_page(response.links, url, what)
+
+
+def _body(response: Any, what: str) -> bytes:
+    """The whole body, within bounds of size and time: a server could go on for ever."""
+    began, body = time.monotonic(), bytearray()
+    for piece in response.iter_bytes():
+        body += piece
+        if len(body) > MAX_BODY or time.monotonic() - began > BODY_SECONDS:
+            text = f"{what}: the answer is longer than {MAX_BODY:,} bytes, or takes longer than {BODY_SECONDS:.0f} s"
+            raise ResponseError(text, stage="listing")
+    return bytes(body)
+
+
+def _next_page(links: Mapping[str | None, Mapping[str, str]], url: str, what: str) -> str | None:
+    following = links.get("next", {}).get("url")
+    if following is None:
+        return None
+    try:
         following = urljoin(url, following)
-        if origin(following) != origin(url):
-            # The next request would carry the token there.
-            raise ResponseError(f"{what}: its next page is on another server; not followed", stage="listing")
-    return answer, following
+    except ValueError:
+        raise ResponseError(f"{what}: the address of its next page is malformed", stage="listing") from None
+    if origin(following) != origin(url):
+        # The next request would carry the token there.
+        raise ResponseError(f"{what}: its next page is on another server; not followed", stage="listing")
+    return following

@@ -48,8 +48,9 @@ LONGEST_WAIT = 330.0
 SMALL_FILE = 16 * 1024 * 1024
 """Bytes of a file that the Hub may serve by itself; it keeps larger ones in its storage."""
 
-_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try
-MAX_RETRIES = len(_WAITS)
+WAITS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before each further try."""
+MAX_RETRIES = len(WAITS)
 _REDIRECTS, _MAX_HOPS = (301, 302, 303, 307, 308), 5
 _REST = 16 * 1024  # bytes of an unwanted body that are read rather than to give the connection up
 _FAULTS = (  # the more special ones first
@@ -168,17 +169,23 @@ class HubTransport:
         Raises:
             AbandonedError: the crawl was stopped.
         """
+        if self._pause(0.0):
+            # A listing may go on for hours without a repo that anybody would be told of.
+            raise AbandonedError("the crawl was stopped")
         with self.budgets.request("api") as answered:
             self._count(api_requests=1)
             yield answered
 
-    def persist(self, attempt: Callable[[], T]) -> T:
+    def persist(self, attempt: Callable[[], T], waits: Sequence[float] | None = None) -> T:
         """Try until it works, waiting longer each time, or for as long as the server asks.
+
+        Args:
+            waits: seconds before each further try; null for `WAITS`. None is made where `retries` is 0.
 
         Raises:
             AbandonedError: the crawl was stopped.
         """
-        for wait in _WAITS[: self.retries]:
+        for wait in (WAITS[: self.retries] if waits is None else waits) if self.retries else ():
             try:
                 return attempt()
             except TransferError as error:

@@ -65,8 +65,9 @@ def crawl(
 
         def retries() -> Iterator[Visit]:
             """Failed repos that are due again, and that the walk did not meet."""
-            if options.retry_failed or (walk and walk.delta):
-                yield from named_visits(transport, ledger.due(None if options.retry_failed or not walk else walk.key))
+            everything = options.retry_failed or (walk is not None and walk.whole)
+            if everything or (walk is not None and walk.delta):
+                yield from named_visits(transport, ledger.due(None if everything or walk is None else walk.key))
 
         expected = len(local) + len(names) if listing is None else listing.limit
         run = Run(store, options, described, progress, ledger=ledger, stop=stop, transport=transport, walk=walk)

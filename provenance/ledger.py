@@ -18,13 +18,14 @@ import numpy as np
 from indexer.rows import stored_fingerprint
 from indexer.store import Store
 from provenance.retries import next_attempt, outlasts_revision
+from schemas.errors import StoreError
 from schemas.identity import REVISION_DIGITS
 from schemas.records import Fingerprint, Outcome, RepoFile
 from schemas.tables import FINGERPRINT_VERSION
 
 NO_WEIGHTS = "no-weights"
 
-_KNOWN = "select checkpoint_id, repo_id, revision, mode from checkpoints where fingerprint_version = ?"
+_KNOWN = "select checkpoint_id, repo_id, revision, mode, source = 'hub' from checkpoints where fingerprint_version = ?"
 _EMPTY = f"select distinct repo_id, revision from outcomes where source = 'hub' and reason = '{NO_WEIGHTS}'"
 _FAILED = """
 with visits as (
@@ -45,6 +46,7 @@ with visits as (
 )
 select repo_id, revision, reason, attempts, again, listings from failed left join listed using (repo_id)
 """
+_FORGOTTEN = "select repo_id from tombstones where repo_id not in (select repo_id from checkpoints)"
 _DIGESTS = """
 select fingerprint_id, mode, list_sort(list(coalesce(sha256, xet_hash))) as digests
 from checkpoints join files using (fingerprint_id)
@@ -72,7 +74,7 @@ class Ledger:
 
     Attributes:
         failures: repos whose last visit failed.
-        forgotten: repos that were taken out of the store; listings pass over them.
+        forgotten: repos that were taken out of the store and not crawled by name since; listings pass over them.
     """
 
     def __init__(self, store: Store, *, now: datetime, refingerprint: bool = False, retry_failed: bool = False) -> None:
@@ -96,16 +98,18 @@ class Ledger:
                     yield from batch
 
             if not refingerprint:
-                for checkpoint_id, repo, revision, mode in rows(_KNOWN, FINGERPRINT_VERSION):
+                for checkpoint_id, repo, revision, mode, hub in rows(_KNOWN, FINGERPRINT_VERSION):
                     self._fingerprints.add(_fact(checkpoint_id, mode))
-                    self._repos.add(_fact(repo, revision, mode))
+                    if hub:  # a local copy may be of one checkpoint of several
+                        self._repos.add(_fact(repo, revision, mode))
                 self._files = _Files(rows(_DIGESTS, FINGERPRINT_VERSION))
-            for repo, revision in rows(_EMPTY):
-                self._empty.add(_fact(repo, _short(revision)))
+            if not refingerprint and not retry_failed:
+                for repo, revision in rows(_EMPTY):
+                    self._empty.add(_fact(repo, _short(revision)))
             for repo, revision, reason, attempts, again, listings in rows(_FAILED):
                 due = None if again is None else datetime.fromtimestamp(again / 1e6, UTC)
                 self.failures[repo] = Failure(revision, reason, attempts, due, tuple(listings or ()))
-            self.forgotten = {repo for (repo,) in rows("select repo_id from tombstones")}
+            self.forgotten = {repo for (repo,) in rows(_FORGOTTEN)}
 
     def has(self, checkpoint_id: str, mode: str) -> bool:
         """Whether a fingerprint of this checkpoint is stored, or was made in this crawl."""
@@ -115,7 +119,10 @@ class Ledger:
         """A stored fingerprint of weight files with just these digests; null where there is none."""
         digests = [file.sha256 or file.xet_hash for file in files]
         fingerprint_id = None if None in digests else self._files.get(mode, sorted(map(str, digests)))
-        return None if fingerprint_id is None else stored_fingerprint(self._store, fingerprint_id)
+        try:
+            return None if fingerprint_id is None else stored_fingerprint(self._store, fingerprint_id)
+        except StoreError:
+            return None  # forgotten, or compacted away, since the ledger was loaded
 
     def settled(self, repo_id: str, revision: str | None, mode: str) -> str | None:
         """Why a listed repo needs no visit, in words; null where it does."""
@@ -136,7 +143,7 @@ class Ledger:
         return None
 
     def due(self, listing: str | None) -> list[str]:
-        """Repos whose failed visit is due again, of one walk or of all."""
+        """Repos whose failed visit is due again: those that one walk ever met, or all."""
         return [
             repo
             for repo, failure in self.failures.items()
@@ -188,8 +195,9 @@ class _Facts:
     def __contains__(self, fact: int) -> bool:
         if fact in self._newest:
             return True
-        place = int(np.searchsorted(self._sorted, np.uint64(fact)))
-        return place < len(self._sorted) and int(self._sorted[place]) == fact
+        known = self._sorted  # another thread may put a larger one in its place
+        place = int(np.searchsorted(known, np.uint64(fact)))
+        return place < len(known) and int(known[place]) == fact
 
 
 class _Files:
@@ -210,7 +218,8 @@ class _Files:
 
 
 def _fact(*parts: object) -> int:
-    return int.from_bytes(blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest(), "little")
+    text = "\0".join(map(str, parts)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
 
 def _short(revision: object) -> str:

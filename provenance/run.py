@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
+from crawler.answers import AbandonedError
 from indexer.rows import fingerprint_rows
 from indexer.store import Store
 from provenance.ahead import Ahead
@@ -37,6 +38,8 @@ COMMIT_EVERY = 64
 """Fingerprints in one commit."""
 COMMIT_OUTCOMES = 20_000
 COMMIT_SECONDS = 10.0
+COMPACT_EVERY = 256
+"""Commits after which the small parts that they left are merged: everything that reads the store opens each of them."""
 
 _AHEAD = 2_000  # listed repos: two pages
 _TICK = 0.5  # seconds
@@ -61,7 +64,10 @@ class Progress(Protocol):
 
 @dataclass(slots=True)
 class RunSummary:
-    """What a crawl did; `stopped` says why it ended early, if it did. `failures` are the first hundred."""
+    """What a crawl did; `failures` are the first hundred.
+
+    `stopped` says why it ended early, if it did, `broke_off` whether that was the listing's fault and nobody's wish.
+    """
 
     run_id: str
     listed: int = 0
@@ -72,6 +78,7 @@ class RunSummary:
     requests: int = 0
     seconds: float = 0.0
     stopped: str | None = None
+    broke_off: bool = False
     failures: list[Outcome] = field(default_factory=list)
 
 
@@ -106,6 +113,8 @@ class Run:
         self._pending: dict[Future[list[Visited]], Visit] = {}
         self._listed: set[str] = set()
         self._passed = 0
+        self._interrupted = False
+        self._commits = 0
 
     def crawl(
         self,
@@ -129,6 +138,10 @@ class Run:
         self.summary.listed = listed
         if self.progress:
             self.progress.found(expected)
+        with self._interrupts():
+            return self._crawl(visits, afterwards)
+
+    def _crawl(self, visits: Iterable[Visit], afterwards: Callable[[], Iterable[Visit]]) -> RunSummary:
         self._commit(start=True)
         pool = ThreadPoolExecutor(self.options.workers, thread_name_prefix="crawl")
         try:
@@ -138,16 +151,40 @@ class Run:
             self._visit_all(pool, Ahead(unnamed, _AHEAD, self.stop))
         except KeyboardInterrupt:
             self.summary.stopped = "interrupted"
-            with _interrupts_call(self._visitor.abandon):
-                self._finish_pending()
-                return self._end()
+            self._finish_pending()
         except StoreError:
             self._visitor.abandon()  # nothing more can be kept
+            raise
+        except BaseException:
+            self._commit()  # what is in hand, before whatever this is ends it all
             raise
         finally:
             self.stop.set()
             pool.shutdown(cancel_futures=True)
         return self._end()
+
+    @contextmanager
+    def _interrupts(self) -> Iterator[None]:
+        """While this is open, Ctrl-C and SIGTERM end the crawl between two steps, and never inside a commit.
+
+        The first one lets what is in hand be finished, the second ends the reads too.
+        """
+
+        def interrupt(*_: object) -> None:
+            if self._interrupted:
+                self._visitor.abandon()
+            self._interrupted = True
+            self.stop.set()
+
+        if threading.current_thread() is not threading.main_thread():
+            yield  # which signals never reach
+            return
+        before = {sign: signal.signal(sign, interrupt) for sign in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sign, handler in before.items():
+                signal.signal(sign, handler)
 
     def _end(self) -> RunSummary:
         self.summary.seconds = time.monotonic() - self._clock
@@ -158,6 +195,8 @@ class Run:
     def _visit_all(self, pool: ThreadPoolExecutor, visits: Ahead[Visit]) -> None:
         pending = self._pending
         while pending or not visits.ended:
+            if self._interrupted:
+                raise KeyboardInterrupt
             if not self._fill(pool, visits) and not pending:
                 return
             # Until all workers have something to do, look often for what was listed meanwhile.
@@ -173,18 +212,25 @@ class Run:
         while len(self._pending) < 2 * self.options.workers and not visits.ended:
             try:
                 visit = visits.take(0.0 if self._pending else _TICK)
+            except AbandonedError:
+                return False
             except CheckpointError as error:
                 self.summary.stopped = f"the listing broke off: {storable(str(error))}"
+                self.summary.broke_off = True
                 return False
-            if visit is None:
+            if visit is None and visits.ended:
                 break
             if not self._within_budget():
                 return False
+            if visit is None:
+                break
             self.summary.listed += visit.hub
             mode = mode_of(self.options, hub=visit.hub)
             if visit.listed and (why := self.ledger.settled(visit.repo_id, visit.revision, mode)):
                 self._pass_over(visit, why)
             else:
+                if visit.hub:
+                    self.ledger.note_visit(visit.repo_id)
                 self._pending[pool.submit(self._visitor.visit, visit)] = visit
         return True
 
@@ -218,8 +264,13 @@ class Run:
             self._keep(self.ledger.schedule(outcome), result)
             if visit.listed:
                 self._listed.add(outcome.repo_id)
-        if visit.hub:
-            self.ledger.note_visit(visit.repo_id)
+        names = {outcome.repo_id for outcome, _ in visited}
+        if visit.hub and visit.repo_id not in names:
+            # Else a failure under the old name would be due for ever.
+            message = f"{visit.repo_id}: is called {', '.join(sorted(names))} now"
+            self._outcomes.append(
+                Outcome(visit.repo_id, None, "skipped", stage="plan", reason="renamed", message=message, source="hub")
+            )
         self._commit_if_due()
 
     def _keep(self, outcome: Outcome, result: Fingerprint | None) -> None:
@@ -264,10 +315,14 @@ class Run:
             batch["runs"] = [self._run_row(now if finish else None)]
         self.store.commit({name: tables.from_rows(name, rows) for name, rows in batch.items() if rows})
         self._buffer, self._outcomes, self._committed = [], [], time.monotonic()
+        self._commits += 1
+        if self._commits % COMPACT_EVERY == 0:
+            self.store.compact()
 
     def _drop_forgotten(self) -> None:
         """Leave out what nobody asked for by name and `provenance forget` took out of the store during the crawl."""
-        self.ledger.forgotten.update(self.store.tombstones())
+        new = {repo for repo, at in self.store.tombstones().items() if at >= self.started}
+        self.ledger.forgotten.update(new)
         gone, self._listed = self._listed & self.ledger.forgotten, set()
         if gone:
             kept = [found for found in self._buffer if found.checkpoint["repo_id"] not in gone]
@@ -297,20 +352,13 @@ class Run:
             "waited": transport.budgets.waited if transport else 0.0,
             "budgets": json.dumps({name: {"quota": o.quota, "window": o.window} for name, o in limits.items()}),
             "listing": walk.key if walk else None,
-            "watermark": walk.watermark if walk and finished and not summary.stopped else None,
+            "watermark": self._watermark() if finished else None,
             "stopped": summary.stopped,
         }
 
-
-@contextmanager
-def _interrupts_call(act: Callable[[], None]) -> Iterator[None]:
-    """While this is open, another Ctrl-C or SIGTERM calls `act` and interrupts nothing, a commit least of all."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # which signals never reach
-        return
-    before = {sign: signal.signal(sign, lambda *_: act()) for sign in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
+    def _watermark(self) -> datetime | None:
+        """That of the walk, if it came to its end. A full walk that met nothing did not: something is wrong there."""
+        walk, summary = self.walk, self.summary
+        if walk is None or summary.stopped or not (walk.delta or summary.listed):
+            return None
+        return walk.watermark

@@ -8,12 +8,15 @@ covers clocks that differ and listings that lag.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 from indexer.store import Store
 from provenance.settings import HubListing
 from schemas.tables import FINGERPRINT_VERSION
+
+log = logging.getLogger("provenance.crawl")
 
 OVERLAP = timedelta(days=1)
 
@@ -27,12 +30,14 @@ class Walk:
         listing: what to ask the hub for.
         watermark: what to store once the walk is complete; null where it leaves something out.
         delta: only what changed is listed, so that repos which failed are to be visited by name.
+        whole: it is the listing of all repos; every failure is its business.
     """
 
     key: str
     listing: HubListing
     watermark: datetime | None
     delta: bool = False
+    whole: bool = False
 
 
 def plan_walk(store: Store, listing: HubListing, endpoint: str, mode: str, now: datetime, *, full: bool) -> Walk:
@@ -51,7 +56,10 @@ def plan_walk(store: Store, listing: HubListing, endpoint: str, mode: str, now: 
     if listing.limit or listing.sort or listing.since:
         return Walk(key, listing, None)
     rows = store.read("runs", ["listing", "watermark"]).to_pylist()
-    last = max((row["watermark"] for row in rows if row["listing"] == key and row["watermark"]), default=None)
+    known = [row["watermark"] for row in rows if row["listing"] == key and row["watermark"]]
+    if ahead := [mark for mark in known if mark > now]:
+        log.warning("a walk of this listing is dated %s, later than now: one of two clocks is wrong", max(ahead))
+    last = max((mark for mark in known if mark <= now), default=None)
     if full or last is None:
-        return Walk(key, listing, now)
-    return Walk(key, replace(listing, since=last - OVERLAP), now, delta=True)
+        return Walk(key, listing, now, whole=not which)
+    return Walk(key, replace(listing, since=last - OVERLAP), now, delta=True, whole=not which)

@@ -71,7 +71,7 @@ MAX_WEIGHTS = 1 << 23
 
 MROPE = ("qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm4v_moe_text", "glm_image_text", "glm_ocr_text",
          "paddleocr_vl_text",
-         "qwen2_5_omni_text", "hunyuan_vl_text", "cosmos3_edge_text", "ernie4_5_vl_moe_text", "glm46v_text")  # fmt: skip
+         "qwen2_5_omni_text", "hunyuan_vl_text", "cosmos3_edge_text", "glm46v_text")  # fmt: skip
 """Text models whose config states how rotary frequencies are shared out to time, height and width."""
 
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
@@ -173,8 +173,9 @@ def inputs(model: Any) -> Iterator[list[Mapping[str, Any]]]:
     """Inputs to try: of each list the first that the model takes."""
     accepted = inspect.signature(model.forward).parameters
     config = model.config
-    if config.model_type in FED:
-        yield [{k: torch.rand(v) if isinstance(v, tuple) else v for k, v in FED[config.model_type].items()}]
+    fed = FED.get(config.model_type)
+    if fed is not None and fed.keys() <= accepted.keys():
+        yield [{name: torch.rand(value) if isinstance(value, tuple) else value for name, value in fed.items()}]
         return
     ids = torch.randint(3, VOCABULARY - 20, (1, 11))
     size = getattr(getattr(config, "vision_config", config), "image_size", 32)

@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from crawler.architectures import needs_config, resolve_roles, rows_index
+from crawler.architectures import read_names, resolve_roles, rows_index
 from crawler.architectures.config import Settings, read_settings
 from crawler.architectures.names import FAMILIES, ROLE_OF_STEM, VARIANTS
 from schemas.records import LogicalTensor, OutputRows, ResolvedRoles, TensorEntry
@@ -110,7 +108,7 @@ def test_any_prefix_leads_to_the_layers(prefix: str) -> None:
     assert roles(resolved)["q"] == roles(resolved)["ffn_norm"] == roles(resolved)["down"] == resolved.n_layers == 3
     assert resolved.hidden_size == HIDDEN
     assert resolved.notes == ()
-    assert not needs_config(outside + layers(LLAMA, prefix))
+    assert not read_names(outside + layers(LLAMA, prefix)).needs_config
 
 
 def test_unfused_matrices_are_whole_and_lie_where_they_are_stored() -> None:
@@ -178,14 +176,14 @@ def test_phi3_is_split_by_the_shape_of_o_alone() -> None:
         "mlp.gate_up_proj.weight": (2 * FFN, HIDDEN),
         "mlp.down_proj.weight": (HIDDEN, FFN),
     }
-    assert not needs_config(layers(phi))
+    assert not read_names(layers(phi)).needs_config
     resolved = resolve_roles(layers(phi), {"num_attention_heads": 7})
     expected = {"q": (0, Q), "k": (Q, KV), "v": (Q + KV, KV), "gate": (0, FFN), "up": (FFN, FFN)}
     for role, (start, size) in expected.items():
         tensor = the(resolved, role)
         assert (tensor.rows, tensor.shape, tensor.part) == (OutputRows(start, size), (size, HIDDEN), role)
     without_o = layers({"self_attn.qkv_proj.weight": (Q + 2 * KV, HIDDEN)})
-    assert needs_config(without_o)
+    assert read_names(without_o).needs_config
     assert roles(resolve_roles(without_o, None))["q"] == 0
     by_config = resolve_roles(without_o, {"num_attention_heads": 6, "num_key_value_heads": 2})
     assert the(by_config, "k").rows == OutputRows(Q, KV)
@@ -193,7 +191,7 @@ def test_phi3_is_split_by_the_shape_of_o_alone() -> None:
 
 @pytest.mark.parametrize("prefix", ["transformer.h", "h"])
 def test_gpt2_is_transposed_and_its_bias_is_split_too(prefix: str) -> None:
-    assert not needs_config(layers(GPT2, prefix))
+    assert not read_names(layers(GPT2, prefix)).needs_config
     resolved = resolve_roles(layers(GPT2, prefix), None)
     for number, role in enumerate("qkv"):
         tensor, bias = the(resolved, role), the(resolved, f"{role}_bias")
@@ -215,7 +213,7 @@ def test_gpt2_names_stored_as_linear_layers_need_to_know_the_family() -> None:
         "mlp.c_proj.weight": (HIDDEN, FFN),
     }
     unknown = resolve_roles(layers(linear), None)
-    assert needs_config(layers(linear))
+    assert read_names(layers(linear)).needs_config
     assert roles(unknown)["q"] == 0
     assert not the(unknown, "up").transposed
     qwen = resolve_roles(layers(linear), {"model_type": "qwen", "num_attention_heads": 4})
@@ -232,7 +230,7 @@ def test_gpt2_names_without_a_telling_attention_stay_unknown() -> None:
 
 def test_neox_interleaves_heads_and_its_prefix_outweighs_a_lying_model_type() -> None:
     entries = layers(NEOX, "gpt_neox.layers")
-    assert needs_config(entries)
+    assert read_names(entries).needs_config
     resolved = resolve_roles(entries, {"model_type": "llama", "num_attention_heads": 4})
     for number, role in enumerate("qkv"):
         assert the(resolved, role).rows == the(resolved, f"{role}_bias").rows == OutputRows(4 * number, 4, 4, 12)
@@ -270,7 +268,7 @@ def test_heads_that_contradict_the_projection_are_dropped() -> None:
 
 
 def test_metas_rotary_rows_are_undone_for_q_and_k_only() -> None:
-    assert needs_config(layers(META, "layers"))
+    assert read_names(layers(META, "layers")).needs_config
     resolved = resolve_roles(layers(META, "layers"), META_CONFIG)
     assert the(resolved, "q").rows == OutputRows(0, Q, rotary_head=4)
     assert the(resolved, "k").rows == OutputRows(0, KV, rotary_head=4)
@@ -310,7 +308,7 @@ def test_mixtral_and_qwen_experts() -> None:
 def test_stacked_experts_are_cut_apart_where_the_orientation_is_certain() -> None:
     stacked = LLAMA | {"mlp.experts.gate_up_proj": (3, HIDDEN, 2 * FFN), "mlp.experts.down_proj": (3, FFN, HIDDEN)}
     entries = layers(stacked)
-    assert needs_config(entries)
+    assert read_names(entries).needs_config
     resolved = resolve_roles(entries, {"model_type": "gpt_oss"})
     up, down = the(resolved, "up", 1, expert=2), the(resolved, "down", 1, expert=2)
     assert (up.shape, up.stored_shape, up.transposed) == ((FFN, HIDDEN), (HIDDEN, 2 * FFN), True)
@@ -348,7 +346,7 @@ def test_latent_attention() -> None:
 
 def test_gated_queries_are_parted_from_their_gate() -> None:
     gated = LLAMA | {"self_attn.q_proj.weight": (2 * Q, HIDDEN)}
-    assert needs_config(layers(gated))
+    assert read_names(layers(gated)).needs_config
     assert roles(resolve_roles(layers(gated), None))["q"] == 0
     resolved = resolve_roles(layers(gated), {"text_config": {"model_type": "qwen3_next", "num_attention_heads": 6}})
     assert the(resolved, "q").rows == OutputRows(0, 4, 6, 8)
@@ -498,83 +496,6 @@ def test_figures_come_from_the_language_models_section() -> None:
     assert read_settings({"n_embd": 12, "n_head": 3, "multi_query": True}) == Settings((), None, None, 12, 3, 1)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
-KEYS = (
-    "num_attention_heads", "n_heads", "num_key_value_heads", "hidden_size", "text_config", "quantization_config",
-    "architectures", "model_type", "multi_query", "new_decoder_architecture", "quant_method", "num_kv_heads",
-)  # fmt: skip
-TYPES = st.sampled_from(["gpt_neox", "falcon", "internlm2", "gpt_bigcode", "codegen", "qwen3_next", "gpt_oss"])
-VALUES = st.one_of(JSON, st.integers(-2, 40), TYPES)
-CONFIGS = st.dictionaries(st.sampled_from(KEYS), VALUES | st.dictionaries(st.sampled_from(KEYS), VALUES), max_size=8)
-STEMS = sorted(
-    {
-        *LLAMA,
-        *META,
-        *GPT2,
-        *NEOX,
-        "self_attention.query_key_value.weight",
-        "attention.wqkv.weight",
-        "attn.qkv_proj.weight",
-    }
-    | {"mlp.experts.gate_up_proj", "mlp.experts.0.up_proj.weight", "encoder_attn.q_proj.weight", "eh_proj.weight"}
-)
-NAMES = st.one_of(
-    st.builds(
-        "{}.{}.{}".format,
-        st.sampled_from(["model.layers", "visual.blocks", "gpt_neox.layers"]),
-        st.integers(0, 2),
-        st.sampled_from(STEMS),
-    ),
-    st.text(max_size=12),
-    st.sampled_from(["lm_head.weight", "model.norm.weight", "layers.0", "layers.0.", "h.99999999999.q_proj.weight"]),
-)
-ENTRIES = st.lists(
-    st.builds(
-        entry, NAMES, st.lists(st.sampled_from([0, 1, 4, 8, 12, 24, 36, 96]), max_size=3).map(tuple),
-        st.sampled_from(["BF16", "F32", "I8", "F8_E4M3", "nonsense"]),
-    ),
-    max_size=14, unique_by=lambda found: found.name,
-)  # fmt: skip
-
-
-@settings(deadline=None)
-@given(entries=ENTRIES, config=CONFIGS | st.none())
-def test_whatever_comes_every_tensor_is_told_and_no_row_is_told_twice(
-    entries: list[TensorEntry], config: dict[str, Any] | None
-) -> None:
-    resolved = resolve_roles(entries, config)
-    assert isinstance(needs_config(entries), bool)
-    assert list(dict.fromkeys(t.name for t in resolved.tensors)) == [found.name for found in entries]
-    slots = Counter((t.stack, t.role, t.layer, t.expert) for t in resolved.tensors if t.role != "other")
-    assert set(slots.values()) <= {1}
-    taken: dict[tuple[str, int], list[int]] = {}
-    for tensor in resolved.tensors:
-        assert tensor.role in ROLES
-        stored_rows = tensor.stored_shape[1 if tensor.transposed else 0] if tensor.stored_shape else 1
-        rows = range(stored_rows) if tensor.rows is None else rows_index(tensor.rows).tolist()
-        assert tensor.rows is None or tensor.shape[0] == len(rows)
-        assert all(0 <= row < stored_rows for row in rows)
-        taken.setdefault((tensor.name, tensor.element_offset), []).extend(rows)
-        if tensor.role not in ("other",) and len(tensor.shape) == 2:
-            assert len(tensor.stored_shape) == 2
-            assert tensor.entry.dtype in ("BF16", "F32", "F8_E4M3")
-    assert all(len(rows) == len(set(rows)) for rows in taken.values())
-    for number in (resolved.n_heads, resolved.n_kv_heads, resolved.hidden_size):
-        assert number is None or (type(number) is int and number > 0)
-    assert resolved.model_type is None or isinstance(resolved.model_type, str)
-
-
-@pytest.mark.parametrize(
-    "garbage", [[], "x", 3, None, {"num_attention_heads": {"a": None}}, {"architectures": [None, 3]}, {"n_heads": True}]
-)
-def test_a_config_of_the_wrong_kind_counts_as_none(garbage: Any) -> None:
-    assert read_settings(garbage) == Settings()
-
-
 ZOO = Path(__file__).parents[2] / "shared" / "zoo" / "models"
 
 
@@ -613,7 +534,7 @@ def test_every_model_of_the_zoo_resolves_in_all_layers() -> None:
                 t.layer for t in sorted((t for t in resolved.tensors if t.role == role), key=lambda t: t.layer or 0)
             ] == list(range(n_layers)), repo
         assert resolved.notes == (), repo
-        if not needs_config(entries):
+        if not read_names(entries).needs_config:
             assert resolve_roles(entries, None).tensors == resolved.tensors
     assert adapters == 2
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crawler.architectures import needs_config, resolve_roles, rows_index
+from crawler.architectures import read_names, resolve_roles, rows_index
 from schemas.records import LogicalTensor, ResolvedRoles, TensorEntry
 
 HIDDEN, HEADS, KV_HEADS, HEAD, FFN, LAYERS = 24, 6, 2, 4, 40, 3
@@ -105,18 +105,21 @@ def found(resolved: ResolvedRoles, tensors: Mapping[str, Array]) -> dict[tuple[s
     return {(t.role, t.layer): extract(t, tensors) for t in resolved.tensors if t.role != "other"}
 
 
-@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module.", "base_model.model."])
+@pytest.mark.parametrize(
+    ("prefix", "suffix"),
+    [("", "weight"), ("_orig_mod.", "weight"), ("module.", "weight"), ("base_model.model.", "base_layer.weight")],
+)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_part_is_the_matrix_that_was_fused(family: str, prefix: str) -> None:
+def test_every_part_is_the_matrix_that_was_fused(family: str, prefix: str, suffix: str) -> None:
     container, config, kv_heads, fuse = FAMILIES[family]
     tensors = {
-        f"{prefix}{container}.{layer}.{stem}.weight": array
+        f"{prefix}{container}.{layer}.{stem}.{suffix}": array
         for layer in range(LAYERS)
         for stem, array in fuse(parts(layer, kv_heads)).items()
     }
     resolved = resolve_roles(entries(tensors), config)
     assert resolved.notes == ()
-    assert needs_config(entries(tensors)) == (family not in SETTLED_BY_SHAPES)
+    assert read_names(entries(tensors)).needs_config == (family not in SETTLED_BY_SHAPES)
     assert resolved.n_layers == LAYERS
     given = found(resolved, tensors)
     roles = {role for role, _ in given}
@@ -236,3 +239,83 @@ def test_an_output_projection_alone_is_no_attention() -> None:
     resolved = resolve_roles(entries(tensors), None)
     assert {t.role for t in resolved.tensors} == {"other"}
     assert any("which attention" in note for note in resolved.notes)
+
+
+def test_dbrx_experts_stand_one_below_the_other() -> None:
+    experts = [parts(10 + expert, KV_HEADS) for expert in range(3)]
+    # DbrxExpertGLU: w1.view(experts, ffn, hidden) is the gate, v1 the same of up; down is x @ w2, not x @ w2.T.
+    stacked = {
+        "w1": np.concatenate([p["gate"] for p in experts]),
+        "v1": np.concatenate([p["up"] for p in experts]),
+        "w2": np.concatenate([p["down"].T for p in experts]),
+    }
+    at = "transformer.blocks.0."
+    router = {f"{at}ffn.router.layer.weight": np.zeros((3, HIDDEN), np.int64)}
+    tensors = {f"{at}ffn.experts.mlp.{name}": array for name, array in stacked.items()}
+    resolved = resolve_roles(entries(tensors | router), None)
+    assert resolved.notes == ()
+    for tensor in (t for t in resolved.tensors if t.name in tensors):
+        assert tensor.expert is not None
+        n = int(np.prod(tensor.stored_shape))
+        stored = tensors[tensor.name].reshape(-1)[tensor.element_offset :][:n].reshape(tensor.stored_shape)
+        matrix = stored.T if tensor.transposed else stored
+        np.testing.assert_array_equal(matrix, experts[tensor.expert][tensor.role])
+    assert [t.role for t in resolve_roles(entries(tensors), None).tensors] == ["other"] * 3
+    two = {f"{at}ffn.router.layer.weight": np.zeros((7, HIDDEN), np.int64)}
+    torn = resolve_roles(entries(tensors | two), None)
+    assert any("do not divide into the 7 experts" in note for note in torn.notes)
+
+
+MEGATRON: dict[str, Callable[[Parts], Array]] = {
+    # megatron/checkpointing.py, fix_query_key_value_ordering: [3, heads, head], [heads, head, 3], [heads, 3, head]
+    "0": lambda p: joined(p, *"qkv"),
+    "1.0": lambda p: np.stack([p[role] for role in "qkv"], axis=1).reshape(-1, HIDDEN),
+    "2.0": lambda p: in_turn(p, HEADS),
+}
+
+
+@pytest.mark.parametrize("version", MEGATRON)
+@pytest.mark.parametrize("module", ["attention", "self_attention"])
+@pytest.mark.parametrize("model_type", [None, "megatron-bert", "megatron_gpt"])
+def test_megatrons_orders_of_rows_are_told_by_no_config(version: str, module: str, model_type: str | None) -> None:
+    p = parts(0, HEADS)
+    at = f"model.language_model.encoder.layers.0.{module}."
+    tensors = {f"{at}query_key_value.weight": MEGATRON[version](p), f"{at}dense.weight": p["o"]}
+    config = HF if model_type is None else HF | {"model_type": model_type}
+    resolved = resolve_roles(entries(tensors), config)
+    assert {t.role for t in resolved.tensors} == {"other"}
+    assert any("query_key_value" in note for note in resolved.notes)
+
+
+def test_an_eagle_head_is_a_draft() -> None:
+    layer = parts(0, HEADS)
+    tensors = {f"layers.0.self_attn.{stem}.weight": layer[role] for stem, role in SEPARATE.items()}
+    assert resolve_roles(entries(tensors), None).n_layers == 1
+    tensors["fc.weight"] = np.zeros(
+        (HIDDEN, 2 * HIDDEN), np.int64
+    )  # the embedding beside the state of the layer before
+    resolved = resolve_roles(entries(tensors), None)
+    assert {t.stack for t in resolved.tensors if t.role != "other"} == {"draft"}
+    assert resolved.n_layers == 0
+    tensors |= {
+        f"model.layers.{n}.self_attn.{stem}.weight": layer[role] for n in range(3) for stem, role in SEPARATE.items()
+    }
+    both = resolve_roles(entries(tensors), None)
+    assert both.n_layers == 3
+    assert {t.stack for t in both.tensors if t.name.startswith("layers.")} == {"draft"}
+
+
+def test_a_classifiers_head_makes_no_draft() -> None:
+    layer = parts(0, HEADS)
+    tensors = {f"layers.0.self_attn.{stem}.weight": layer[role] for stem, role in SEPARATE.items()}
+    tensors["fc.weight"] = np.zeros((10, HIDDEN), np.int64)
+    assert resolve_roles(entries(tensors), None).n_layers == 1
+
+
+def test_medusa_heads_have_no_role() -> None:
+    heads = {f"{head}.0.linear.weight": (HIDDEN, HIDDEN) for head in range(3)} | {
+        f"{head}.1.weight": (50, HIDDEN) for head in range(3)
+    }
+    resolved = resolve_roles(entries({name: np.zeros(shape, np.int64) for name, shape in heads.items()}), None)
+    assert {t.role for t in resolved.tensors} == {"other"}
+    assert resolved.n_layers == 0

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crawler.architectures import needs_config, resolve_roles, rows_index
+from crawler.architectures import read_names, resolve_roles, rows_index
 from schemas.records import LogicalTensor, ResolvedRoles, TensorEntry
 
 torch = pytest.importorskip("torch")
@@ -296,7 +296,7 @@ def test_norms_embedding_and_figures(checkpoint: Checkpoint) -> None:
     assert checkpoint.roles.architecture == type(checkpoint.model).__name__
     assert checkpoint.roles.model_type == checkpoint.config["model_type"]
     assert checkpoint.roles.notes == ()
-    assert needs_config(checkpoint.entries) == (
+    assert read_names(checkpoint.entries).needs_config == (
         checkpoint.config["model_type"] in ("gpt_neox", "persimmon", "gpt_bigcode", "codegen", "qwen3_5_text")
     )
 
@@ -320,7 +320,7 @@ OWN_SPLIT: dict[str, tuple[str, dict[str, Any]]] = {
 def test_fused_rows_are_those_of_the_librarys_own_split(name: str, tmp_path: Path) -> None:
     checkpoint = build(*OWN_SPLIT[name], tmp_path)
     assert checkpoint.roles.notes == ()
-    assert needs_config(checkpoint.entries)
+    assert read_names(checkpoint.entries).needs_config
     split = {t.part: t for t in checkpoint.roles.tensors if t.layer == 1 and t.part and t.role in ("q", "k", "v")}
     biases = {t.part: t for t in checkpoint.roles.tensors if t.layer == 1 and t.role in ("q_bias", "k_bias", "v_bias")}
     attention = layers_of(checkpoint.model)[1].self_attention

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.answers import AbandonedError
-from crawler.budget import Budgets
+from crawler.budget import LONGEST_WINDOW, Budgets
 from provenance.loopback.messages import Refusal, Request
 from provenance.loopback.quotas import Meter, Quotas
 
@@ -145,3 +145,14 @@ def test_many_threads_keep_within_the_budget() -> None:
         thread.join()
     assert refused == []
     assert budgets.waited > 0
+
+
+@pytest.mark.parametrize("hostile", ["r=0;t=999999999999", "r=0;t=86400"])
+def test_no_announcement_stops_a_crawl_for_good(hostile: str) -> None:
+    clock = Clock()
+    budgets = Budgets(clock.pause, clock)
+    policy = '"fixed window";"api";q=1;w=999999999999'
+    for _ in range(3):
+        with budgets.request("api") as answered:
+            answered({"RateLimit": f'"api";{hostile}', "RateLimit-Policy": policy})
+    assert max(clock.waits) <= LONGEST_WINDOW + 1

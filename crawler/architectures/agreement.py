@@ -16,9 +16,9 @@ READ_RESIDUAL = ("q", "k", "v", "q_a", "kv_a")
 _Shape: TypeAlias = tuple[int, ...] | None
 
 
-def agreeing(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
-    """The tensors of one layer, those without a role that contradict one another."""
-    return _whole(_of_one_width(_unclaimed_twice(tensors, notes), notes), notes)
+def agreeing(tensors: list[LogicalTensor], notes: Notes, readers: tuple[str, ...]) -> list[LogicalTensor]:
+    """The tensors of one layer, those without a role that contradict one another; `readers` read one width."""
+    return _whole(_of_one_width(_unclaimed_twice(tensors, notes), notes, readers), notes)
 
 
 def latent_fits(q: _Shape, kv_a: _Shape, kv_b: _Shape, o: _Shape) -> bool:
@@ -46,9 +46,9 @@ def _unclaimed_twice(tensors: list[LogicalTensor], notes: Notes) -> list[Logical
     ]
 
 
-def _of_one_width(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
+def _of_one_width(tensors: list[LogicalTensor], notes: Notes, readers: tuple[str, ...]) -> list[LogicalTensor]:
     """Refuse matrices that cannot stand in one layer: q, k, v and the feed-forward share the residual stream."""
-    widths = {t.shape[1] for t in tensors if t.role in READ_RESIDUAL}
+    widths = {t.shape[1] for t in tensors if t.role in readers}
     if len(widths) > 1:
         reason = f"q, k, v of the layer read {sorted(widths)} inputs, which should be one number"
         return [_refused(t, reason, notes) if t.role in READ_RESIDUAL else t for t in tensors]

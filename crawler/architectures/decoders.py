@@ -108,6 +108,25 @@ DECODERS: dict[str, dict[str, str]] = {
         "norm_attn_norm.norm_1": "attn_norm",
         "norm_attn_norm.norm_2": "ffn_norm",
     },
+    "transformers DbrxForCausalLM (experts one below the other, the last stored [in, out])": {
+        "ffn.experts.mlp.w1": "gate",
+        "ffn.experts.mlp.v1": "up",
+        "ffn.experts.mlp.w2": "down",
+        "ffn.router.layer": "router",
+    },
+    "transformers JetMoeForCausalLM (experts of queries and outputs too)": {
+        "self_attention.experts.input_linear": "q",
+        "self_attention.experts.output_linear": "o",
+        "mlp.output_linear": "down",
+        "mlp.router.layer": "router",
+    },
+    "transformers XLNetLMHeadModel": {
+        **{f"rel_attn.{role}": role for role in ("q", "k", "v", "o")},
+        "ff.layer_1": "up",
+        "ff.layer_2": "down",
+        "rel_attn.layer_norm": "attn_norm",
+        "ff.layer_norm": "ffn_norm",
+    },
     "Moonlight, Kimi-Linear: dense layers under the name of the mixture": {
         "block_sparse_moe.gate_proj": "gate",
         "block_sparse_moe.up_proj": "up",
@@ -122,6 +141,7 @@ DECODERS: dict[str, dict[str, str]] = {
         "attn.wv_dv": "v",
         "attn.wo_ud": "o",
         "mlp.experts.w2_weight": "down",
+        "mlp.w2_md": "down",
     },
     "transformers HYV4ForCausalLM": {"mlp.linear_gate": "gate"},
     "transformers Step3p7ForConditionalGeneration": {
@@ -131,6 +151,14 @@ DECODERS: dict[str, dict[str, str]] = {
         "moe.gate": "router",
     },
     "transformers HrmTextForCausalLM": {"attn.o_proj": "o"},
+    "transformers DiaForConditionalGeneration": {
+        "self_attention.q_proj": "q",
+        "self_attention.k_proj": "k",
+        "self_attention.v_proj": "v",
+        "self_attention.o_proj": "o",
+        "pre_sa_norm": "attn_norm",
+        "pre_mlp_norm": "ffn_norm",
+    },
     "transformers DeepseekV4ForCausalLM (one head of keys, which are the values too)": {
         "attn.wq_a": "q_a",
         "attn.wq_b": "q_b",

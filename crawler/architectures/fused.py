@@ -131,6 +131,12 @@ def halves(rows: int, geometry: Geometry) -> Parts:
     return {"gate": OutputRows(0, size), "up": OutputRows(size, size)}
 
 
+def keys_values(rows: int, geometry: Geometry) -> Parts:
+    """`[k | v]` (JetMoE)."""
+    size = _divide(rows, 2, "parts k, v")
+    return {"k": OutputRows(0, size), "v": OutputRows(size, size)}
+
+
 def swapped_halves(rows: int, geometry: Geometry) -> Parts:
     """`[up | gate]` (GTE, Molmo, Moonshine): the second half goes through the activation."""
     size = _divide(rows, 2, "halves")

@@ -9,10 +9,14 @@ from crawler.architectures.agreement import READ_RESIDUAL, agreeing, latent_fits
 from crawler.architectures.config import Settings
 from crawler.architectures.fused import Geometry, Layout, Parts, Unsettled, rotary
 from crawler.architectures.names import (
+    BOTTLENECK,
     CONV1D_STEMS,
     DOUBLE_UP,
+    EXPERTS_IN_ROWS,
+    EXPERTS_OUT_FIRST,
     FUSED,
     GATED_QUERY,
+    HEAD_AXIS,
     NO_SOFTMAX,
     NO_SOFTMAX_FAMILIES,
     ROLE_OF_STEM,
@@ -79,7 +83,7 @@ def resolve_layer(places: Sequence[Place], context: Context) -> list[LogicalTens
         for found in places
         for tensor in layer.resolve(found)
     ]
-    return agreeing(resolved, context.notes)
+    return agreeing(resolved, context.notes, layer.readers)
 
 
 class _Layer:
@@ -91,6 +95,7 @@ class _Layer:
             if found.suffix == "weight" and len(found.entry.shape) == 2 and found.expert is None
         }
         stems = {found.stem for found in places}
+        self.readers = tuple(r for r in READ_RESIDUAL if r != "v" or BOTTLENECK not in stems)
         self.linear = {module for module, _, member in (stem.rpartition(".") for stem in stems) if member in NO_SOFTMAX}
         none = any(word in NO_SOFTMAX_FAMILIES for word in places[0].container.split("."))
         self.roles = {
@@ -111,7 +116,7 @@ class _Layer:
         )
 
     def _transposed(self, stem: str) -> bool:
-        return self.conv1d is True and stem in CONV1D_STEMS
+        return HEAD_AXIS.get(stem, self.conv1d is True and stem in CONV1D_STEMS)
 
     def _input(self, stem: str) -> int:
         return self.matrices[stem][0 if self._transposed(stem) else 1]
@@ -137,9 +142,10 @@ class _Layer:
             yield self._vector(entry, role) if found.suffix and len(entry.shape) == 1 else other(entry)
         elif _holds_experts(found):
             yield from self._stacked(found, role, fused)
-        elif found.suffix:
+        elif found.suffix or stem in HEAD_AXIS:
             yield from self._matrix(found, role, fused)
         else:
+            self.context.notes.add_look_alike(entry)
             yield other(entry)
 
     def _vector(self, entry: TensorEntry, role: str) -> LogicalTensor:
@@ -182,14 +188,15 @@ class _Layer:
     def _matrix(self, found: Place, role: str, fused: Fused | None) -> Iterator[LogicalTensor]:
         entry, stem = found.entry, found.stem
         self.context.check_values(entry)
-        if len(entry.shape) != 2 or 0 in entry.shape:
+        apart = stem in HEAD_AXIS and len(entry.shape) == 3
+        stored = (entry.shape[0], entry.shape[1] * entry.shape[2]) if apart else entry.shape
+        if len(stored) != 2 or 0 in stored:
             raise Unsettled(f"shape {list(entry.shape)[:4]} is no matrix")
         if role in ("q", "q_b") and not self.latent_fits:
             raise Unsettled(f"{entry.shape[0]} rows are more than the queries of the layer's latent attention")
         if stem in CONV1D_STEMS and self.conv1d is None:
             raise Unsettled("nothing in the layer tells whether it is stored as [in, out] or [out, in]")
         transposed = self._transposed(stem)
-        stored = (entry.shape[0], entry.shape[1])
         shape = stored[::-1] if transposed else stored
         whole = LogicalTensor(entry.name, None, role, None, shape, entry, stored_shape=stored, transposed=transposed)
         if fused is not None:
@@ -200,17 +207,34 @@ class _Layer:
         else:
             yield whole
 
+    def _stack(self, found: Place) -> tuple[int, int, int]:
+        """Number of experts and shape of each.
+
+        Raises:
+            Unsettled: no stack of matrices.
+        """
+        shape = found.entry.shape
+        if found.stem in EXPERTS_IN_ROWS and len(shape) == 2:
+            n = next((self.matrices[stem][0] for stem in self.matrices if self.roles.get(stem) == "router"), 0)
+            if n == 0 or shape[0] % n:
+                raise Unsettled(f"{shape[0]} rows do not divide into the {n} experts of the router")
+            shape = (n, shape[0] // n, shape[1])
+        if len(shape) != 3 or 0 in shape or shape[0] > _MAX_EXPERTS:
+            raise Unsettled(f"shape {list(shape)[:4]} is no stack of at most {_MAX_EXPERTS} expert matrices")
+        return shape[0], shape[1], shape[2]
+
     def _stacked(self, found: Place, role: str, fused: Fused | None) -> Iterator[LogicalTensor]:
         """Experts stored as one `[experts, a, b]`; the width of the residual stream tells `a` from `b`."""
         entry = found.entry
         self.context.check_values(entry)
-        if len(entry.shape) != 3 or 0 in entry.shape or entry.shape[0] > _MAX_EXPERTS:
-            raise Unsettled(f"shape {list(entry.shape)[:4]} is no stack of at most {_MAX_EXPERTS} expert matrices")
-        n_experts, a, b = entry.shape
-        hidden = next((self.inputs[r] for r in READ_RESIDUAL if r in self.inputs), self.context.settings.hidden_size)
-        if a == b or hidden not in (a, b):
-            raise Unsettled(f"experts of {a} x {b} may be stored as [in, out] or [out, in]")
-        transposed = (a == hidden) != (role == "down")
+        n_experts, a, b = self._stack(found)
+        readers = (*READ_RESIDUAL, "router")
+        hidden = next((self.inputs[r] for r in readers if r in self.inputs), self.context.settings.hidden_size)
+        known = found.stem in EXPERTS_OUT_FIRST
+        if not known and (a == b or hidden not in (a, b)):
+            reason = f"experts of {a} x {b} may be stored as [in, out] or [out, in]"
+            raise Unsettled(reason, config=a != b and hidden is None)
+        transposed = not known and (a == hidden) != (role == "down")
         shape = (b, a) if transposed else (a, b)
         whole = LogicalTensor(entry.name, None, role, None, shape, entry, stored_shape=(a, b), transposed=transposed)
         parts = self._split(found, fused, shape[0]) if fused is not None else None

@@ -20,6 +20,7 @@ CONTAINERS = (
     r"blocks?\.[0-9]{1,5}",  # SegFormer, Funnel: a list of lists
     r"layer\.[0-9]{1,5}\.transformer\.layer",  # MobileViT
     "layers", "layer", "h", "blocks", "block", "resblocks", "albert_layers", "attentions", "ffns", "conformer_layers",
+    "conformer", "self_attends",
 )  # fmt: skip
 """Names of lists of layers, as regular expressions; the first that fits has it."""
 
@@ -64,6 +65,23 @@ VARIANTS = (
         roles={"post_attention_layernorm": "other", "final_layernorm": "ffn_norm"},
     ),
     Variant(
+        "Sam3Model's encoder of prompts: the norm of cross attention comes second",
+        holds="layer_norm3",
+        roles={"layer_norm2": "other", "layer_norm3": "ffn_norm"},
+    ),
+    Variant(
+        "Blip2QFormerModel: layers without text of their own have a feed-forward for queries alone",
+        holds="intermediate_query.dense",
+        lacks="intermediate.dense",
+        roles={"intermediate_query.dense": "up", "output_query.dense": "down", "output_query.LayerNorm": "ffn_norm"},
+    ),
+    Variant(
+        "torch.nn.TransformerDecoderLayer: the norm of cross attention comes second",
+        holds="norm3",
+        roles={"norm2": "other", "norm3": "ffn_norm"},
+    ),
+    Variant("TimesFmModel: a gate by name alone", holds="self_attn.scaling", roles={"mlp.gate_proj": "up"}),
+    Variant(
         "conformers: the last norm is that of the whole layer",
         holds="conv_module.pointwise_conv1",
         roles={"final_layer_norm": "other"},
@@ -72,6 +90,11 @@ VARIANTS = (
         "RwkvForCausalLM: no softmax",
         holds="attention.receptance",
         roles={"attention.key": "other", "attention.value": "other"},
+    ),
+    Variant(
+        "AutoformerModel's decoder: auto-correlation",
+        holds="trend_projection",
+        roles={f"self_attn.{name}_proj": "other" for name in ("q", "k", "v", "out")},
     ),
     Variant("SwiftFormerModel: additive attention", holds="attn.to_query", roles={"attn.proj": "other"}),
     Variant("Qwen-7B (2023): w1(x) * silu(w2(x))", holds="attn.c_attn", roles={"mlp.w1": "up", "mlp.w2": "gate"}),
@@ -92,13 +115,21 @@ class Fused:
     conv1d: Layout | None = None
 
 
-_QWEN_GATED = ("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
+_QWEN_GATED = (
+    "qwen3_next",
+    "qwen3_5",
+    "qwen3_5_text",
+    "qwen3_5_moe",
+    "qwen3_5_moe_text",
+    "qwen4_exp",
+    "qwen4_exp_text",
+)
 _EXPERTS = Fused(
     {"gpt_oss": fused.pairs}
     | dict.fromkeys(
         ("llama4", "llama4_text", "qwen3_vl_moe", "qwen3_vl_moe_text", "glm4v_moe", "glm4v_moe_text", "hy_v4",
          "inkling_text", "minimax_m3_vl_text", "mistral4", "muse_spark_text", "granitemoe_swa", "openai_privacy_filter",
-         *_QWEN_GATED),
+         "zaya", *_QWEN_GATED),
         fused.halves,
     )
 )  # fmt: skip
@@ -147,6 +178,10 @@ FUSED: dict[str, Fused] = {
     "block_sparse_moe.input_linear": Fused({"": fused.halves}),
     "block_sparse_moe.experts.gate_up_proj": _EXPERTS,
     "mlp.experts.fc1": Fused({"": fused.halves}),
+    "mlp.input_linear": Fused({"": fused.halves}),
+    "mlp.experts.w13_weight": Fused({"": fused.pairs}),
+    "mlp.w13_dn": Fused({"": fused.pairs}),
+    "self_attention.kv_proj": Fused({"": fused.keys_values}),
     "mlp.experts.gate_up_proj": _EXPERTS,
     "feed_forward.experts.gate_up_proj": _EXPERTS,
 }
@@ -154,7 +189,14 @@ FUSED: dict[str, Fused] = {
 DOUBLE_UP: dict[str, Fused] = {
     "mlp.dense_h_to_4h": Fused({"": fused.halves}),
     "mlp.linear_fc1": Fused({"": fused.halves}),
-    "mlp.fc1": Fused({"moshi": fused.halves, "moonshine": fused.swapped_halves}),
+    "mlp.fc1": Fused(
+        {
+            "moshi": fused.halves,
+            "kyutai_speech_to_text": fused.halves,
+            "moonshine": fused.swapped_halves,
+            "moonshine_streaming": fused.swapped_halves,
+        }
+    ),
 }
 """Gate and up under a name for up (ChatGLM2, Megatron-core, Moshi, Moonshine): twice the rows that `down` takes."""
 
@@ -166,6 +208,18 @@ ROTARY_STEMS = frozenset({"attention.wq", "attention.wk"})
 
 CONV1D_STEMS = frozenset({"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"})
 """GPT-2's Conv1D stores `[in, out]`; other families use these names for linear layers."""
+
+HEAD_AXIS = {"rel_attn.q": True, "rel_attn.k": True, "rel_attn.v": True, "rel_attn.o": False}
+"""XLNet's `[residual, heads, head]`: whether the residual stream is what the matrix reads."""
+
+EXPERTS_IN_ROWS = frozenset({"ffn.experts.mlp.w1", "ffn.experts.mlp.v1", "ffn.experts.mlp.w2"})
+"""DBRX stores `[experts * inner, residual]`; the router has a row for every expert."""
+
+EXPERTS_OUT_FIRST = frozenset({"self_attention.experts.input_linear", "self_attention.experts.output_linear"})
+"""Stacks of experts whose code stores `[experts, out, in]` and no other way (JetMoE)."""
+
+BOTTLENECK = "bottleneck.input.dense"
+"""Beside it values read the layer's input, queries and keys a narrower one made of it (MobileBERT)."""
 
 NO_SOFTMAX = frozenset(
     {
@@ -189,6 +243,8 @@ NO_SOFTMAX_FAMILIES = frozenset({"yoso"})
 
 CROSS = (
     ("encoder_attn.", "self_attn."),
+    ("cross_attention.", "self_attention."),
+    ("encoder_decoder_attention.", "self_attention."),
     ("cross_attn.", "self_attn."),
     ("second_sub_layer.", "first_sub_layer."),
     ("crossattention.self.", "attention.self."),
@@ -209,6 +265,7 @@ OUTSIDE: dict[str, str] = {
     "embedding.word_embeddings.weight": "embed",
     "embeddings.token_embedding.weight": "embed",
     "embeddings.tok_embeddings.weight": "embed",
+    "word_embedding.weight": "embed",
     "tok_embeddings.weight": "embed",
     "embed_in.weight": "embed",
     "shared.weight": "embed",
@@ -218,6 +275,7 @@ OUTSIDE: dict[str, str] = {
     "embed_out.weight": "lm_head",
     "output.weight": "lm_head",
     "output_layer.weight": "lm_head",
+    "lm_loss.weight": "lm_head",
     "norm.weight": "final_norm",
     "ln_f.weight": "final_norm",
     "norm_f.weight": "final_norm",
@@ -231,8 +289,9 @@ OUTSIDE: dict[str, str] = {
 TOWERS: dict[str, tuple[str, int]] = {
     **dict.fromkeys(("mtp", "eagle", "eagle3", "medusa", "draft"), ("draft", 0)),
     **dict.fromkeys(("vision", "visual", "vit", "image", "img", "siglip", "dino", "dinov2", "sam"), ("vision", 1)),
-    **dict.fromkeys(("audio", "speech", "acoustic", "token2wav", "talker"), ("audio", 1)),
+    **dict.fromkeys(("audio", "speech", "acoustic", "codec", "token2wav", "talker"), ("audio", 1)),
     **dict.fromkeys(("qformer", "resampler", "perceiver", "projector", "connector"), ("connector", 1)),
     "encoder": ("encoder", 2),
+    "gemma_expert": ("expert", 2),  # of actions, beside PI0's language model
 }
-"""Word of a prefix -> name of its stack, and its claim to be the main stack (no such word: 3)."""
+"""Word or part of a prefix -> name of its stack, and its claim to be the main stack (no such word: 3)."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crawler.architectures.config import Settings, read_settings
+from crawler.architectures.fused import Unsettled
 from crawler.architectures.layer import Context, other, resolve_layer
 from crawler.architectures.names import OUTSIDE
 from crawler.architectures.notes import FLOAT_DTYPES, Notes
@@ -20,41 +21,68 @@ _ATTENTION = frozenset(ATTENTION + LATENT_ATTENTION)
 _CROSS_STACK = "cross"
 
 
-def resolve_roles(entries: Sequence[TensorEntry], config: Mapping[str, Any] | None) -> ResolvedRoles:
-    """Say what every tensor of a checkpoint does. Never raises, whatever the config holds.
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What names, dtypes and shapes say of a checkpoint's tensors.
 
-    Args:
-        entries: all tensors of all weight files.
-        config: config.json or params.json as parsed, or null; asked only where `needs_config` is true, and for
-            the figures of the result.
-
-    Returns:
-        one or more logical tensors for every entry, in the order of the entries. `n_layers` is the number of
-        distinct layers of the main stack with attention (of all its layers with any role where no attention is
-        readable, as in packed checkpoints); layer numbers stay those of the names, so a pruned model has gaps.
+    Attributes:
+        needs_config: a config could settle what these leave open (fused or rotary-permuted rows). Where it is
+            false no config changes what any tensor does.
     """
-    settings = read_settings(config)
-    tensors, notes = _resolve(entries, settings)
-    main = [tensor for tensor in tensors if tensor.stack == MAIN_STACK]
-    with_attention = {tensor.layer for tensor in main if tensor.layer is not None and tensor.role in _ATTENTION}
-    with_role = {tensor.layer for tensor in main if tensor.layer is not None and tensor.role != "other"}
-    q, k = (next((t.shape for t in main if t.role == role and len(t.shape) == 2), None) for role in ("q", "k"))
-    n_heads = _dividing(settings.n_heads, q)
-    n_kv_heads = _dividing(settings.n_kv_heads, k)
-    if n_kv_heads is None and q is not None and q == k:
-        n_kv_heads = n_heads
-    return ResolvedRoles(
-        tensors=tuple(tensors),
-        n_layers=len(with_attention or with_role),
-        hidden_size=settings.hidden_size or (q[1] if q else None),
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        model_type=settings.model_type,
-        architecture=settings.architecture,
-        quantization=settings.quantization,
-        adapter=not with_attention and any(_ADAPTER.search(entry.name) for entry in entries),
-        notes=notes.lines(),
-    )
+
+    entries: Sequence[TensorEntry]
+    needs_config: bool
+    _tensors: tuple[LogicalTensor, ...]
+    _notes: tuple[str, ...]
+
+    def with_config(self, config: Mapping[str, Any] | None) -> ResolvedRoles:
+        """Say what every tensor of the checkpoint does. Never raises, whatever the config holds.
+
+        Args:
+            config: config.json or params.json as parsed, or null; asked only where `needs_config` is true, and for
+                the figures of the result.
+
+        Returns:
+            one or more logical tensors for every entry, in the order of the entries. `n_layers` is the number of
+            distinct layers of the main stack with attention (of all its layers with any role where no attention is
+            readable, as in packed checkpoints); layer numbers stay those of the names, so a pruned model has gaps.
+        """
+        settings = read_settings(config)
+        tensors, notes = self._tensors, self._notes
+        if self.needs_config:
+            settled, taken = _resolve(self.entries, settings)
+            tensors, notes = tuple(settled), taken.lines()
+        main = [tensor for tensor in tensors if tensor.stack == MAIN_STACK]
+        with_attention = {tensor.layer for tensor in main if tensor.layer is not None and tensor.role in _ATTENTION}
+        with_role = {tensor.layer for tensor in main if tensor.layer is not None and tensor.role != "other"}
+        q, k = (next((t.shape for t in main if t.role == role and len(t.shape) == 2), None) for role in ("q", "k"))
+        n_heads = _dividing(settings.n_heads, q)
+        n_kv_heads = _dividing(settings.n_kv_heads, k)
+        if n_kv_heads is None and q is not None and q == k:
+            n_kv_heads = n_heads
+        return ResolvedRoles(
+            tensors=tensors,
+            n_layers=len(with_attention or with_role),
+            hidden_size=settings.hidden_size or (q[1] if q else None),
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            model_type=settings.model_type,
+            architecture=settings.architecture,
+            quantization=settings.quantization,
+            adapter=not with_attention and any(_ADAPTER.search(entry.name) for entry in self.entries),
+            notes=notes,
+        )
+
+
+def read_names(entries: Sequence[TensorEntry]) -> Reading:
+    """Read all tensors of all weight files of a checkpoint; the result tells whether a config is needed."""
+    tensors, notes = _resolve(entries, Settings())
+    return Reading(entries, notes.wants_config, tuple(tensors), notes.lines())
+
+
+def resolve_roles(entries: Sequence[TensorEntry], config: Mapping[str, Any] | None) -> ResolvedRoles:
+    """What every tensor does, for a config that is at hand anyway."""
+    return read_names(entries).with_config(config)
 
 
 def _dividing(heads: int | None, shape: tuple[int, ...] | None) -> int | None:
@@ -62,16 +90,11 @@ def _dividing(heads: int | None, shape: tuple[int, ...] | None) -> int | None:
     return None if heads and shape and shape[0] % heads else heads
 
 
-def needs_config(entries: Sequence[TensorEntry]) -> bool:
-    """Whether a config could settle a tensor that names and shapes leave open (fused or rotary-permuted rows)."""
-    return _resolve(entries, Settings())[1].wants_config
-
-
 def _resolve(entries: Sequence[TensorEntry], settings: Settings) -> tuple[list[LogicalTensor], Notes]:
     notes = Notes()
     context = Context(settings, frozenset(entry.name for entry in entries), notes)
     places = {entry: found for entry in entries if (found := place(entry)) is not None}
-    placed = in_layers(places.values())
+    placed = in_layers(entries, places.values())
     unread = {key[0] for key, found in placed.items() if not key[2] and looks_like_attention(found)}
     layers = {key: resolve_layer(found, context) for key, found in placed.items()}
 
@@ -99,9 +122,9 @@ def _outside(
     """Embeddings, head and final norms: each belongs to a stack that lies under the same prefix, main first.
 
     Of several with one role in one stack (`shared.weight` and `decoder.embed_tokens.weight`) the one nearest to
-    the layers has it.
+    the layers has it; where two are as near, none has.
     """
-    claims: dict[tuple[str, str], tuple[int, TensorEntry]] = {}
+    claims: dict[tuple[str, str], dict[int, list[TensorEntry]]] = {}
     by_main_first = sorted(stacks.items(), key=lambda item: (item[1] != MAIN_STACK, item[0]))
     # `output.weight` is anything's name unless Meta's `tok_embeddings.weight` stands beside it.
     meta = any(entry.name.endswith("tok_embeddings.weight") for entry in entries)
@@ -111,11 +134,15 @@ def _outside(
         if role is None or stack is None or (entry.name.endswith("output.weight") and not meta):
             notes.add_look_alike(entry)
             continue
-        if (stack, role) not in claims or len(prefix) > claims[stack, role][0]:
-            claims[stack, role] = (len(prefix), entry)
+        claims.setdefault((stack, role), {}).setdefault(len(prefix), []).append(entry)
     found = {entry: [other(entry)] for entry in entries}
-    for (stack, role), (_, entry) in claims.items():
-        found[entry] = [replace(other(entry), role=role, stack=stack)]
+    for (stack, role), by_prefix in claims.items():
+        nearest = by_prefix[max(by_prefix)]
+        for entry in nearest:
+            if len(nearest) == 1:
+                found[entry] = [replace(other(entry), role=role, stack=stack)]
+            else:
+                notes.add(entry.name, Unsettled(f"another tensor claims to be the {role} too"))
     return found
 
 

@@ -73,20 +73,30 @@ def place(entry: TensorEntry) -> Place | None:
     return Place(entry, prefix + word, int(number), stem, suffix, expert, False)
 
 
-def in_layers(places: Iterable[Place]) -> dict[tuple[str, int, bool], list[Place]]:
+def in_layers(entries: Iterable[TensorEntry], places: Iterable[Place]) -> dict[tuple[str, int, bool], list[Place]]:
     """Group tensors by container, layer and cross attention; a draft layer gets a container of its own."""
     layers: dict[tuple[str, int, bool], list[Place]] = {}
     for found in places:
         layers.setdefault((found.container, found.layer, found.cross), []).append(found)
     drafts = [key for key, layer in layers.items() if any(found.stem in DRAFT_STEMS for found in layer)]
-    for container, number, cross in drafts:
+    lone = {found.name.removesuffix("fc.weight") + "layers" for found in entries if _joins_states(found)}
+    for container in lone:
+        keys = [key for key in layers if key[0] == container]
+        drafts += keys if len({number for _, number, _ in keys}) == 1 else []
+    for container, number, cross in dict.fromkeys(drafts):
         layers[f"{container}.draft", number, cross] = layers.pop((container, number, cross))
     return layers
 
 
+def _joins_states(entry: TensorEntry) -> bool:
+    """Whether a tensor is Eagle's `fc`: it reads an embedding beside the state of a layer, or three states."""
+    named = entry.name == "fc.weight" or entry.name.endswith(".fc.weight")
+    return named and len(entry.shape) == 2 and entry.shape[1] in (2 * entry.shape[0], 3 * entry.shape[0])
+
+
 def _tower(container: str) -> tuple[str, int]:
     """Name and rank of the lowest tower word in a container's name."""
-    words = re.split(r"[._]", container.lower())
+    words = [*re.split(r"[._]", container.lower()), *container.lower().split(".")]
     known = [TOWERS[word] for word in words if word in TOWERS]
     return min(known, key=lambda tower: tower[1], default=(container, _PLAIN_RANK))
 

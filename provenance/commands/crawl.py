@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from datetime import UTC, datetime
 
 import click
@@ -80,10 +79,10 @@ def crawl(
         local_source(source)
     options = CrawlOptions(mode, sample, workers, max_bytes, max_time, refingerprint, endpoint, retry_failed, full_walk)
     listing = HubListing(author, search, filters, sort, limit, since and since.replace(tzinfo=UTC)) if listed else None
-    # A service manager ends a crawl as Ctrl-C does: what is in hand is finished and kept.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with open_database(store, create=True) as database, CrawlProgress() as progress:
         summary = database.crawl(sources, options, progress, listing=listing)
     report_run(summary)
     if summary.stopped == "interrupted":
         raise SystemExit(130)
+    if summary.broke_off:
+        raise SystemExit(1)
