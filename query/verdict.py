@@ -60,8 +60,8 @@ def assess(pair: Pair, n_store: int) -> Candidate:
     """Examine one pair by itself; `settle` then looks at all relatives together."""
     evidence = tuple(gather(pair))
     lines = [e.log10_p for e in evidence if e.kind in CONVICTING and e.log10_p is not None]
-    # Corrected for all lines, those that have nothing to say too: a folder, which has no digests of files, and a hub give
-    # one answer.
+    # Corrected for all lines, those that have nothing to say too: a folder, which has no digests of files, and a hub
+    # give one answer.
     log10_p = combine_log10_p(lines, len(CONVICTING))
     adjusted = adjust_log10_p(log10_p, n_store)
     comparable = judgeable(pair) and bool(lines)
