@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from indexer.dossier import Dossier
     from indexer.transfer import Taken
-    from provenance.run import Progress, RunSummary
+    from provenance.journal import RunSummary
+    from provenance.run import Progress
     from query.engine import Answer
     from query.pair import Pair
 

@@ -12,8 +12,9 @@ from threading import Event
 
 from indexer.lease import crawl_lease
 from indexer.store import Store
+from provenance.journal import RunSummary
 from provenance.ledger import Ledger
-from provenance.run import Progress, Run, RunSummary
+from provenance.run import Progress, Run
 from provenance.settings import CrawlOptions, HubListing
 from provenance.sources import Visit, listed_visits, local_source, local_visits, named_visits
 from provenance.visiting import mode_of, read_found, sample_size

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from crawler.transport import HubTransport
-    from provenance.run import RunSummary
+    from provenance.journal import RunSummary
     from schemas.records import Outcome
 
 LINE_SECONDS = 60.0

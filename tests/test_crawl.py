@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 import provenance
 from crawler.transport import HubTransport
 from indexer.store import Store
-from provenance import run
+from provenance import journal
 from provenance.database import Database
 from provenance.settings import CrawlOptions
 from schemas.errors import SourceError
@@ -484,7 +484,7 @@ def test_an_interrupt_keeps_what_was_done(write_repo: WriteRepo, models: Path, d
 def test_a_long_crawl_commits_as_it_goes(
     write_repo: WriteRepo, models: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "COMMIT_EVERY", 2)
+    monkeypatch.setattr(journal, "COMMIT_EVERY", 2)
     for i in range(6):
         write_repo(f"org/name-{i}", tiny(i))
     seen: list[int] = []
@@ -505,7 +505,7 @@ N_REPOS = 24
 
 
 def crawl_in_small_commits(store: Path, models: Path) -> None:
-    run.COMMIT_EVERY = 1
+    journal.COMMIT_EVERY = 1
     with provenance.open(store, create=True) as database:
         database.crawl([models], CrawlOptions(workers=2))
 

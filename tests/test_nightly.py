@@ -268,7 +268,7 @@ def test_what_is_forgotten_during_a_crawl_comes_back_only_by_name(
         return answer(request)
 
     monkeypatch.setattr(night.hub, "answer", forgetting)
-    monkeypatch.setattr("provenance.run.COMMIT_SECONDS", 1e6)  # all is committed at the end
+    monkeypatch.setattr("provenance.journal.COMMIT_SECONDS", 1e6)  # all is committed at the end
     first = night.crawl()
     assert forgotten.is_set()
     assert (first.listed, first.fingerprinted, first.skipped) == (5, 4, 1)
