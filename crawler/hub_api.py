@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import urljoin
 
 from crawler.answers import ResponseError, TransferError, failure, origin
-from crawler.transport import MAX_RETRIES, READ_SECONDS, HubTransport
+from crawler.connections import READ_SECONDS
+from crawler.transport import MAX_RETRIES, HubTransport
 from schemas.errors import SourceError
 
 # Imported where it is used: a crawl of local folders must not wait for it. It exports what it documents without

@@ -7,8 +7,6 @@ Answers are checked before their bodies are read; what is temporary is tried aga
 
 from __future__ import annotations
 
-import logging
-import math
 import random
 import re
 import threading
@@ -18,15 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3 import exceptions as faults
 
 from crawler.answers import (
     AbandonedError,
     Location,
-    Origin,
     RefusedError,
     ResponseError,
     TransferError,
@@ -36,11 +31,8 @@ from crawler.answers import (
     signed_location,
 )
 from crawler.budget import Budgets
+from crawler.connections import Connections, read_body
 from schemas.errors import WeightsError
-
-CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
-BODY_SECONDS, SLOWEST = 30.0, 32 * 1024
-"""A body may take so many seconds, and as many more as its length takes at the slowest pace, in bytes a second."""
 
 LONGEST_WAIT = 330.0
 """Seconds that a server may ask us to wait: a window of the Hub's budgets, and a little."""
@@ -52,16 +44,6 @@ WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each further try."""
 MAX_RETRIES = len(WAITS)
 _REDIRECTS, _MAX_HOPS = (301, 302, 303, 307, 308), 5
-_REST = 16 * 1024  # bytes of an unwanted body that are read rather than to give the connection up
-_FAULTS = (  # the more special ones first
-    (faults.NameResolutionError, "its name is not known; check the network and the endpoint"),
-    (faults.NewConnectionError, "no connection; check the network and the endpoint"),
-    (faults.ConnectTimeoutError, f"no connection within {CONNECT_SECONDS:.0f} s"),
-    (faults.ReadTimeoutError, f"nothing came for {READ_SECONDS:.0f} s"),
-    (faults.ProxyError, "the proxy does not answer; check HTTPS_PROXY"),
-    (faults.SSLError, "TLS failed; check the clock and the certificates of this machine"),
-    (faults.HTTPError, "the connection broke, or the answer was cut short"),
-)
 
 T = TypeVar("T")
 
@@ -114,16 +96,7 @@ class HubTransport:
         self._origin = origin(endpoint)
         self._public = {name: value for name, value in headers.items() if name.lower() == "user-agent"}
         self._pause, self._lock, self.retries = pause, threading.Lock(), retries
-        timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
-        once = urllib3.Retry(False, redirect=False)  # what urllib3 makes of `retries=False`, anew for each request
-        self._direct = urllib3.PoolManager(maxsize=connections, timeout=timeout, retries=once)
-        self._proxies = {
-            scheme: urllib3.ProxyManager(proxy, maxsize=connections, timeout=timeout, retries=once)
-            for scheme, proxy in getproxies().items()
-            if scheme in ("http", "https") and proxy.startswith("http")
-        }
-        # At DEBUG level urllib3 logs what it asks for, signatures included.
-        logging.getLogger("urllib3.connectionpool").addFilter(_without_queries)
+        self._connections = Connections(connections)
 
     def resolve(self, repo_id: str, revision: str, path: str) -> Location:
         """Ask the Hub where a file lies: one request, two for a small file or a renamed repo.
@@ -198,8 +171,7 @@ class HubTransport:
 
     def close(self) -> None:
         """Close all idle connections."""
-        for pool in (self._direct, *self._proxies.values()):
-            pool.clear()
+        self._connections.close()
 
     def _resolve(self, url: str, repo_id: str, revision: str, path: str) -> Location:
         what, commit, final_id = f"{repo_id}/{path}", None, repo_id
@@ -235,12 +207,14 @@ class HubTransport:
     def _ask(self, url: str, what: str) -> Iterator[urllib3.BaseHTTPResponse]:
         """Send one GET to the Hub, when its budget has room; the copy of a small file is not counted."""
         if "/resolve/" not in urlsplit(url).path:
-            with self._get(url, self.headers, what) as response:
+            with self._connections.get(url, self.headers, what) as response:
                 yield response
             return
-        with self.budgets.request("resolvers") as answered, self._get(url, self.headers, what) as response:
-            answered(response.headers)
-            yield response
+        with self.budgets.request("resolvers") as answered:
+            self._count(resolve_requests=1)
+            with self._connections.get(url, self.headers, what) as response:
+                answered(response.headers)
+                yield response
 
     def _followed(self, url: str, repo_id: str, revision: str, path: str) -> str:
         """The repo that a redirect on the Hub itself leads to: the same file of a renamed repo, or its cached copy."""
@@ -255,7 +229,7 @@ class HubTransport:
     def _small_body(self, response: urllib3.BaseHTTPResponse, what: str) -> bytes:
         announced = response.headers.get("Content-Length", "0")
         small = announced.isdecimal() and int(announced) <= SMALL_FILE
-        body = _read_body(response, SMALL_FILE + 1, what) if small else None
+        body = read_body(response, SMALL_FILE + 1, what) if small else None
         if body is None or len(body) > SMALL_FILE:
             raise ResponseError(f"{what}: the Hub sends more than {SMALL_FILE:,} bytes itself; they are not read")
         self._count(bytes=len(body))
@@ -283,9 +257,10 @@ class HubTransport:
     def _read_range(self, location: Location, start: int, stop: int) -> bytes:
         what = f"{location.repo_id}/{location.path}"
         asked = self._public | {"Range": f"bytes={start}-{stop - 1}"}
-        with self._get(location.url, asked, what) as response:
+        self._count(range_requests=1)
+        with self._connections.get(location.url, asked, what) as response:
             check_range(response.status, response.headers, location, start, stop)
-            data = _read_body(response, stop - start + 1, what)
+            data = read_body(response, stop - start + 1, what)
             self._count(bytes=len(data))
             if len(data) > stop - start:
                 raise ResponseError(f"{what}: the storage sends more than bytes ({start}, {stop})")
@@ -293,73 +268,7 @@ class HubTransport:
                 raise TransferError(f"{what}: bytes ({start}, {stop}) were cut short after {len(data)}")
             return data
 
-    @contextmanager
-    def _get(self, url: str, headers: Mapping[str, str], what: str) -> Iterator[urllib3.BaseHTTPResponse]:
-        """Send one GET. The body is for the caller to read; redirects are not followed."""
-        target = origin(url)
-        if target != self._origin:
-            self._count(range_requests=1)
-        elif "/resolve/" in urlsplit(url).path:  # the Hub does not count the copy of a small file that it leads to
-            self._count(resolve_requests=1)
-        headers = {**headers, "Accept-Encoding": "identity"}
-        response: urllib3.BaseHTTPResponse | None = None
-        try:
-            pool, asked = self._pool(url, target)
-            response = pool.urlopen("GET", asked, headers=headers, preload_content=False, redirect=False)
-            yield response
-        except faults.HTTPError as error:
-            # Not chained: some of urllib3's errors carry the address.
-            text = next(text for kind, text in _FAULTS if isinstance(error, kind))
-            raise TransferError(f"{what}: reading from {target[1]} failed: {text}") from None
-        finally:
-            if response is not None:
-                _give_back(response)
-
-    def _pool(self, url: str, target: Origin) -> tuple[urllib3.HTTPConnectionPool | urllib3.PoolManager, str]:
-        """Connections that lead to a URL, and what they are to be asked for."""
-        scheme, name, port = target
-        proxied = scheme in self._proxies and not proxy_bypass(name)
-        if proxied and scheme == "http":
-            return self._proxies[scheme], url  # a proxy of plain HTTP is told the whole address
-        manager = self._proxies[scheme] if proxied else self._direct
-        parts = urlsplit(url)  # which keeps what it found: urllib3 would take a signed address apart for every range
-        path = parts.path or "/"
-        return manager.connection_from_host(name, port, scheme), f"{path}?{parts.query}" if parts.query else path
-
     def _count(self, **more: int) -> None:
         with self._lock:
             for name, count in more.items():
                 setattr(self.traffic, name, getattr(self.traffic, name) + count)
-
-
-def _read_body(response: urllib3.BaseHTTPResponse, limit: int, what: str) -> bytes:
-    """The whole body, or its first `limit` bytes.
-
-    The timeout of a read starts anew with every byte that comes: without an end to it all, a server that sends one now
-    and then would hold a worker for ever.
-    """
-    began, pieces, missing = time.monotonic(), list[bytes](), limit
-    while missing and (piece := response.read1(missing, decode_content=False)):
-        pieces.append(piece)
-        missing -= len(piece)
-        if missing and time.monotonic() - began > BODY_SECONDS + limit / SLOWEST:
-            text = f"{what}: the server was too slow, {limit - missing} of {limit} bytes came; try again later"
-            raise TransferError(text, retry_after=math.inf)  # at once it would only take as long again
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _give_back(response: urllib3.BaseHTTPResponse) -> None:
-    """Return a connection to its pool; close it where more is left on it than the few words of a redirect or error."""
-    if response.status >= 300:
-        rest = response.headers.get("Content-Length", "")
-        if rest.isdecimal() and int(rest) <= _REST:
-            response.drain_conn()
-    response.close()
-    response.release_conn()
-
-
-def _without_queries(record: logging.LogRecord) -> bool:
-    """Cut the queries out of what urllib3 is about to log."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args)
-    return True

@@ -104,7 +104,7 @@ def crawl(hub: LoopbackHub, store: Path) -> Crawled:
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Crawled:
     with pytest.MonkeyPatch.context() as patch, FaultyHub(sound_repos(), **DRAW) as hub:
-        patch.setattr("crawler.transport.BODY_SECONDS", 1.0)  # which slow bodies keep, and trickling ones do not
+        patch.setattr("crawler.connections.BODY_SECONDS", 1.0)  # which slow bodies keep, and trickling ones do not
         return crawl(hub, tmp_path_factory.mktemp("faulty"))
 
 

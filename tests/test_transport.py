@@ -559,7 +559,7 @@ def test_a_silent_server_is_given_up(
     location = locate(transport)
     silent = socket.create_server(("127.0.0.1", 0))  # connects, and never says a word
     location.url = f"http://127.0.0.1:{silent.getsockname()[1]}/lfs?Signature={SECRET}"
-    monkeypatch.setitem(transport._direct.connection_pool_kw, "timeout", 0.1)
+    monkeypatch.setitem(transport._connections._direct.connection_pool_kw, "timeout", 0.1)
     assert "nothing came" in str(refused(TransferError, lambda: list(transport.read_ranges(location, [(0, 8)]))))
     assert len(pauses) == 4
     silent.close()

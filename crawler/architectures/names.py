@@ -92,9 +92,9 @@ VARIANTS = (
         roles={"attention.key": "other", "attention.value": "other"},
     ),
     Variant(
-        "AutoformerModel's decoder: auto-correlation",
-        holds="trend_projection",
-        roles={f"self_attn.{name}_proj": "other" for name in ("q", "k", "v", "out")},
+        "AutoformerModel: auto-correlation; nobody else's norm after the feed-forward wraps another",
+        holds="final_layer_norm.layernorm",
+        roles={f"self_attn.{name}_proj": "other" for name in ("q", "k", "v", "out")} | {"self_attn_layer_norm": "other"},
     ),
     Variant("SwiftFormerModel: additive attention", holds="attn.to_query", roles={"attn.proj": "other"}),
     Variant("Qwen-7B (2023): w1(x) * silu(w2(x))", holds="attn.c_attn", roles={"mlp.w1": "up", "mlp.w2": "gate"}),
