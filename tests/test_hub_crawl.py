@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from malformed import malformed_files
 
 import provenance
-from provenance.loopback import LoopbackHub, folder_repos
+from provenance.loopback import HubRepo, LoopbackHub, MemoryFile, folder_repos
 from provenance.settings import CrawlOptions, HubListing
 
 MINIATURE = Path(provenance.__file__).parent / "miniature"
@@ -97,3 +98,17 @@ def test_what_cannot_be_read_is_an_outcome(tmp_path: Path) -> None:
         summary = database.crawl(["nobody/nothing", "ostrel/sedge-mail"], CrawlOptions(endpoint=served.endpoint))
         assert (summary.listed, summary.fingerprinted, summary.failed) == (2, 1, 1)
         assert "nobody/nothing" in (summary.failures[0].message or "")
+
+
+def test_every_malformed_header_is_one_outcome_of_a_crawl_that_goes_on(tmp_path: Path) -> None:
+    malformed = malformed_files().values()
+    repos = [HubRepo(f"broken/n{i}", {"model.safetensors": MemoryFile(data)}) for i, data in enumerate(malformed)]
+    repos += folder_repos(MINIATURE)
+    with LoopbackHub(repos) as served, provenance.open(tmp_path / "s", create=True) as database:
+        options = CrawlOptions(endpoint=served.endpoint, workers=4)
+        summary = database.crawl([], options, listing=HubListing())
+        assert (summary.fingerprinted, summary.failed, summary.stopped) == (7, len(malformed), None)
+        with database.sql() as connection:
+            found = connection.execute("select status, stage, reason, count(*) from outcomes group by all").fetchall()
+        assert set(found) == {("done", None, None, 7), ("failed", "header", "malformed", len(malformed))}
+        assert database.crawl([], options, listing=HubListing()).listed == 0
