@@ -123,7 +123,9 @@ class Graph:
             else:
                 if _ACTIVATION.search(name):
                     walk.activations.append(node)
-                stack += [(source, node) for source, _ in node.next_functions]
+                # What reads a view of a parameter reads the parameter.
+                reader = consumer if self.pure((node, 0)) else node
+                stack += [(source, reader) for source, _ in node.next_functions]
         return walk
 
     def before(self, node: Any) -> list[tuple[Any, int]]:

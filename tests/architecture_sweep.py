@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 from crawler.architectures import read_names, resolve_roles, rows_index
 from schemas.records import LogicalTensor, TensorEntry
+from schemas.roles import ATTENTION
 
 CHECKED = ("q", "k", "v", "o", "gate", "up", "down", "q_a", "q_b", "kv_a", "kv_b", "q_bias", "k_bias", "v_bias")
 
@@ -28,10 +29,12 @@ NORMS = ("attn_norm", "ffn_norm")
 NO_PART = re.compile(
     r"mamba|[.](in|x)_proj|x_proj_weight|router|lconv1d|gru_rel|merger|_projection[.]|shared_(transf|expert)|share_expert"
     r"|ffw_layer_(start|end)|relative_position_embedding|hypernetworks|prediction_head|bbox_|mask_embedder"
-    r"|(query_pos|ref_point)_head|pwconv|pointwise_|conv_blocks|mixer[.]|shared_mlp|shared_experts|(feed_forward|ffn)[12][.]|indexer|compressor|wo_a|o_a_proj|linear_pos|r_kernel|rel_attn.r"
+    r"|(query_pos|ref_point|obj_score)_head|hq_mask_mlp|stage[.][0-9]+[.]ffn|pwconv|pointwise_|conv_blocks|mixer[.]"
+    r"|shared_mlp|shared_experts|(feed_forward|ffn)[12][.]|indexer|compressor|wo_a|o_a_proj|linear_pos|r_kernel|rel_attn.r"
 )
-"""Parts that make no role: state-space blocks, routers of several layers, shared experts, the two halves of a macaron's
-feed-forward, indexers, the halves of a low-rank output, and the keys of relative positions."""
+"""Parts that make no role: state-space blocks, convolutional ones, routers of several layers, shared experts, the two
+halves of a macaron's feed-forward, indexers, the halves of a low-rank output, the keys of relative positions, and the
+heads of a detector."""
 
 UNSEEN = {
     "cvt": "its queries meet the keys of a coarser grid",
@@ -40,12 +43,14 @@ UNSEEN = {
     "muse_glimmer_assistant": "its queries meet the keys of another model too",
     "vits": "its feed-forward is convolutions over several tokens",
     "informer": "few of its queries are chosen, and the rest read a mean",
-    "maskformer": "the first attention of its decoder reads zeros",
+    **dict.fromkeys(("maskformer", "mask2former"), "the first attention of its decoder reads zeros"),
     "mra": "its softmax is cut into blocks by a kernel",
     "squeezebert": "its projections are convolutions",
     "deepseek_v4": "its queries meet keys of compressed blocks too",
     "gemma4_audio": "its queries meet keys of the neighbouring chunks",
     **dict.fromkeys(("glpn", "pvt", "pvt_v2", "segformer"), "its queries meet the keys of a coarser grid"),
+    "pi0": "the last layer of its language model gives its keys and values to the action expert alone",
+    **dict.fromkeys(("sam2", "sam2_hiera_det_model", "sam2_vision_model"), "its queries are pooled between stages"),
     "reformer": "its layers are reversible: autograd does not see into them",
     "t5gemma2": "its decoder attends to itself and to the encoder at once",
     "t5gemma2_text": "its decoder attends to itself and to the encoder at once",
@@ -55,7 +60,13 @@ UNSEEN = {
 
 @dataclass
 class Result:
-    """How one class fared. `status`: right, unknown, wrong, or unbuilt."""
+    """How one class fared.
+
+    Attributes:
+        status: right, unknown, wrong, or unjudged.
+        stacks: those that roles of an attention were given to.
+        stacks_seen: those of them that took part in the forward pass.
+    """
 
     name: str
     model_type: str
@@ -65,6 +76,8 @@ class Result:
     reason: str = ""
     config_read: bool = False
     softmax: bool = True
+    stacks: int = 0
+    stacks_seen: int = 0
 
 
 def sweep(name: str, model_type: str) -> Result:
@@ -75,16 +88,18 @@ def sweep(name: str, model_type: str) -> Result:
             return judge(name, model_type, model)
         except ValueError as error:
             problems.append(str(error))
-    return Result(name, model_type, "unbuilt", reason=problems[0])
+    return Result(name, model_type, "unjudged", reason=problems[0])
 
 
 def judge(name: str, model_type: str, model: Any) -> Result:
     """Watch, save, resolve and compare one model.
 
     Raises:
-        ValueError: it takes no known inputs.
+        ValueError: it takes no known inputs, or nothing of its attention is seen.
     """
     truth = Truth(model, forward(model))
+    if truth.n_attentions == 0 and model_type in UNSEEN:
+        raise ValueError(UNSEEN[model_type])
     with tempfile.TemporaryDirectory() as folder:
         return compare(Result(name, model_type, "right"), model, truth, Path(folder))
 
@@ -135,6 +150,7 @@ def compare(result: Result, model: Any, truth: Truth, folder: Path) -> Result:
     claimed: dict[str, set[str]] = defaultdict(set)
     calls: dict[tuple[str, int | None], set[int]] = defaultdict(set)
     wrong = Counter[str]()
+    given, seen = set[str](), set[str]()
     attending = {(t.stack, t.layer) for t in resolved.tensors if t.role in ("q", "q_a")}
     for tensor in resolved.tensors:
         # The norms of a layer with a linear attention have no partner to be seen with.
@@ -156,6 +172,8 @@ def compare(result: Result, model: Any, truth: Truth, folder: Path) -> Result:
         if at.min() < 0 or at.max() >= starts[found + 1] - starts[found]:
             wrong[f"{where}: of several parameters"] += 1
             continue
+        given |= {tensor.stack} if tensor.role in ATTENTION else set()
+        seen |= {tensor.stack} if labels and tensor.role in ATTENTION else set()
         label = labels.get(tensor.role) if labels else None
         if label is None:
             if labels:
@@ -193,6 +211,7 @@ def compare(result: Result, model: Any, truth: Truth, folder: Path) -> Result:
             stored_as.setdefault(names[found], name)
     _gaps(result, truth, claimed, stored_as)
     result.status = "wrong" if result.wrong else "unknown" if result.unknown else "right"
+    result.stacks, result.stacks_seen = len(given), len(seen)
     result.softmax = truth.n_attentions > 0
     return result
 

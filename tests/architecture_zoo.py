@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Iterator, Mapping
@@ -210,16 +211,37 @@ def inputs(model: Any) -> Iterator[list[Mapping[str, Any]]]:
 
 
 def forward(model: Any) -> list[torch.Tensor]:
-    """Every tensor that the model gives for any of the inputs that it takes."""
+    """Every tensor that the model gives for any of the inputs that it takes, and its towers that none of these reached.
+
+    Raises:
+        ValueError: it takes no known inputs, or gives what is no number.
+    """
+    reached: set[Any] = set()
+    outputs = _forward(model, reached)
+    for part in model.modules():
+        if isinstance(part, transformers.PreTrainedModel) and part not in reached:
+            with contextlib.suppress(ValueError):  # counted as a stack that was not seen
+                outputs += _forward(part, reached)
+    return outputs
+
+
+def _forward(model: Any, reached: set[Any]) -> list[torch.Tensor]:
     problems: list[str] = []
     outputs: list[torch.Tensor] = []
+    called: list[Any] = []
+    parts = [part for part in model.modules() if isinstance(part, transformers.PreTrainedModel)]
+    hooks = [part.register_forward_hook(lambda module, *_: called.append(module)) for part in parts]
     for choices in inputs(model):
         for given in choices:
+            called.clear()
             try:
                 outputs += _tensors(model(**copy.copy(given)))
+                reached.update(called)
                 break
             except FAILURES as error:
                 problems.append(_reason(error))
+    for hook in hooks:
+        hook.remove()
     if any(output.isnan().any() for output in outputs):
         raise ValueError("forward: it gives what is no number")
     if not outputs:

@@ -1,4 +1,7 @@
-"""Every text model of transformers against its own computation; `make architectures` does its other classes too."""
+"""Every text model of transformers, and those that read pictures most, against what they compute themselves.
+
+`make architectures` does all other classes too.
+"""
 
 from __future__ import annotations
 
@@ -47,13 +50,35 @@ def test_no_role_is_wrong_and_the_table_says_what_is_unknown(name: str) -> None:
         where = {
             "right": "Right" if result.softmax else "No softmax attention",
             "unknown": "Unknown",
-            "unbuilt": "Not built",
+            "unjudged": "Not judged",
         }
         assert name in documented(where[result.status]), (result.reason, result.unknown)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{name}ForConditionalGeneration"
+        for name in ("Gemma3", "Idefics3", "InternVL", "Kimi_K25", "Llama4", "Llava", "Mistral3", "Mllama", "PaliGemma",
+                     "Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "SmolVLM")
+    ],
+)  # fmt: skip
+def test_text_and_pictures_are_both_seen_and_right(name: str) -> None:
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    result = sweep(name, architectures()[name])
+    assert (result.status, result.wrong, result.unknown) == ("right", [], [])
+    assert result.stacks_seen == result.stacks >= 2
+
+
+def test_an_auto_correlation_under_the_names_of_an_attention_has_no_role() -> None:
+    transformers.utils.logging.disable_progress_bar()
+    result = sweep("AutoformerModel", "autoformer")
+    assert (result.status, result.softmax, result.wrong) == ("right", False, [])
+
+
 def test_the_coverage_table_holds_every_class_once_and_none_wrong() -> None:
-    statuses = [documented(s) for s in ("Right", "No softmax attention", "Unknown", "Not built")]
+    statuses = [documented(s) for s in ("Right", "No softmax attention", "Unknown", "Not judged")]
     assert documented("Wrong") == set()
     assert sum(map(len, statuses)) == len(set().union(*statuses))
     if SAME_VERSION:

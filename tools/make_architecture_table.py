@@ -46,6 +46,13 @@ def table(results: list[Result], version: str) -> str:
     lines = [f"Written by `make architectures` with transformers {version}: {len(results)} classes.", ""]
     lines += ["| status | classes |", "|---|---|"]
     lines += [f"| {status} | {len(groups[status])} |" for status in sorted(groups)]
+    unseen = sorted((r for r in results if r.stacks_seen < r.stacks), key=lambda r: r.name)
+    stacks, seen = (sum(getattr(r, of) for r in results) for of in ("stacks", "stacks_seen"))
+    lines += [
+        "",
+        f"Stacks with attention: {stacks}, of which {seen} took part in a forward pass; nothing but their names tells",
+    ]
+    lines += [f"of the others ({', '.join(f'`{r.name}` {r.stacks - r.stacks_seen}' for r in unseen)})."]
     for status in ("right", "no softmax attention"):
         lines += ["", f"### {status.capitalize()}", "", ", ".join(sorted(f"`{r.name}`" for r in groups[status]))]
     for status in ("wrong", "unknown"):
@@ -53,8 +60,8 @@ def table(results: list[Result], version: str) -> str:
             lines += ["", f"### {status.capitalize()}", "", "| class | what |", "|---|---|"]
             found = sorted(groups[status], key=lambda r: r.name)
             lines += [f"| `{r.name}` | {_cell('; '.join(r.wrong or r.unknown))} |" for r in found]
-    lines += ["", "### Not built", "", "| class | why |", "|---|---|"]
-    lines += [f"| `{r.name}` | {_cell(r.reason)} |" for r in sorted(groups["unbuilt"], key=lambda r: r.name)]
+    lines += ["", "### Not judged", "", "| class | why |", "|---|---|"]
+    lines += [f"| `{r.name}` | {_cell(r.reason)} |" for r in sorted(groups["unjudged"], key=lambda r: r.name)]
     return "\n".join(lines)
 
 

@@ -106,6 +106,13 @@ ENCODERS: dict[str, dict[str, str]] = {
         "mlp.DenseReluDense.wo": "down",
     },
     "transformers RfDetrModel (torch.nn.TransformerDecoderLayer)": {"linear1": "up", "linear2": "down"},
+    "transformers Qwen2_5OmniThinkerForConditionalGeneration (tower for pictures)": {
+        "attn.q": "q",
+        "attn.k": "k",
+        "attn.v": "v",
+    },
+    "transformers JanusVisionModel": {"self_attn.projection_layer": "o"},
+    "Moonshot's MoonViT (Kimi-VL, Kimi K2.5)": {"wo": "o"},
     "transformers Sam3TrackerModel": {"mlp.proj_in": "up", "mlp.proj_out": "down"},
     "transformers CvtModel": {
         "attention.attention.projection_query": "q",

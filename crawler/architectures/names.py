@@ -94,7 +94,13 @@ VARIANTS = (
     Variant(
         "AutoformerModel: auto-correlation; nobody else's norm after the feed-forward wraps another",
         holds="final_layer_norm.layernorm",
-        roles={f"self_attn.{name}_proj": "other" for name in ("q", "k", "v", "out")} | {"self_attn_layer_norm": "other"},
+        roles={f"self_attn.{name}_proj": "other" for name in ("q", "k", "v", "out")}
+        | {"self_attn_layer_norm": "other"},
+    ),
+    Variant(
+        "MoonViT, in Kimi-VL and Kimi K2.5: numbered from nought",
+        holds="mlp.fc0",
+        roles={"mlp.fc0": "up", "mlp.fc1": "down", "norm0": "attn_norm", "norm1": "ffn_norm"},
     ),
     Variant("SwiftFormerModel: additive attention", holds="attn.to_query", roles={"attn.proj": "other"}),
     Variant("Qwen-7B (2023): w1(x) * silu(w2(x))", holds="attn.c_attn", roles={"mlp.w1": "up", "mlp.w2": "gate"}),
@@ -169,6 +175,7 @@ FUSED: dict[str, Fused] = {
         }
     ),
     "self_attn.query_key_value": Fused({"persimmon": fused.per_head, "fuyu": fused.per_head}),
+    "wqkv": Fused({"": fused.thirds}),
     "attention.wqkv": Fused({"internlm2": fused.grouped}),
     "mlp.gate_up_proj": Fused({"": fused.halves}),
     "mlp.Wi": Fused({"": fused.halves}),
