@@ -94,7 +94,7 @@ def _ask_once(transport: HubTransport, url: str, params: Mapping[str, Any] | Non
     try:
         with transport.api_request() as answered, http_stream_backoff("GET", url, **asked) as response:
             answered(response.headers)
-            body = _body(response, what)
+            body = _body(response, transport, what)
     except OfflineModeIsEnabled as error:
         raise SourceError("the Hub cannot be asked: HF_HUB_OFFLINE is set; unset it") from error
     except HTTPError as error:
@@ -114,10 +114,11 @@ def _ask_once(transport: HubTransport, url: str, params: Mapping[str, Any] | Non
     return answer, _next_page(response.links, url, what)
 
 
-def _body(response: Any, what: str) -> bytes:
+def _body(response: Any, transport: HubTransport, what: str) -> bytes:
     """The whole body, within bounds of size and time: a server could go on for ever."""
     began, body = time.monotonic(), bytearray()
     for piece in response.iter_bytes():
+        transport.heed_stop()
         body += piece
         if len(body) > MAX_BODY or time.monotonic() - began > BODY_SECONDS:
             text = f"{what}: the answer is longer than {MAX_BODY:,} bytes, or takes longer than {BODY_SECONDS:.0f} s"

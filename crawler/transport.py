@@ -142,12 +142,19 @@ class HubTransport:
         Raises:
             AbandonedError: the crawl was stopped.
         """
-        if self._pause(0.0):
-            # A listing may go on for hours without a repo that anybody would be told of.
-            raise AbandonedError("the crawl was stopped")
+        self.heed_stop()
         with self.budgets.request("api") as answered:
             self._count(api_requests=1)
             yield answered
+
+    def heed_stop(self) -> None:
+        """Raise once the crawl was stopped: a listing may go on for hours without a repo that anybody would be told of.
+
+        Raises:
+            AbandonedError: it was.
+        """
+        if self._pause(0.0):
+            raise AbandonedError("the crawl was stopped")
 
     def persist(self, attempt: Callable[[], T], waits: Sequence[float] | None = None) -> T:
         """Try until it works, waiting longer each time, or for as long as the server asks.

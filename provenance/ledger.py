@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any
 
@@ -31,7 +31,7 @@ _FAILED = """
 with visits as (
     select *, rank() over (partition by repo_id order by "at" desc, run_id desc) as age
     from outcomes
-    where source = 'hub'
+    where source = 'hub' and epoch_us("at") <= ?  -- a wrong clock must not outrank every later visit
 ), failed as (
     select repo_id, max(revision) as revision, max(reason) as reason, max(attempts) as attempts,
            epoch_us(min(next_attempt_at)) as again
@@ -54,6 +54,7 @@ where fingerprint_version = ? and source = 'hub' and path like '%.safetensors'
 group by fingerprint_id, mode, n_files
 having count(coalesce(sha256, xet_hash)) = n_files
 """
+_SKEW = timedelta(days=1)
 _BATCH = 10_000
 _NEWEST = 1 << 16
 
@@ -106,7 +107,8 @@ class Ledger:
             if not refingerprint and not retry_failed:
                 for repo, revision in rows(_EMPTY):
                     self._empty.add(_fact(repo, _short(revision)))
-            for repo, revision, reason, attempts, again, listings in rows(_FAILED):
+            until = int((now + _SKEW).timestamp() * 1e6)
+            for repo, revision, reason, attempts, again, listings in rows(_FAILED, until):
                 due = None if again is None else datetime.fromtimestamp(again / 1e6, UTC)
                 self.failures[repo] = Failure(revision, reason, attempts, due, tuple(listings or ()))
             self.forgotten = {repo for (repo,) in rows(_FORGOTTEN)}

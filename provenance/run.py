@@ -158,8 +158,7 @@ class Run:
     def _visit_all(self, pool: ThreadPoolExecutor, visits: Ahead[Visit]) -> None:
         pending = self._pending
         while pending or not visits.ended:
-            if self._interrupted:
-                raise KeyboardInterrupt
+            self._heed_interrupt()
             if not self._fill(pool, visits) and not pending:
                 return
             # Until all workers have something to do, look often for what was listed meanwhile.
@@ -169,6 +168,11 @@ class Run:
             self._journal.commit_if_due()
             if self.progress and self.transport:
                 self.progress.budgets(self.transport)
+        self._heed_interrupt()
+
+    def _heed_interrupt(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def _fill(self, pool: ThreadPoolExecutor, visits: Ahead[Visit]) -> bool:
         """Give the workers something to do; false where there is nothing more to begin."""

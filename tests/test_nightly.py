@@ -522,3 +522,48 @@ def test_equal_files_under_another_config_are_read(tmp_path: Path) -> None:
             "select c.repo_id, role, std from tensors join checkpoints c using (fingerprint_id) where role = 'q'"
         )
         assert len({std for _, _, std in stds}) == 2
+
+
+def test_an_outcome_of_a_wrong_clock_does_not_outrank_later_visits(night: Night) -> None:
+    night.change(repo("org/model-2", 2, gated="auto"))
+    night.crawl()
+    age(night.database, days=-900)  # that crawl believed to be years ahead
+    night.change(repo("org/model-2", 2))
+    assert night.crawl(None, ("org/model-2",)).fingerprinted == 1
+    again = night.crawl(full_walk=True)
+    assert (again.failed, again.fingerprinted, again.skipped) == (0, 0, 5)
+
+
+def test_ctrl_c_in_the_last_visit_is_noticed(night: Night) -> None:
+    for name in list(night.hub.repos)[1:]:
+        del night.hub.repos[name]
+    summary = interrupted(night, lambda request: request.origin == "cdn")
+    assert summary.stopped == "interrupted"
+    assert night.rows("select count(*) from runs where watermark is not null") == [(0,)]
+
+
+def test_a_stop_ends_an_answer_that_trickles(night: Night) -> None:
+    answer = night.hub.answer
+
+    def trickling(request: Request) -> Response:
+        response = answer(request)
+        if request.path != "/api/models":
+            return response
+
+        def body() -> Iterator[bytes]:
+            for byte in b"".join(response.body):
+                time.sleep(0.02)
+                yield bytes([byte])
+
+        return replace(response, body=body())
+
+    night.hub.answer = trickling  # type: ignore[method-assign]
+    try:
+        summary = night.crawl(max_time=0.5)
+    finally:
+        night.hub.answer = answer  # type: ignore[method-assign]
+    assert "--max-time" in (summary.stopped or "")
+    deadline = time.monotonic() + 10
+    while any(thread.name.startswith("listing") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "the listing is still read"
+        time.sleep(0.02)
