@@ -160,7 +160,7 @@ class Run:
         while pending or not visits.ended:
             self._heed_interrupt()
             if not self._fill(pool, visits) and not pending:
-                return
+                break
             # Until all workers have something to do, look often for what was listed meanwhile.
             idle = len(pending) < self.options.workers and not visits.ended
             for future in wait(pending, timeout=_TICK / 10 if idle else _TICK, return_when=FIRST_COMPLETED).done:
