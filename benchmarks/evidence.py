@@ -12,13 +12,13 @@ from time import perf_counter
 
 import numpy as np
 
-from indexer.dossier import META_COLUMNS, Dossier, facts_of
-from indexer.vectors import FlatIndex
-from query.evidence import LINES
-from query.pair import Pair, Subject
-from query.verdict import assess, settle
-from schemas.roles import ATTENTION, FEED_FORWARD
-from schemas.sampling import MATRIX_BUDGET, VECTOR_BUDGET, allot, n_cells
+from provenance.indexer.dossier import META_COLUMNS, Dossier, facts_of
+from provenance.indexer.vectors import FlatIndex
+from provenance.query.evidence import LINES
+from provenance.query.evidence.pair import Pair, Subject
+from provenance.query.verdict.rule import assess, settle
+from provenance.schemas.roles import ATTENTION, FEED_FORWARD
+from provenance.schemas.sampling import MATRIX_BUDGET, VECTOR_BUDGET, allot, n_cells
 
 LAYERS, HIDDEN, FFN = 32, 4096, 11008
 CANDIDATES, RELATIVES = 50, 5

@@ -23,9 +23,10 @@ import urllib3
 
 import provenance
 from provenance.database import Database
-from provenance.loopback import LLAMA_7B, LLAMA_70B, QWEN3_30B_A3B, Exchange, Geometry, LoopbackHub, generated_repo
+from provenance.demo_hub import Exchange, LoopbackHub
+from provenance.schemas.roles import ATTENTION
 from provenance.settings import CrawlOptions
-from schemas.roles import ATTENTION
+from tests.hub.generated import LLAMA_7B, LLAMA_70B, QWEN3_30B_A3B, Geometry, generated_repo
 
 SMALL = Geometry(28, 1024, 16, 8, 3072, 32_000)
 GEOMETRIES = {"0.5B": SMALL, "7B": LLAMA_7B, "70B": LLAMA_70B, "30B-A3B": QWEN3_30B_A3B}

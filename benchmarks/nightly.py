@@ -23,12 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 import provenance
 from benchmarks.soak import TINY
-from provenance.loopback import EndlessHub, LoopbackHub, Quotas, generated_repo
+from provenance.demo_hub import LoopbackHub
 from provenance.settings import CrawlOptions, HubListing
+from tests.hub.endless import EndlessHub
+from tests.hub.generated import generated_repo
+from tests.hub.quotas import Meter, Quotas
 
 if TYPE_CHECKING:
-    from crawler.transport import HubTransport
-    from schemas.records import Outcome
+    from provenance.crawler.hub.transport import HubTransport
+    from provenance.schemas.records import Outcome
 
 SPAWN = multiprocessing.get_context("spawn")
 WORKERS = 16
@@ -65,7 +68,7 @@ def _serve(make: Callable[[], LoopbackHub], line: Connection) -> None:
 
 def rationed() -> LoopbackHub:
     """Repos of one file each, and few requests a window."""
-    return LoopbackHub([generated_repo(f"org/model-{i}", TINY, seed=i) for i in range(REPOS)], quotas=QUOTAS)
+    return LoopbackHub([generated_repo(f"org/model-{i}", TINY, seed=i) for i in range(REPOS)], meter=Meter(QUOTAS))
 
 
 def endless() -> LoopbackHub:

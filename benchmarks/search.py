@@ -10,7 +10,7 @@ from time import perf_counter
 
 import numpy as np
 
-from indexer.vectors import ExactIndex, FlatIndex
+from provenance.indexer.vectors import ExactIndex, FlatIndex
 
 SIZES = (1_000, 10_000, 100_000)
 DIMENSION = 256

@@ -1,7 +1,7 @@
 """A crawl killed again and again, on a hub with faults: `python -m benchmarks.soak`, about five minutes.
 
 A hub on loopback addresses, in a process of its own, serves tiny repos, a tenth of them faulty in every way that
-`provenance.loopback.faults` knows. The command line crawls it, is killed with SIGKILL at random instants, and is left
+`tests.hub.faults` knows. The command line crawls it, is killed with SIGKILL at random instants, and is left
 to end at last. The store must then be the one that an undisturbed crawl of the same hub makes, row by row.
 """
 
@@ -23,8 +23,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import provenance
-from provenance.loopback import FaultyHub, Geometry, generated_repo
-from provenance.loopback.faults import FAULTS
+from tests.hub.faults import FAULTS
+from tests.hub.faulty import FaultyHub
+from tests.hub.generated import Geometry, generated_repo
 
 TINY = Geometry(2, 64, 4, 2, 96, 128, head_size=16)
 SPAWN = multiprocessing.get_context("spawn")

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from crawler.dequantize import decode
-from crawler.statistics import PIECE, Moments
+from provenance.crawler.formats.dtypes import decode
+from provenance.crawler.statistics import PIECE, Moments
 
 REPEATS = 5
 

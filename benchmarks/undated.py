@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import provenance
-from query.background import Background
-from query.engine import answer
-from query.truth import Truth, read_truth
+from provenance.query.engine import answer
+from provenance.query.evaluation.truth import Truth, read_truth
+from provenance.query.statistics.background import Background
 
 
 def ancestors(model: str, truth: Mapping[str, Truth]) -> set[str]:

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crawler.architectures import read_names
-from crawler.dequantize import is_float
-from crawler.header import PREFIX_BYTES, header_stop, parse_header
-from crawler.plan import SampleSize, plan_matrices, plan_ranges
-from crawler.scan import scan_matrices
-from schemas.errors import WeightsError
-from schemas.identity import UNKNOWN_REVISION, CheckpointId
-from schemas.protocols import TensorReader
-from schemas.records import (
+from provenance.crawler.architectures import read_names
+from provenance.crawler.formats.dtypes import is_float
+from provenance.crawler.formats.safetensors import PREFIX_BYTES, header_stop, parse_header
+from provenance.crawler.plan import SampleSize, plan_matrices, plan_ranges
+from provenance.crawler.scan import scan_matrices
+from provenance.schemas.errors import WeightsError
+from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId
+from provenance.schemas.protocols import TensorReader
+from provenance.schemas.records import (
     Fingerprint,
     ListedCheckpoint,
     LogicalTensor,
@@ -35,9 +35,9 @@ from schemas.records import (
     TensorStatistics,
     WeightSample,
 )
-from schemas.roles import MAIN_STACK, VECTORS
-from schemas.sampling import MATRIX_BUDGET, SAMPLE_VERSION, VECTOR_BUDGET, allot, is_sampled
-from schemas.tables import FINGERPRINT_VERSION
+from provenance.schemas.roles import MAIN_STACK, VECTORS
+from provenance.schemas.sampling import MATRIX_BUDGET, SAMPLE_VERSION, VECTOR_BUDGET, allot, is_sampled
+from provenance.schemas.tables import FINGERPRINT_VERSION
 
 _HEADER_GUESS = 32 * 1024
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from schemas.errors import SourceError
-from schemas.records import RepoFile, RepoMetadata
+from provenance.schemas.errors import SourceError
+from provenance.schemas.records import RepoFile, RepoMetadata
 
 _REPO_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")

@@ -15,12 +15,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from crawler.architectures.rows import rows_index
-from crawler.dequantize import is_numeric
-from crawler.header import DTYPE_BITS
-from schemas.records import LogicalTensor, OutputRows, TensorEntry
-from schemas.roles import MAIN_STACK, VECTORS
-from schemas.sampling import OFFSETS, VECTOR_BUDGET, is_sampled, matrix_cells, sequence
+from provenance.crawler.architectures.rows import rows_index
+from provenance.crawler.formats.dtypes import is_numeric
+from provenance.crawler.formats.safetensors import DTYPE_BITS
+from provenance.schemas.records import LogicalTensor, OutputRows, TensorEntry
+from provenance.schemas.roles import MAIN_STACK, VECTORS
+from provenance.schemas.sampling import OFFSETS, VECTOR_BUDGET, is_sampled, matrix_cells, sequence
 
 KIB, MIB = 1024, 1024 * 1024
 MAX_RANGE_BYTES = 16 * MIB

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from crawler.architectures.rows import rows_index
-from crawler.dequantize import decode
-from crawler.plan import ByteRange, MatrixPlan, cell_positions
-from crawler.statistics import Moments
-from schemas.protocols import TensorReader
-from schemas.records import LogicalTensor, TensorStatistics
+from provenance.crawler.architectures.rows import rows_index
+from provenance.crawler.formats.dtypes import decode
+from provenance.crawler.plan import ByteRange, MatrixPlan, cell_positions
+from provenance.crawler.statistics import Moments
+from provenance.schemas.protocols import TensorReader
+from provenance.schemas.records import LogicalTensor, TensorStatistics
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.records import TensorStatistics
+from provenance.schemas.records import TensorStatistics
 
 PIECE = 65_536
 """Elements that are worked on at a time: their float64 values fit the cache."""

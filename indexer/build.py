@@ -16,19 +16,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from indexer.dossier import META_COLUMNS, WEIGHTS_SUFFIX, Dossier, facts_of, meta_of, sketch_cells
-from indexer.dossier_file import DossierFile
-from indexer.files import replace_text, sync
-from indexer.generation import CURRENT, SKETCH, Generation, keys_of, open_generation
-from indexer.signature import DIMENSION, SPEC, signature, sketch
-from indexer.vectors import ExactIndex, FlatIndex
-from schemas import tables
-from schemas.errors import ProvenanceError
-from schemas.sampling import SAMPLED_EXPERTS
+from provenance.indexer.dossier import META_COLUMNS, WEIGHTS_SUFFIX, Dossier, facts_of, meta_of, sketch_cells
+from provenance.indexer.dossier_file import DossierFile
+from provenance.indexer.generation import CURRENT, SKETCH, Generation, keys_of, open_generation
+from provenance.indexer.signature import DIMENSION, SPEC, signature, sketch
+from provenance.indexer.store.files import replace_text, sync
+from provenance.indexer.vectors import ExactIndex, FlatIndex
+from provenance.schemas import tables
+from provenance.schemas.errors import ProvenanceError
+from provenance.schemas.sampling import SAMPLED_EXPERTS
 
 if TYPE_CHECKING:
-    from indexer.manifest import Manifest
-    from indexer.store import Store
+    from provenance.indexer.store.manifest import Manifest
+    from provenance.indexer.store.store import Store
 
 KINDS: dict[str, type[FlatIndex] | type[ExactIndex]] = {"auto": FlatIndex, "flat": FlatIndex, "exact": ExactIndex}
 SPECS = (SPEC,)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.roles import ATTENTION, LAYER_MATRICES, MAIN_STACK, ROLE_CODE, VECTORS
-from schemas.sampling import SAMPLED_EXPERTS, SEQUENCE_LENGTH, matrix_cells
+from provenance.schemas.roles import ATTENTION, LAYER_MATRICES, MAIN_STACK, ROLE_CODE, VECTORS
+from provenance.schemas.sampling import SAMPLED_EXPERTS, SEQUENCE_LENGTH, matrix_cells
 
 if TYPE_CHECKING:
-    from schemas.records import Fingerprint
+    from provenance.schemas.records import Fingerprint
 
 FACT = np.dtype(
     [

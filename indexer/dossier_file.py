@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from indexer.dossier import FACT, Dossier
-from schemas.errors import StoreCorruptError
-from schemas.sampling import SAMPLE_CELLS
+from provenance.indexer.dossier import FACT, Dossier
+from provenance.schemas.errors import StoreCorruptError
+from provenance.schemas.sampling import SAMPLE_CELLS
 
 
 def map_array(path: Path, dtype: DTypeLike) -> NDArray[Any]:

@@ -19,12 +19,12 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.dossier_file import DossierFile, map_array
-from indexer.vectors import open_index
-from schemas.errors import IndexMissingError, StoreCorruptError
+from provenance.indexer.dossier_file import DossierFile, map_array
+from provenance.indexer.vectors import open_index
+from provenance.schemas.errors import IndexMissingError, StoreCorruptError
 
 if TYPE_CHECKING:
-    from schemas.protocols import VectorIndex
+    from provenance.schemas.protocols import VectorIndex
 
 CURRENT = "CURRENT"
 SKETCH = "sketch"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from schemas.roles import ATTENTION, ROLES
-from schemas.sampling import SEQUENCE_LENGTH
+from provenance.schemas.roles import ATTENTION, ROLES
+from provenance.schemas.sampling import SEQUENCE_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ CONSTANT = 1e-6
 
 SKETCH_DIMENSION = 256
 N_SKETCH_KEYS = len(ROLES) * SEQUENCE_LENGTH
-"""A sketch key is `ROLE_CODE[role] * SEQUENCE_LENGTH + position in schemas.sampling.sequence()`."""
+"""A sketch key is `ROLE_CODE[role] * SEQUENCE_LENGTH + position in provenance.schemas.sampling.sequence()`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from schemas.errors import IndexMissingError, StoreCorruptError
+from provenance.schemas.errors import IndexMissingError, StoreCorruptError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

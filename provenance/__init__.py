@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from provenance.database import Database, open_database
-    from schemas.errors import ProvenanceError
+    from provenance.schemas.errors import ProvenanceError
 
 __version__ = "0.1.0"
 __all__ = ["Database", "ProvenanceError", "__version__", "open"]
@@ -23,7 +23,7 @@ __all__ = ["Database", "ProvenanceError", "__version__", "open"]
 _LAZY = {
     "Database": ("provenance.database", "Database"),
     "open": ("provenance.database", "open_database"),
-    "ProvenanceError": ("schemas.errors", "ProvenanceError"),
+    "ProvenanceError": ("provenance.schemas.errors", "ProvenanceError"),
 }
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from keyword import iskeyword
 import click
 
 from provenance.output import clean
-from schemas.errors import ProvenanceError
+from provenance.schemas.errors import ProvenanceError
 
 COMMANDS = {
     "crawl": "Fingerprint checkpoints and put them into the store.",

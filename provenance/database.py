@@ -7,22 +7,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from indexer.store import Store
-from provenance import upkeep
+from provenance import maintenance as upkeep
+from provenance.indexer.store.store import Store
 from provenance.lookup import Lookup
+from provenance.schemas.errors import IndexMissingError
 from provenance.settings import CrawlOptions, HubListing, store_path
-from schemas.errors import IndexMissingError
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from indexer.dossier import Dossier
-    from indexer.transfer import Taken
+    from provenance.indexer.dossier import Dossier
+    from provenance.indexer.store.transfer import Taken
     from provenance.journal import RunSummary
+    from provenance.query.engine import Answer
+    from provenance.query.evidence.pair import Pair
     from provenance.run import Progress
-    from query.engine import Answer
-    from query.pair import Pair
 
 
 def open_database(store: str | os.PathLike[str] | None = None, *, create: bool = False) -> Database:
@@ -82,9 +82,9 @@ class Database:
         Raises:
             ProvenanceError: an unknown signature spec.
         """
-        from indexer.build import build_index
-        from indexer.signature import SPEC
-        from query.calibration import learn_backgrounds
+        from provenance.indexer.build import build_index
+        from provenance.indexer.signature import SPEC
+        from provenance.query.evidence.calibration import learn_backgrounds
 
         self._lookup.refresh()
         generation = build_index(self.store, learn_backgrounds, kind=kind, spec=spec or SPEC)
@@ -113,7 +113,7 @@ class Database:
 
     def answer(self, model: Dossier, *, spec: str | None = None, min_probability: float = 0.0) -> Answer:
         """Judge every candidate for a model, best first."""
-        from query.engine import answer
+        from provenance.query.engine import answer
 
         return answer(
             model,
@@ -139,7 +139,7 @@ class Database:
 
     def pair(self, a: str, b: str) -> Pair:
         """Two models laid on each other, with all lines of evidence at hand."""
-        from query.pair import Pair, Subject
+        from provenance.query.evidence.pair import Pair, Subject
 
         return Pair(Subject(self.find(a)), Subject(self.find(b)), self._lookup.background())
 
@@ -149,8 +149,8 @@ class Database:
         Raises:
             UnknownModelError: one of them is neither stored nor a folder with a checkpoint.
         """
-        from query.compare import compare
-        from query.pair import Subject
+        from provenance.query.compare import compare
+        from provenance.query.evidence.pair import Subject
 
         dossiers = self.dossiers()
         return compare(self.pair(a, b), map(Subject, dossiers), len(dossiers))
@@ -161,7 +161,7 @@ class Database:
 
     def status(self) -> dict[str, Any]:
         """Figures of the store, the last runs, the reasons of failures, and model types without roles."""
-        from query.overview import status
+        from provenance.query.overview import status
 
         manifest = self.store.manifest()
         with self.sql() as connection:
@@ -181,14 +181,14 @@ class Database:
         Raises:
             ProvenanceError: `since` is none of these.
         """
-        from query.overview import arrivals
+        from provenance.query.overview import arrivals
 
         with self.sql() as connection:
             return arrivals(connection, since)
 
     def stream(self, view: str) -> Iterator[pa.Table]:
-        """All rows of a view of the store, in pieces of some tens of megabytes; see `indexer.stream`."""
-        from indexer.stream import stream_view
+        """All rows of a view of the store, in pieces of some tens of megabytes; see `indexer.store.stream`."""
+        from provenance.indexer.store.stream import stream_view
 
         return stream_view(self.store, view)
 
@@ -247,7 +247,7 @@ class Database:
         Raises:
             UnknownModelError: the model is neither stored nor a folder with a checkpoint.
         """
-        from query.overview import describe
+        from provenance.query.overview import describe
 
         dossier = self.find(model)
         with self.sql() as connection:
@@ -259,7 +259,7 @@ class Database:
         Examined are checkpoints that never were, and the stored relatives of those: a new arrival may be their parent.
         Everything is written at the end, so that a reader never sees half of it.
         """
-        from query.refresh import refresh_lineage
+        from provenance.query.lineage.refresh import refresh_lineage
 
         return refresh_lineage(self.store, self.dossiers(), self.answer)
 
@@ -280,7 +280,7 @@ class Database:
         Raises:
             TruthError: the table cannot be used.
         """
-        from query.evaluate import evaluate
-        from query.truth import read_truth
+        from provenance.query.evaluation.evaluate import evaluate
+        from provenance.query.evaluation.truth import read_truth
 
         return evaluate(read_truth(Path(truth)), {d.repo_id: d for d in self.dossiers()}, self.answer)

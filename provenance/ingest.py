@@ -10,16 +10,16 @@ from itertools import chain
 from pathlib import Path
 from threading import Event
 
-from indexer.lease import crawl_lease
-from indexer.store import Store
+from provenance.indexer.store.lease import crawl_lease
+from provenance.indexer.store.store import Store
 from provenance.journal import RunSummary
 from provenance.ledger import Ledger
 from provenance.run import Progress, Run
+from provenance.schemas.records import Fingerprint
 from provenance.settings import CrawlOptions, HubListing
 from provenance.sources import Visit, listed_visits, local_source, local_visits, named_visits
 from provenance.visiting import mode_of, read_found, sample_size
 from provenance.walk import Walk, plan_walk
-from schemas.records import Fingerprint
 
 log = logging.getLogger("provenance.crawl")
 
@@ -54,7 +54,7 @@ def crawl(
         if not names and listing is None and not options.retry_failed:
             run = Run(store, options, described, progress, ledger=ledger, stop=stop)
             return run.crawl(local, listed=len(local), expected=len(local))
-        from crawler.hub_api import connect
+        from provenance.crawler.hub.api import connect
 
         transport = connect(options.endpoint, connections=options.workers, pause=stop.wait)
         walk: Walk | None = None
@@ -97,7 +97,7 @@ def fingerprint_named(repo: str, options: CrawlOptions) -> list[Fingerprint]:
         SourceError: offline mode is on.
         CheckpointError: it cannot be read.
     """
-    from crawler.hub_api import connect
+    from provenance.crawler.hub.api import connect
 
     # Somebody is waiting for the answer: one try, and one line if it fails.
     transport = connect(options.endpoint, retries=0)

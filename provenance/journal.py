@@ -10,18 +10,18 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from indexer.rows import fingerprint_rows
-from indexer.store import Store
+from provenance.indexer.store.rows import fingerprint_rows
+from provenance.indexer.store.store import Store
 from provenance.ledger import Ledger
+from provenance.schemas import tables
+from provenance.schemas.records import Fingerprint, Outcome
 from provenance.settings import CrawlOptions
 from provenance.sources import Visit
 from provenance.visiting import Visited, storable
 from provenance.walk import Walk
-from schemas import tables
-from schemas.records import Fingerprint, Outcome
 
 if TYPE_CHECKING:
-    from crawler.transport import HubTransport
+    from provenance.crawler.hub.transport import HubTransport
 
 COMMIT_EVERY = 64
 """Fingerprints in one commit."""

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from indexer.rows import stored_fingerprint
-from indexer.store import Store
+from provenance.indexer.store.rows import stored_fingerprint
+from provenance.indexer.store.store import Store
 from provenance.retries import next_attempt, outlasts_revision
-from schemas.errors import StoreError
-from schemas.identity import REVISION_DIGITS
-from schemas.records import Fingerprint, Outcome, RepoFile
-from schemas.tables import FINGERPRINT_VERSION
+from provenance.schemas.errors import StoreError
+from provenance.schemas.identity import REVISION_DIGITS
+from provenance.schemas.records import Fingerprint, Outcome, RepoFile
+from provenance.schemas.tables import FINGERPRINT_VERSION
 
 NO_WEIGHTS = "no-weights"
 

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from indexer.store import Store
+from provenance.indexer.store.store import Store
+from provenance.schemas.errors import CheckpointError, IndexMissingError, SourceError, UnknownModelError
 from provenance.settings import CrawlOptions
-from schemas.errors import CheckpointError, IndexMissingError, SourceError, UnknownModelError
 
 if TYPE_CHECKING:
-    from indexer.dossier import Dossier
-    from indexer.generation import Generation
-    from query.background import Background
-    from query.pair import Subject
-    from schemas.records import Fingerprint
+    from provenance.indexer.dossier import Dossier
+    from provenance.indexer.generation import Generation
+    from provenance.query.evidence.pair import Subject
+    from provenance.query.statistics.background import Background
+    from provenance.schemas.records import Fingerprint
 
 MAX_SUBJECTS = 256
 REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
@@ -64,7 +64,7 @@ class Lookup:
 
     def dossiers(self) -> Sequence[Dossier]:
         """Every latest checkpoint, indexed or not."""
-        from query.candidates import newest
+        from provenance.query.candidates import newest
 
         generation = self.generation()
         indexed = [generation.dossiers[row] for row in generation.rows()] if generation else []
@@ -72,7 +72,7 @@ class Lookup:
 
     def generation(self) -> Generation | None:
         """The live generation of the index, without what was forgotten since it was built; null before the first."""
-        from indexer.generation import open_generation
+        from provenance.indexer.generation import open_generation
 
         if self._generation is None:
             try:
@@ -89,7 +89,7 @@ class Lookup:
             if generation is not None and all(p.path in generation.parts for p in manifest.parts["checkpoints"]):
                 self._fresh = []
             else:
-                from indexer.build import load_dossiers, unindexed_fingerprints
+                from provenance.indexer.build import load_dossiers, unindexed_fingerprints
 
                 ids = unindexed_fingerprints(self.store, manifest, generation)
                 self._fresh = load_dossiers(self.store, manifest, ids) if ids else []
@@ -97,14 +97,14 @@ class Lookup:
 
     def background(self) -> Background:
         """Scores of unrelated pairs: those of the index, or the bundled ones."""
-        from query.background import Background
+        from provenance.query.statistics.background import Background
 
         generation = self.generation()
         return Background(generation.background() if generation else {})
 
     def subject(self, dossier: Dossier) -> Subject:
         """The checkpoint laid out for comparison; the last few hundred are remembered."""
-        from query.pair import Subject
+        from provenance.query.evidence.pair import Subject
 
         key = str(dossier.meta["fingerprint_id"] or dossier.checkpoint_id)
         if key not in self._subjects:
@@ -133,7 +133,7 @@ class Lookup:
 
 
 def _only(model: str, found: Sequence[Fingerprint]) -> Dossier:
-    from indexer.dossier import dossier_of
+    from provenance.indexer.dossier import dossier_of
 
     if len(found) != 1:
         names = ", ".join(str(f.checkpoint["checkpoint_id"]) for f in found[:5])

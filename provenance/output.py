@@ -19,9 +19,9 @@ import click
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from crawler.transport import HubTransport
+    from provenance.crawler.hub.transport import HubTransport
     from provenance.journal import RunSummary
-    from schemas.records import Outcome
+    from provenance.schemas.records import Outcome
 
 LINE_SECONDS = 60.0
 """How often a crawl without a terminal says where it is."""
@@ -61,7 +61,7 @@ def print_arrow(table: pa.Table, output: str) -> None:
     Raises:
         SqlError: it holds a time that Python cannot represent.
     """
-    from query.analytics import as_rows
+    from provenance.query.analytics import as_rows
 
     if output == "parquet":
         write_parquet(table)

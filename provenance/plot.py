@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from query.alignment import layer_map
-from query.grid import common_columns
-from query.pair import Pair
-from schemas.errors import ProvenanceError
-from schemas.roles import ATTENTION
+from provenance.query.evidence.pair import Pair
+from provenance.query.statistics.alignment import layer_map
+from provenance.query.statistics.grid import common_columns
+from provenance.schemas.errors import ProvenanceError
+from provenance.schemas.roles import ATTENTION
 
 MAX_POINTS = 4000
 

@@ -13,20 +13,20 @@ from dataclasses import replace
 from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
-from crawler.answers import AbandonedError
-from indexer.store import Store
 from provenance.ahead import Ahead
+from provenance.crawler.hub.answers import AbandonedError
+from provenance.indexer.store.store import Store
 from provenance.journal import Journal, RunSummary
 from provenance.ledger import Ledger
+from provenance.schemas.errors import CheckpointError, StoreError
+from provenance.schemas.records import Outcome
 from provenance.settings import CrawlOptions
 from provenance.sources import Visit
 from provenance.visiting import Visited, Visitor, mode_of, storable
 from provenance.walk import Walk
-from schemas.errors import CheckpointError, StoreError
-from schemas.records import Outcome
 
 if TYPE_CHECKING:
-    from crawler.transport import HubTransport
+    from provenance.crawler.hub.transport import HubTransport
 
 log = logging.getLogger("provenance.crawl")
 

@@ -10,16 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crawler.local import LocalRepo, find_local, listed_checkpoints
-from crawler.local_reader import LocalReader
+from provenance.crawler.local.folders import LocalRepo, find_local, listed_checkpoints
+from provenance.crawler.local.reader import LocalReader
+from provenance.schemas.errors import CheckpointError, SourceError
+from provenance.schemas.protocols import TensorReader
+from provenance.schemas.records import ListedCheckpoint
 from provenance.settings import HubListing
-from schemas.errors import CheckpointError, SourceError
-from schemas.protocols import TensorReader
-from schemas.records import ListedCheckpoint
 
 if TYPE_CHECKING:
-    from crawler.hub import HubRepo
-    from crawler.transport import HubTransport
+    from provenance.crawler.hub.listing import HubRepo
+    from provenance.crawler.hub.transport import HubTransport
 
 _REPO = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 
@@ -90,7 +90,7 @@ def named_visits(transport: HubTransport, sources: Iterable[str]) -> Iterator[Vi
 
 def listed_visits(transport: HubTransport, listing: HubListing) -> Iterator[Visit]:
     """Repos of a hub as its listing gives them, page after page."""
-    from crawler.hub import list_hub
+    from provenance.crawler.hub.listing import list_hub
 
     for repo in list_hub(
         transport,
@@ -105,13 +105,13 @@ def listed_visits(transport: HubTransport, listing: HubListing) -> Iterator[Visi
 
 
 def _load_named(transport: HubTransport, repo_id: str, revision: str | None) -> list[Found]:
-    from crawler.hub import named
+    from provenance.crawler.hub.listing import named
 
     return _load_repo(named(transport, repo_id, revision), transport)
 
 
 def _load_repo(repo: HubRepo, transport: HubTransport) -> list[Found]:
-    from crawler.hub import hub_checkpoints
+    from provenance.crawler.hub.listing import hub_checkpoints
 
     return [Found(listed, partial(_open_hub, repo, transport, listed)) for listed in hub_checkpoints(repo, transport)]
 

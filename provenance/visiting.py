@@ -10,16 +10,16 @@ from datetime import UTC, datetime
 from functools import partial
 from threading import Event
 
-from crawler.answers import AbandonedError
-from crawler.fingerprint import fingerprint
-from crawler.plan import SAMPLE_SIZES, SampleSize
+from provenance.crawler.fingerprint import fingerprint
+from provenance.crawler.hub.answers import AbandonedError
+from provenance.crawler.plan import SAMPLE_SIZES, SampleSize
 from provenance.ledger import Ledger
+from provenance.schemas.errors import CheckpointError, SkippedCheckpoint
+from provenance.schemas.identity import UNKNOWN_REVISION
+from provenance.schemas.protocols import TensorReader
+from provenance.schemas.records import Fingerprint, Outcome
 from provenance.settings import CrawlOptions
 from provenance.sources import Found, Visit
-from schemas.errors import CheckpointError, SkippedCheckpoint
-from schemas.identity import UNKNOWN_REVISION
-from schemas.protocols import TensorReader
-from schemas.records import Fingerprint, Outcome
 
 log = logging.getLogger("provenance.crawl")
 

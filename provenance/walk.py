@@ -12,9 +12,9 @@ import logging
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
-from indexer.store import Store
+from provenance.indexer.store.store import Store
+from provenance.schemas.tables import FINGERPRINT_VERSION
 from provenance.settings import HubListing
-from schemas.tables import FINGERPRINT_VERSION
 
 log = logging.getLogger("provenance.crawl")
 

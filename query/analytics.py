@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from schemas.errors import ProvenanceError
+from provenance.schemas.errors import ProvenanceError
 
 if TYPE_CHECKING:
     import duckdb
@@ -22,7 +22,8 @@ class SqlError(ProvenanceError):
 def named_queries() -> dict[str, str]:
     """Name -> what it answers: the first line of each file of `query/sql`."""
     found = sorted(
-        (f for f in files("query").joinpath("sql").iterdir() if f.name.endswith(".sql")), key=lambda f: f.name
+        (f for f in files("provenance.query").joinpath("sql").iterdir() if f.name.endswith(".sql")),
+        key=lambda f: f.name,
     )
     return {f.name.removesuffix(".sql"): f.read_text("utf-8").splitlines()[0].removeprefix("-- ") for f in found}
 
@@ -35,7 +36,7 @@ def named_query(name: str) -> str:
     """
     if name not in named_queries():
         raise SqlError(f"no shipped query {name!r}; there are {', '.join(named_queries())}")
-    return files("query").joinpath("sql", f"{name}.sql").read_text("utf-8")
+    return files("provenance.query").joinpath("sql", f"{name}.sql").read_text("utf-8")
 
 
 def run_sql(connection: duckdb.DuckDBPyConnection, statement: str, limit: int | None = None) -> tuple[pa.Table, bool]:

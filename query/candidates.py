@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from indexer.dossier import Dossier, sketch_cells
-from indexer.generation import SKETCH, Generation
-from indexer.signature import signature, sketch
+from provenance.indexer.dossier import Dossier, sketch_cells
+from provenance.indexer.generation import SKETCH, Generation
+from provenance.indexer.signature import signature, sketch
 
 POOL = 100
 """Neighbours taken from each search."""

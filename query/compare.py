@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from indexer.signature import published_score
-from query.curves import kl_divergence, wasserstein
-from query.engine import candidate_json
-from query.evidence.profile_correlation import profile_score
-from query.pair import Pair, Subject
-from query.verdict import SUSPICION, assess, settle
+from provenance.indexer.signature import published_score
+from provenance.query.engine import candidate_json
+from provenance.query.evidence.pair import Pair, Subject
+from provenance.query.evidence.profile_correlation import profile_score
+from provenance.query.statistics.curves import kl_divergence, wasserstein
+from provenance.query.verdict.rule import SUSPICION, assess, settle
 
 SHAPE = ("n_layers", "hidden_size", "n_heads", "n_kv_heads")
 MAX_CONTROLS = 200

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from indexer.dossier import Dossier
-from indexer.generation import Generation
-from query.background import Background
-from query.candidates import candidates
-from query.pair import Pair, Subject
-from query.significance import to_p
-from query.verdict import MIN_MATRICES, Candidate, assess, model_verdict, settle
+from provenance.indexer.dossier import Dossier
+from provenance.indexer.generation import Generation
+from provenance.query.candidates import candidates
+from provenance.query.evidence.pair import Pair, Subject
+from provenance.query.statistics.background import Background
+from provenance.query.statistics.significance import to_p
+from provenance.query.verdict.rule import MIN_MATRICES, Candidate, assess, model_verdict, settle
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indexer.dossier import Dossier
-from query.analytics import as_rows, run_sql
-from schemas.errors import ProvenanceError
-from schemas.roles import ROLES
+from provenance.indexer.dossier import Dossier
+from provenance.query.analytics import as_rows, run_sql
+from provenance.schemas.errors import ProvenanceError
+from provenance.schemas.roles import ROLES
 
 if TYPE_CHECKING:
     import duckdb

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from schemas.errors import IdentityError
+from provenance.schemas.errors import IdentityError
 
 REVISION_DIGITS = 12
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from schemas.roles import MAIN_STACK
+from provenance.schemas.roles import MAIN_STACK
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from schemas.identity import CheckpointId
+    from provenance.schemas.identity import CheckpointId
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from schemas.roles import ATTENTION, FEED_FORWARD, LATENT_ATTENTION, VECTORS
+from provenance.schemas.roles import ATTENTION, FEED_FORWARD, LATENT_ATTENTION, VECTORS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

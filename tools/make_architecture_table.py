@@ -20,15 +20,15 @@ BEGIN, END = "<!-- coverage: begin -->", "<!-- coverage: end -->"
 PROCESSES = 2
 
 if TYPE_CHECKING:
-    from architecture_sweep import Result
+    from tests.crawler.architectures.sweep import Result
 
 
 def swept(job: tuple[str, str]) -> Result:
     """The result for one class; for a process of its own."""
-    sys.path.insert(0, str(ROOT / "tests"))
     import torch
     import transformers
-    from architecture_sweep import sweep
+
+    from tests.crawler.architectures.sweep import sweep
 
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
@@ -71,9 +71,9 @@ def _cell(text: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Sweep, print, write; 1 if anything is wrong."""
-    sys.path.insert(0, str(ROOT / "tests"))
     import transformers
-    from architecture_zoo import architectures
+
+    from tests.crawler.architectures.zoo import architectures
 
     jobs = list(architectures().items())
     if arguments:

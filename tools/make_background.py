@@ -14,11 +14,11 @@ from itertools import combinations
 from pathlib import Path
 
 import provenance
-from query.background import key, stratum
-from query.evidence import LINES, SUPPORTING
-from query.pair import Pair, Subject
+from provenance.query.evidence import LINES, SUPPORTING
+from provenance.query.evidence.pair import Pair, Subject
+from provenance.query.statistics.background import key, stratum
 
-TARGET = Path(__file__).resolve().parents[1] / "query" / "background.json"
+TARGET = Path(__file__).resolve().parents[1] / "query" / "statistics" / "background.json"
 
 
 def main(store: str, repos: list[str]) -> None:

@@ -14,7 +14,7 @@ import click
 import pyarrow as pa
 
 from provenance.cli import COMMANDS, provenance
-from schemas.tables import TABLES, schema
+from provenance.schemas.tables import TABLES, schema
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WIDTH = 100

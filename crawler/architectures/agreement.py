@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import replace
 from typing import TypeAlias
 
-from crawler.architectures.fused import Unsettled
-from crawler.architectures.notes import Notes
-from schemas.records import LogicalTensor
-from schemas.roles import FEED_FORWARD
+from provenance.crawler.architectures.fused import Unsettled
+from provenance.crawler.architectures.notes import Notes
+from provenance.schemas.records import LogicalTensor
+from provenance.schemas.roles import FEED_FORWARD
 
 READ_RESIDUAL = ("q", "k", "v", "q_a", "kv_a")
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from crawler.architectures.config import Settings
-from schemas.records import OutputRows
+from provenance.crawler.architectures.config import Settings
+from provenance.schemas.records import OutputRows
 
 Parts: TypeAlias = Mapping[str, OutputRows]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from crawler.architectures.agreement import READ_RESIDUAL, agreeing, latent_fits
-from crawler.architectures.config import Settings
-from crawler.architectures.fused import Geometry, Layout, Parts, Unsettled, rotary
-from crawler.architectures.names import (
+from provenance.crawler.architectures.agreement import READ_RESIDUAL, agreeing, latent_fits
+from provenance.crawler.architectures.config import Settings
+from provenance.crawler.architectures.fused import Geometry, Layout, Parts, Unsettled, rotary
+from provenance.crawler.architectures.names import (
     BOTTLENECK,
     CONV1D_STEMS,
     DOUBLE_UP,
@@ -24,10 +24,10 @@ from crawler.architectures.names import (
     VARIANTS,
     Fused,
 )
-from crawler.architectures.notes import FLOAT_DTYPES, Notes
-from crawler.architectures.stacks import Place
-from schemas.records import LogicalTensor, TensorEntry
-from schemas.roles import ATTENTION, LATENT_ATTENTION, ROLE_CODE, VECTORS
+from provenance.crawler.architectures.notes import FLOAT_DTYPES, Notes
+from provenance.crawler.architectures.stacks import Place
+from provenance.schemas.records import LogicalTensor, TensorEntry
+from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, ROLE_CODE, VECTORS
 
 _BIASED = ("q", "k", "v")
 _MAX_EXPERTS = 4096

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from crawler.architectures import fused
-from crawler.architectures.decoders import DECODERS
-from crawler.architectures.encoders import ENCODERS
-from crawler.architectures.fused import Layout
+from provenance.crawler.architectures import fused
+from provenance.crawler.architectures.decoders import DECODERS
+from provenance.crawler.architectures.encoders import ENCODERS
+from provenance.crawler.architectures.fused import Layout
 
 CONTAINERS = (
     r"layers\.[0-9]{1,5}\.blocks",  # Swin: blocks of a stage

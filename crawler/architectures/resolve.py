@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from crawler.architectures.config import Settings, read_settings
-from crawler.architectures.fused import Unsettled
-from crawler.architectures.layer import Context, other, resolve_layer
-from crawler.architectures.names import OUTSIDE
-from crawler.architectures.notes import FLOAT_DTYPES, Notes
-from crawler.architectures.stacks import in_layers, looks_like_attention, name_stacks, place
-from schemas.records import LogicalTensor, ResolvedRoles, TensorEntry
-from schemas.roles import ATTENTION, LATENT_ATTENTION, MAIN_STACK
+from provenance.crawler.architectures.config import Settings, read_settings
+from provenance.crawler.architectures.fused import Unsettled
+from provenance.crawler.architectures.layer import Context, other, resolve_layer
+from provenance.crawler.architectures.names import OUTSIDE
+from provenance.crawler.architectures.notes import FLOAT_DTYPES, Notes
+from provenance.crawler.architectures.stacks import in_layers, looks_like_attention, name_stacks, place
+from provenance.schemas.records import LogicalTensor, ResolvedRoles, TensorEntry
+from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, MAIN_STACK
 
 _ADAPTER = re.compile(r"(?:^|[._])(?:lora_|ia3_|hada_|lokr_|oft_|boft_|vera_|adapters?[._]|prompt_embeddings)")
 _ATTENTION = frozenset(ATTENTION + LATENT_ATTENTION)

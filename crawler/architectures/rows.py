@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from schemas.records import OutputRows
+    from provenance.schemas.records import OutputRows
 
 
 @lru_cache(maxsize=32)

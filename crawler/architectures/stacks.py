@@ -12,9 +12,9 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
-from crawler.architectures.names import CONTAINERS, CROSS, DRAFT_STEMS, SAME_LAYERS, TOWERS
-from schemas.records import TensorEntry
-from schemas.roles import MAIN_STACK
+from provenance.crawler.architectures.names import CONTAINERS, CROSS, DRAFT_STEMS, SAME_LAYERS, TOWERS
+from provenance.schemas.records import TensorEntry
+from provenance.schemas.roles import MAIN_STACK
 
 # Five digits are plenty for a layer; longer runs of digits are no layer numbers.
 _IN_LAYER = re.compile(rf"((?:[^.]+\.)*?)({'|'.join(CONTAINERS)})\.([0-9]{{1,5}})\.(.+)")

@@ -28,7 +28,7 @@ def demo(context: click.Context, store: str | None) -> None:
     from contextlib import nullcontext
     from importlib.resources import as_file, files
 
-    from provenance.loopback import LoopbackHub, folder_repos
+    from provenance.demo_hub import LoopbackHub, folder_repos
 
     place = nullcontext(store) if store else tempfile.TemporaryDirectory(prefix="provenance-demo-")
     with place as folder, as_file(files("provenance").joinpath("miniature")) as family:
@@ -52,9 +52,9 @@ def demo(context: click.Context, store: str | None) -> None:
 
 def _run(context: click.Context, name: str, line: str, **parameters: Any) -> None:
     """Run one command as if it had been typed."""
-    from provenance.cli import provenance
-
-    command = provenance.get_command(context, name)
+    commands = context.find_root().command
+    assert isinstance(commands, click.Group)
+    command = commands.get_command(context, name)
     assert command is not None
     click.secho(f"\n$ provenance {line}", bold=True)
     context.invoke(command, **parameters)

@@ -28,7 +28,7 @@ def doctor(repo: str | None, endpoint: str | None, output: str | None) -> None:
     import logging
     from dataclasses import asdict
 
-    from provenance.doctor import REPO, diagnose
+    from provenance.hub_check.doctor import REPO, diagnose
     from provenance.output import choose_format, print_json, print_rows
 
     # Each check tells of its failure itself.

@@ -29,7 +29,7 @@ def evaluate(truth: str, store: str | None, output: str | None, save: TextIO | N
     """
     from provenance import open as open_database
     from provenance.output import choose_format, print_json, to_json
-    from query.evaluate import as_markdown
+    from provenance.query.evaluation.evaluate import as_markdown
 
     with open_database(store) as database:
         result = database.evaluate(truth)

@@ -60,7 +60,7 @@ def _by_suffix(file: str) -> str:
 
 
 def _to_file(pieces: Iterator[pa.Table], output: str, file: Path) -> None:
-    from indexer.files import sync, temporary_name
+    from provenance.indexer.store.files import sync, temporary_name
 
     temporary = file.with_name(temporary_name())
     try:
@@ -89,7 +89,7 @@ def _write(pieces: Iterator[pa.Table], output: str, stream: BinaryIO) -> None:
     import pyarrow.parquet as pq
 
     from provenance.output import to_csv
-    from query.analytics import as_rows
+    from provenance.query.analytics import as_rows
 
     first = next(pieces)
     if output == "parquet":

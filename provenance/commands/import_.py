@@ -22,8 +22,8 @@ def import_(other: str, store: str | None) -> None:
       provenance import ../their-store
       provenance import ../their-store --store ./merged && provenance index --store ./merged
     """
-    from indexer.store import Store
     from provenance import open as open_database
+    from provenance.indexer.store.store import Store
 
     Store.open(other)  # before a store is made: a mistyped one should leave nothing behind
     with open_database(store, create=True) as database:

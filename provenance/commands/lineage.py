@@ -11,7 +11,7 @@ from provenance.commands.options import store_option
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from query.lineage import Forest
+    from provenance.query.lineage.graph import Forest
 
 
 @click.command()
@@ -41,7 +41,7 @@ def lineage(model: str | None, store: str | None, output: str | None, descendant
 
     from provenance import open as open_database
     from provenance.output import print_rows
-    from query.lineage import Forest, to_dot
+    from provenance.query.lineage.graph import Forest, to_dot
 
     with open_database(store) as database:
         if refresh:
@@ -72,7 +72,7 @@ def _print_tree(forest: Forest, tops: list[str], keep: frozenset[str] | None, mo
     from rich.tree import Tree
 
     from provenance.output import clean
-    from query.lineage import label
+    from provenance.query.lineage.graph import label
 
     console = Console()
     for top in tops:

@@ -38,7 +38,7 @@ def sql(
       provenance sql --named outcomes-by-reason --format csv
       provenance sql --list
     """
-    from query.analytics import named_queries, named_query
+    from provenance.query.analytics import named_queries, named_query
 
     if list_named:
         for name, about in named_queries().items():
@@ -63,7 +63,7 @@ def sql(
 
 def _run(connection: duckdb.DuckDBPyConnection, text: str, output: str, limit: int | None) -> None:
     from provenance.output import print_arrow
-    from query.analytics import run_sql
+    from provenance.query.analytics import run_sql
 
     if limit is None and output == "table" and sys.stdout.isatty():
         limit = TERMINAL_LIMIT
@@ -76,7 +76,7 @@ def _run(connection: duckdb.DuckDBPyConnection, text: str, output: str, limit: i
 def _prompt(connection: duckdb.DuckDBPyConnection, output: str, limit: int | None) -> None:
     """Run what a person types; what is wrong with a statement is said, and the next one awaited."""
     from provenance.output import clean
-    from schemas.errors import ProvenanceError
+    from provenance.schemas.errors import ProvenanceError
 
     click.echo("SQL over the store, read-only; a statement ends with ';', Ctrl-D leaves.", err=True)
     for statement in _statements(_typed()):

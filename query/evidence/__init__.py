@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from query.evidence import (
+from provenance.query.evidence import (
     architecture,
     file_digest,
     layer_alignment,
@@ -13,8 +13,8 @@ from query.evidence import (
     tensor_digest,
     weight_correlation,
 )
-from query.pair import Pair
-from schemas.records import Evidence
+from provenance.query.evidence.pair import Pair
+from provenance.schemas.records import Evidence
 
 LINES: dict[str, Callable[[Pair], Evidence | None]] = {
     "file_digest": file_digest.measure,

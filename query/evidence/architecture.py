@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from query.pair import Pair
-from schemas.records import Evidence
+from provenance.query.evidence.pair import Pair
+from provenance.schemas.records import Evidence
 
 _FIELDS = ("n_layers", "hidden_size", "n_heads", "n_kv_heads", "n_parameters", "model_type")
 _SHAPE = ("role", "rows", "columns")

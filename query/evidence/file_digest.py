@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from query.pair import Pair
-from schemas.records import Evidence
+from provenance.query.evidence.pair import Pair
+from provenance.schemas.records import Evidence
 
 _LOG10_COLLISION = -77.0
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from query.pair import Pair
-from query.significance import to_p
-from schemas.records import Evidence
+from provenance.query.evidence.pair import Pair
+from provenance.query.statistics.significance import to_p
+from provenance.schemas.records import Evidence
 
 
 def measure(pair: Pair) -> Evidence | None:

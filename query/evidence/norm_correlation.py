@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from indexer.dossier import Cells
-from query.pair import Pair
-from query.significance import empirical_p
-from schemas.records import Evidence
+from provenance.indexer.dossier import Cells
+from provenance.query.evidence.pair import Pair
+from provenance.query.statistics.significance import empirical_p
+from provenance.schemas.records import Evidence
 
 _MIN_ELEMENTS = 32
 

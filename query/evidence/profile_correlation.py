@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from indexer.dossier import Dossier
-from indexer.signature import published_score
-from query.pair import Pair
-from query.significance import empirical_p
-from schemas.records import Evidence
+from provenance.indexer.dossier import Dossier
+from provenance.indexer.signature import published_score
+from provenance.query.evidence.pair import Pair
+from provenance.query.statistics.significance import empirical_p
+from provenance.schemas.records import Evidence
 
 STATISTICS = ("std", "skewness", "kurtosis")
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.dossier import Dossier
-from query.pair import Pair
-from schemas.records import Evidence
-from schemas.roles import LAYER_MATRICES, ROLE_CODE
+from provenance.indexer.dossier import Dossier
+from provenance.query.evidence.pair import Pair
+from provenance.schemas.records import Evidence
+from provenance.schemas.roles import LAYER_MATRICES, ROLE_CODE
 
 _MATRICES = np.array([ROLE_CODE[role] for role in LAYER_MATRICES], dtype=np.uint8)
 _DIGEST_BITS = 64

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from query.pair import Pair
-from query.significance import MIN_BLOCKS, to_p
-from schemas.records import Evidence
+from provenance.query.evidence.pair import Pair
+from provenance.query.statistics.significance import MIN_BLOCKS, to_p
+from provenance.schemas.records import Evidence
 
 
 def measure(pair: Pair) -> Evidence | None:
     """Pooled correlation of cells centred and scaled per matrix, layers matched by position.
 
     Null hypothesis: the weights at the cells of one matrix say nothing about those of the other. The p-value is
-    two-sided and the larger of two self-normalised block tests (see `query.alignment.agreement`).
+    two-sided and the larger of two self-normalised block tests (see `query.statistics.alignment.agreement`).
     """
     found = pair.by_position
     if found.n == 0:

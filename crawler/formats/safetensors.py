@@ -1,0 +1,264 @@
+"""Bytes to a validated safetensors header, safe on hostile input. Pure: no file is opened here.
+
+A file is an 8-byte little-endian length `n`, `n` bytes of JSON, then the data of the tensors. Everything that the
+reference implementation (the `safetensors` crate) refuses is refused. Four things that it lets through are refused
+too, because the format's description forbids them: a header that does not start with `{`, a key given twice, a
+tensor written as an array instead of an object, and a dtype written as an object. Unknown fields of a tensor are
+ignored, as the reference does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from provenance.schemas.errors import HeaderError
+from provenance.schemas.records import TensorEntry
+
+PREFIX_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000
+
+DTYPE_BITS = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+}
+"""Bits of one element of every dtype that the format knows."""
+
+_METADATA = "__metadata__"
+_LFS_POINTER = b"version https://git-lfs"
+_MAX_U64 = 2**64 - 1
+_MAX_NESTING = 127
+"""Deepest nesting of the reference's JSON reader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a header says: the tensors in the order of their data, and the free-form metadata."""
+
+    entries: tuple[TensorEntry, ...]
+    metadata: dict[str, str]
+
+
+def header_stop(prefix: bytes | memoryview, *, file_size: int, file: str, repo: str = "") -> int:
+    """Offset in the file at which the header stops and the data of the tensors starts.
+
+    Args:
+        prefix: the first bytes of the file, 8 or more.
+        file_size: size of the whole file in bytes.
+        file: path of the file inside the repo, for messages.
+        repo: repo id or folder, for messages.
+
+    Raises:
+        HeaderError: `prefix` is too short, is the start of a git-lfs pointer, or announces an impossible header.
+    """
+    try:
+        return _header_stop(bytes(prefix[: len(_LFS_POINTER)]), file_size)
+    except ValueError as error:
+        raise HeaderError(str(error), file=file, repo=repo) from error
+
+
+def parse_header(data: bytes | memoryview, *, file_size: int, file: str, repo: str = "") -> Header:
+    """Read and validate the header of a safetensors file.
+
+    Args:
+        data: the first bytes of the file, up to `header_stop` or further.
+        file_size: size of the whole file in bytes.
+        file: path of the file inside the repo; becomes `TensorEntry.file`.
+        repo: repo id or folder, for messages.
+
+    Returns:
+        the tensors by rising offset, with offsets from the start of the file.
+
+    Raises:
+        HeaderError: the header breaks the format, or `data` ends inside it.
+    """
+    try:
+        stop = _header_stop(bytes(data[: len(_LFS_POINTER)]), file_size)
+        if len(data) < stop:
+            raise ValueError(f"only {len(data):,} bytes could be read of a header that stops at byte {stop:,}")
+        document = _document(bytes(data[PREFIX_BYTES:stop]))
+        metadata = _metadata(document.pop(_METADATA, None))
+        entries = [_entry(name, fields, file) for name, fields in document.items()]
+        return Header(tuple(_placed(entries, stop, file_size)), metadata)
+    except ValueError as error:
+        raise HeaderError(str(error), file=file, repo=repo) from error
+
+
+def _header_stop(prefix: bytes, file_size: int) -> int:
+    if len(prefix) < PREFIX_BYTES:
+        raise ValueError(
+            f"the file has {file_size:,} bytes, of which {len(prefix)} could be read; "
+            f"the length of the header alone takes {PREFIX_BYTES}"
+        )
+    if _LFS_POINTER.startswith(prefix):
+        raise ValueError("it is a git-lfs pointer, not the file that it points to; fetch the file with git lfs pull")
+    length = int.from_bytes(prefix[:PREFIX_BYTES], "little")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(f"it announces a header of {length:,} bytes; the format allows {MAX_HEADER_BYTES:,}")
+    if PREFIX_BYTES + length > file_size:
+        raise ValueError(f"its header stops at byte {PREFIX_BYTES + length:,} but the file has {file_size:,} bytes")
+    return PREFIX_BYTES + length
+
+
+def _document(raw: bytes) -> dict[str, Any]:
+    """The JSON object that the header must be, read as strictly as the reference reads it."""
+    if raw[:1] != b"{":
+        raise ValueError(f"the header must start with '{{', not with {raw[:8]!r}")
+    try:
+        document: dict[str, Any] = json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=_without_duplicates,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_refuse_constant,
+        )
+        if b"\\u" in raw:
+            # An escape can spell half a surrogate pair, which is no text: it could never be written to the store.
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the header is not JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the header is not UTF-8: {error.reason} at byte {error.start}") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("the header holds a lone surrogate, which is no text") from error
+    except RecursionError as error:
+        raise ValueError("the header is nested too deeply") from error
+    return document
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the header gives {_quoted(twice)} twice")
+    return found
+
+
+def _integer(text: str) -> int | float:
+    """As the reference: what is no unsigned 64-bit integer (`-0` too) is read as a floating-point number."""
+    if text[0] != "-" and len(text) <= len(str(_MAX_U64)) and (number := int(text)) <= _MAX_U64:
+        return number
+    return _number(text)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text[:40]} in the header is out of range")
+    return number
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"the header is not JSON: {text} is no number")
+
+
+def _metadata(found: object) -> dict[str, str]:
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError(f"{_METADATA} must map strings to strings")
+    return found
+
+
+def _entry(name: str, fields: object, file: str) -> TensorEntry:
+    """One tensor, offsets still counted from the end of the header."""
+    tensor = f"tensor {_quoted(name)}"
+    if not isinstance(fields, dict):
+        raise ValueError(f"{tensor} must be an object, not {_quoted(fields)}")
+    for key in ("dtype", "shape", "data_offsets"):
+        if key not in fields:
+            raise ValueError(f"{tensor} has no {key}")
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise ValueError(f"{tensor} has the unknown dtype {_quoted(dtype)}")
+    if not _are_sizes(shape):
+        raise ValueError(f"{tensor} has the shape {_quoted(shape)}; it must be a list of unsigned 64-bit integers")
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"{tensor} has the data_offsets {_quoted(offsets)}; they must be two unsigned 64-bit integers")
+    if len(fields) > 3 and 1 + _nesting(fields) > _MAX_NESTING:
+        raise ValueError(f"{tensor} is nested too deeply")
+    start, stop = offsets
+    if stop < start:
+        raise ValueError(f"{tensor} stops at offset {stop}, before its start {start}")
+    size = _size(tensor, dtype, shape)
+    if size != stop - start:
+        raise ValueError(
+            f"{tensor} has {stop - start:,} bytes of data, but dtype {dtype} and shape {_quoted(shape)} make {size:,}"
+        )
+    return TensorEntry(name, dtype, tuple(shape), file, start, stop)
+
+
+def _are_sizes(found: object) -> bool:
+    # `type(...) is int`: a bool is an int to Python. `_integer` has let no other integer than a u64 through.
+    return isinstance(found, list) and all(type(item) is int for item in found)
+
+
+def _size(tensor: str, dtype: str, shape: list[int]) -> int:
+    """Bytes of a tensor; overflow is checked after each step, in the order of the reference."""
+    bits = 1
+    for length in (*shape, DTYPE_BITS[dtype]):
+        bits *= length
+        if bits > _MAX_U64:
+            raise ValueError(f"the size of {tensor} with dtype {dtype} and shape {_quoted(shape)} overflows 64 bits")
+    if bits % 8:
+        raise ValueError(f"{tensor} with dtype {dtype} and shape {_quoted(shape)} does not end on a whole byte")
+    return bits // 8
+
+
+def _nesting(value: object) -> int:
+    """How deep lists and objects nest in a JSON value; 0 for a plain one. Level by level: recursion could overflow."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return depth
+
+
+def _placed(entries: list[TensorEntry], data_start: int, file_size: int) -> Iterator[TensorEntry]:
+    """The tensors by rising offset, moved behind the header; they must tile the data without hole or overlap."""
+    position = 0
+    for entry in sorted(entries, key=lambda entry: (entry.start, entry.stop)):
+        if entry.start != position:
+            fault = "leaves a hole" if entry.start > position else "overlaps"
+            raise ValueError(
+                f"tensor {_quoted(entry.name)} starts at offset {entry.start:,} and {fault}: "
+                f"the data before it stops at {position:,}"
+            )
+        position = entry.stop
+        yield TensorEntry(
+            entry.name, entry.dtype, entry.shape, entry.file, data_start + entry.start, data_start + entry.stop
+        )
+    if data_start + position != file_size:
+        raise ValueError(f"its tensors stop at byte {data_start + position:,} but the file has {file_size:,} bytes")
+
+
+def _quoted(value: object) -> str:
+    """`repr`, which escapes control characters, cut in length and in depth so that it fits a message."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 60
+    return short.repr(value)

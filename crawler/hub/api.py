@@ -1,0 +1,140 @@
+"""Requests to the Hub's API, through `huggingface_hub`: its endpoint, token, offline mode, retries and proxies."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urljoin
+
+from provenance.crawler.hub.answers import ResponseError, TransferError, failure, origin
+from provenance.crawler.hub.connections import READ_SECONDS
+from provenance.crawler.hub.transport import MAX_RETRIES, HubTransport
+from provenance.schemas.errors import SourceError
+
+# Imported where it is used: a crawl of local folders must not wait for it. It exports what it documents without
+# saying so in a way that mypy understands.
+
+
+MAX_BODY, BODY_SECONDS = 128 * 1024 * 1024, 300.0
+"""Bytes and seconds of one answer at the most; a page of a thousand repos has a megabyte or two."""
+
+
+class BadRequestError(ResponseError):
+    """The Hub does not understand a request (400)."""
+
+
+def connect(
+    endpoint: str | None = None,
+    *,
+    connections: int = 16,
+    retries: int = MAX_RETRIES,
+    pause: Callable[[float], object] = time.sleep,
+) -> HubTransport:
+    """A transport to the Hub that `huggingface_hub` is set up for: its endpoint, token and user agent.
+
+    Args:
+        endpoint: another Hub; null for `HF_ENDPOINT`, or else huggingface.co.
+        connections, retries, pause: as for `HubTransport`.
+
+    Raises:
+        SourceError: offline mode is on, or the endpoint is not an http or https address.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    if constants.is_offline_mode():
+        raise SourceError("the Hub cannot be crawled: HF_HUB_OFFLINE is set; unset it, or crawl a local folder")
+    address = endpoint or constants.ENDPOINT
+    try:
+        headers = build_hf_headers(library_name="model-provenance")
+        return HubTransport(address, headers, connections=connections, retries=retries, pause=pause)
+    except ResponseError as error:
+        raise SourceError(f"{address!r} cannot be the endpoint of a Hub; give an http or https address") from error
+
+
+def ask(
+    transport: HubTransport,
+    path: str,
+    params: Mapping[str, Any] | None = None,
+    *,
+    what: str,
+    waits: Sequence[float] | None = None,
+) -> tuple[Any, str | None]:
+    """One answer of the API, and where the next page of it is.
+
+    Args:
+        transport: counts the request and keeps the budgets that the answer reports.
+        path: under the endpoint, or the whole address of a next page.
+        params: the query, lists as repeated keys; null leaves that of `path` as it is.
+        what: what is asked for, to begin messages with.
+        waits: as for `HubTransport.persist`.
+
+    Returns:
+        the parsed JSON, and the next page's address or null.
+
+    Raises:
+        RefusedError, TransferError: as `failure`; stage `listing`.
+        BadRequestError: status 400.
+        ResponseError: the answer is no JSON, or comes from, or leads to, another server.
+        SourceError: offline mode is on.
+    """
+    url = urljoin(f"{transport.endpoint}/", path)
+    return transport.persist(lambda: _ask_once(transport, url, params, what), waits)
+
+
+def _ask_once(transport: HubTransport, url: str, params: Mapping[str, Any] | None, what: str) -> tuple[Any, str | None]:
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
+    from huggingface_hub.utils import http_stream_backoff  # type: ignore[attr-defined]
+
+    # Once: it is tried again by the transport, which knows the budgets and can be interrupted.
+    asked: dict[str, Any] = {"params": params, "headers": transport.headers, "timeout": READ_SECONDS}
+    asked |= {"retry_on_exceptions": (), "retry_on_status_codes": ()}
+    try:
+        with transport.api_request() as answered, http_stream_backoff("GET", url, **asked) as response:
+            answered(response.headers)
+            body = _body(response, transport, what)
+    except OfflineModeIsEnabled as error:
+        raise SourceError("the Hub cannot be asked: HF_HUB_OFFLINE is set; unset it") from error
+    except HTTPError as error:
+        text = f"{what}: the Hub did not answer ({type(error).__name__}); check the network, or try later"
+        raise TransferError(text, stage="listing") from error
+    if origin(str(response.url)) != origin(url):
+        raise ResponseError(f"{what}: redirected away from the Hub; the answer is not used", stage="listing")
+    if response.status_code == 400:
+        text = f"{what}: the Hub does not understand the request (400); check its options"
+        raise BadRequestError(text, stage="listing")
+    if response.status_code != 200:
+        raise failure(response.status_code, response.headers, what, stage="listing")
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ResponseError(f"{what}: the answer is not valid JSON", stage="listing") from error
+    return answer, _next_page(response.links, url, what)
+
+
+def _body(response: Any, transport: HubTransport, what: str) -> bytes:
+    """The whole body, within bounds of size and time: a server could go on for ever."""
+    began, body = time.monotonic(), bytearray()
+    for piece in response.iter_bytes():
+        transport.heed_stop()
+        body += piece
+        if len(body) > MAX_BODY or time.monotonic() - began > BODY_SECONDS:
+            text = f"{what}: the answer is longer than {MAX_BODY:,} bytes, or takes longer than {BODY_SECONDS:.0f} s"
+            raise ResponseError(text, stage="listing")
+    return bytes(body)
+
+
+def _next_page(links: Mapping[str | None, Mapping[str, str]], url: str, what: str) -> str | None:
+    following = links.get("next", {}).get("url")
+    if following is None:
+        return None
+    try:
+        following = urljoin(url, following)
+    except ValueError:
+        raise ResponseError(f"{what}: the address of its next page is malformed", stage="listing") from None
+    if origin(following) != origin(url):
+        # The next request would carry the token there.
+        raise ResponseError(f"{what}: its next page is on another server; not followed", stage="listing")
+    return following

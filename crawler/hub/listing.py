@@ -1,0 +1,275 @@
+"""The repos of the Hub: one by name, or page after page of its listing.
+
+A listing names the files of a repo but not their sizes: those come with the files themselves, so that a repo
+costs no request of its own to the API.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any
+from urllib.parse import quote
+
+from provenance.crawler.hub.answers import RefusedError, ResponseError
+from provenance.crawler.hub.api import BadRequestError, ask
+from provenance.crawler.hub.reader import HubReader
+from provenance.crawler.hub.transport import HubTransport
+from provenance.crawler.metadata import commit_from_listing, files_from_listing, metadata_from_listing
+from provenance.crawler.selection import select_weights
+from provenance.schemas.errors import IdentityError, WeightsError
+from provenance.schemas.identity import CheckpointId
+from provenance.schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
+
+log = logging.getLogger("provenance.crawl")
+
+PAGE = 1000
+"""Models a page, the most that the Hub gives."""
+
+_EXPAND = (
+    "author",
+    "cardData",
+    "config",
+    "createdAt",
+    "disabled",
+    "downloads",
+    "gated",
+    "lastModified",
+    "likes",
+    "pipeline_tag",
+    "private",
+    "sha",
+    "siblings",
+    "tags",
+)
+_BASE_MODELS = "baseModels"  # not every version of the Hub gives it in a listing
+_PATIENCE = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 240.0, 240.0)
+"""Seconds before a page is asked for again, twelve minutes in all: a walk of hours must not end with a short outage."""
+
+_OUT_OF_ORDER = 100
+"""So many repos in a row that changed before end a walk by the time of change; fewer may stand in the wrong place."""
+
+_REMEMBERED = 10 * PAGE
+_LONGEST_ID = 200
+_MAX_INDEX_BYTES = 128 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HubRepo:
+    """One repo of the Hub at one commit.
+
+    Attributes:
+        repo_id: its final id, after any renaming.
+        revision: the whole commit hash, null where the Hub named none.
+        metadata: what the Hub says of it.
+        paths: all its files.
+        files: those whose size is known already; none of them in a listing.
+        config: what the Hub says of its config.json.
+        fault: why it cannot be fingerprinted, in one word and in a sentence, where that is known already.
+    """
+
+    repo_id: str
+    revision: str | None
+    metadata: RepoMetadata
+    paths: tuple[str, ...]
+    files: tuple[RepoFile, ...]
+    fault: tuple[str, str] | None = None
+    config: Mapping[str, Any] | None = None
+
+    def reader(self, transport: HubTransport) -> HubReader:
+        """A reader of its files."""
+        return HubReader(transport, self.repo_id, self.revision or "", self.files)
+
+
+def list_hub(
+    transport: HubTransport,
+    *,
+    author: str | None = None,
+    search: str | None = None,
+    filters: Sequence[str] = (),
+    sort: str | None = None,
+    limit: int | None = None,
+    since: datetime | None = None,
+) -> Iterator[HubRepo]:
+    """The repos that the Hub lists; a page is fetched when the one before is used up.
+
+    What moves along the listing while it is walked comes once, unless it comes again after ten thousand others: what is
+    remembered must not grow with the listing.
+
+    Args:
+        author: of this user or organisation only.
+        search: with this text in the id.
+        filters: with all of these tags.
+        sort: the Hub's name of a field, the largest first; null for `createdAt`, which never changes during a walk,
+            or with `since` for `lastModified`.
+        limit: no more than so many.
+        since: changed at this time or later, timezone-aware.
+
+    Raises:
+        TransportError: a page did not come; stage `listing`.
+        SourceError: offline mode is on.
+    """
+    sort = sort or ("lastModified" if since else "createdAt")
+    query = {
+        "author": author,
+        "search": search,
+        "filter": list(filters),
+        "sort": sort,
+        "limit": min(limit or PAGE, PAGE),
+    }
+    repos = _walk(transport, {name: value for name, value in query.items() if value})
+    return islice(_changed_since(repos, since, in_order=sort == "lastModified"), limit)
+
+
+def named(transport: HubTransport, repo_id: str, revision: str | None = None) -> HubRepo:
+    """One repo with the sizes and digests of its files: one request.
+
+    Args:
+        revision: a branch, tag or commit; null for the main branch.
+
+    Raises:
+        RefusedError: there is no such repo or revision, or this login may not see it; stage `listing`.
+        TransportError: no usable answer; stage `listing`.
+        SourceError: offline mode is on.
+    """
+    what = repo_id if revision is None else f"{repo_id} at {revision}"
+    try:
+        CheckpointId(repo_id, "0")
+    except IdentityError as error:
+        raise RefusedError(f"{error}; check its name", reason="no-repo", stage="listing") from error
+    path = f"api/models/{quote(repo_id)}"
+    if revision is not None:
+        path += f"/revision/{quote(revision, safe='')}"
+    listed, _ = ask(transport, path, {"blobs": "true"}, what=what)
+    repo = _repo(listed)
+    if repo is None:
+        raise ResponseError(f"{what}: the Hub's answer is not the description of a repo", stage="listing")
+    return repo
+
+
+def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckpoint]:
+    """The checkpoints of a repo. Of its files only a shard index is read, and only where there is one.
+
+    `files` of each holds those whose size is known; `HubReader.complete` gets the others.
+
+    Raises:
+        CheckpointError: as `select_weights`, the repo has a fault, or a shard index did not come.
+    """
+    if repo.fault is not None:
+        reason, text = repo.fault
+        raise WeightsError(f"{repo.repo_id}: {text}", stage="listing", reason=reason)
+    reader = repo.reader(transport)
+    files = {file.path: file for file in repo.files}
+    checkpoints = []
+    for selection in select_weights(repo.paths, lambda path: _read_json(reader, path)):
+        try:
+            identity = CheckpointId(repo.repo_id, repo.revision or "", selection.subfolder, selection.variant)
+        except IdentityError as error:
+            raise WeightsError(f"{error}; it cannot be named in the store", stage="listing") from error
+        paths = (*selection.weight_files, *([selection.config_file] if selection.config_file else []))
+        checkpoints.append(
+            ListedCheckpoint(
+                identity=identity,
+                source="hub",
+                weight_files=selection.weight_files,
+                files=tuple(files[path] for path in paths if path in files),
+                config_file=selection.config_file,
+                metadata=repo.metadata,
+                config=repo.config,
+            )
+        )
+    return checkpoints
+
+
+def _walk(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo]:
+    """All pages, without what the last ones held already: a walk along a field that changes meets some repos again."""
+    fields = [*_EXPAND, _BASE_MODELS]
+    page: str | None = "api/models"
+    params: dict[str, Any] | None = {**query, "expand": fields}
+    seen: OrderedDict[str, None] = OrderedDict()  # the newest last
+    pages: set[int] = set()
+    while page is not None:
+        if params is None and hash(page) in pages:
+            raise ResponseError("the Hub's listing leads in a circle: a page comes again", stage="listing")
+        pages.add(hash(page))
+        try:
+            listed, following = ask(transport, page, params, what="the Hub's listing", waits=_PATIENCE)
+        except BadRequestError:
+            if _BASE_MODELS not in fields or params is None:
+                raise
+            fields.remove(_BASE_MODELS)
+            continue
+        if not isinstance(listed, list):
+            raise ResponseError("the Hub's listing: a page is not a list of repos", stage="listing")
+        for repo in map(_repo, listed):
+            if repo is None:
+                log.warning("the Hub's listing holds something that is not a repo; passed over")
+            elif repo.repo_id not in seen:
+                seen[repo.repo_id] = None
+                if len(seen) > _REMEMBERED:
+                    seen.popitem(last=False)
+                yield repo
+        page, params = following, None  # the address of a page says everything
+
+
+def _changed_since(repos: Iterator[HubRepo], since: datetime | None, *, in_order: bool) -> Iterator[HubRepo]:
+    """Those changed since; in order the walk ends, but not for a few that are out of it, as where a listing lags."""
+    older = 0
+    for repo in repos:
+        changed = repo.metadata.last_modified
+        if since is None or changed is None or changed >= since:
+            older = 0
+            yield repo
+        else:
+            older += 1
+            if in_order and older >= _OUT_OF_ORDER:
+                return
+
+
+def _repo(listed: object) -> HubRepo | None:
+    """A listed object as a repo; null for anything else."""
+    if not isinstance(listed, dict) or not isinstance(repo_id := listed.get("id"), str) or len(repo_id) > _LONGEST_ID:
+        return None
+    try:
+        CheckpointId(repo_id, "0")
+    except IdentityError:
+        return None
+    siblings = names if isinstance(names := listed.get("siblings"), list) else None
+    commit = commit_from_listing(listed)
+    fault = None
+    if listed.get("disabled") is True:
+        fault = ("disabled", "the Hub has disabled access to this repo")
+    elif commit is None:
+        fault = ("no-revision", "the Hub names no commit of it; it may be empty")
+    elif not siblings:
+        fault = ("no-files", "the Hub lists no files of it; crawl it by name")
+    found = (sibling.get("rfilename") for sibling in siblings or [] if isinstance(sibling, dict))
+    paths = tuple(path for path in found if isinstance(path, str))
+    config = said if isinstance(said := listed.get("config"), dict) else None
+    return HubRepo(repo_id, commit, _metadata(listed), paths, files_from_listing(listed), fault, config)
+
+
+def _metadata(listed: Mapping[str, Any]) -> RepoMetadata:
+    """Metadata with what `baseModels` says written as tags: the same, but in ids that follow renamings."""
+    base, tags = listed.get(_BASE_MODELS), listed.get("tags")
+    if not isinstance(base, dict) or not isinstance(base.get("models"), list) or not isinstance(tags, list):
+        return metadata_from_listing(listed)
+    ids = [model.get("id") for model in base["models"] if isinstance(model, dict)]
+    more = [f"base_model:{base.get('relation')}:{parent}" for parent in ids]
+    return metadata_from_listing({**listed, "tags": [*tags, *(tag for tag in more if tag not in tags)]})
+
+
+def _read_json(reader: HubReader, path: str) -> Any:
+    size = reader.size(path)
+    if size > _MAX_INDEX_BYTES:
+        raise WeightsError(f"{path} is larger than {_MAX_INDEX_BYTES} bytes; that is no shard index")
+    data = b"".join(reader.read(path, [(0, size)]))
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} is not valid JSON: {error}") from error

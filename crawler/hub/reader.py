@@ -1,0 +1,98 @@
+"""Ranged reads of the files of one repo of the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from provenance.crawler.hub.answers import Location
+from provenance.crawler.hub.transport import HubTransport
+from provenance.schemas.errors import WeightsError
+from provenance.schemas.records import ListedCheckpoint, RepoFile
+
+
+class HubReader:
+    """A `schemas.protocols.TensorReader` over the files of one repo at one commit.
+
+    The Hub is asked once for each file that is needed, at its first use. One reader belongs to one thread.
+
+    Attributes:
+        bytes_read: bytes that were received.
+        requests: files that the Hub was asked for, plus ranges that were read from its storage.
+    """
+
+    def __init__(self, transport: HubTransport, repo_id: str, revision: str, files: Sequence[RepoFile] = ()) -> None:
+        """Read the files of `repo_id` at `revision`, a whole commit hash.
+
+        Args:
+            files: what a listing said of them; a file of another size than listed is not read.
+        """
+        self.repo_id, self.revision = repo_id, revision
+        self.bytes_read = 0
+        self.requests = 0
+        self._transport = transport
+        self._listed = {file.path: file for file in files}
+        self._locations: dict[str, Location] = {}
+
+    def size(self, path: str) -> int:
+        """Size of a file in bytes.
+
+        Raises:
+            WeightsError: it is not the file that was listed.
+            TransportError: there is no such file, or the Hub does not give it; see `HubTransport.resolve`.
+        """
+        return self._locate(path).size
+
+    def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """Yield the bytes of each half-open `(start, stop)` range, in the order asked.
+
+        Raises:
+            WeightsError: as `size`, or the file is shorter than asked.
+            TransportError: as `size`, or a range did not come; see `HubTransport.read_ranges`.
+        """
+        location = self._locate(path)
+        for data in self._transport.read_ranges(location, ranges):
+            if location.body is None and data:
+                self.bytes_read += len(data)
+                self.requests += 1
+            yield data
+
+    def complete(self, listed: ListedCheckpoint) -> ListedCheckpoint:
+        """The checkpoint with its weight files as the Hub serves them: size, digests and commit.
+
+        A listing names files without their sizes; a fingerprint needs them. Where the repo was renamed meanwhile, it
+        has its final id.
+
+        Raises:
+            WeightsError, TransportError: as `size`.
+        """
+        files = tuple(self._file(path) for path in listed.weight_files)
+        final = {self._locations[path].repo_id for path in listed.weight_files}
+        if len(final) > 1:
+            raise WeightsError(f"{self.repo_id} was renamed while it was read; list it again", reason="changed")
+        return replace(listed, identity=replace(listed.identity, repo_id=final.pop()), files=files)
+
+    def _file(self, path: str) -> RepoFile:
+        location, listed = self._locate(path), self._listed.get(path)
+        return RepoFile(
+            path,
+            location.size,
+            location.sha256 or (listed.sha256 if listed else None),
+            location.xet_hash or (listed.xet_hash if listed else None),
+            location.commit or self.revision,
+        )
+
+    def _locate(self, path: str) -> Location:
+        if path not in self._locations:
+            location = self._transport.resolve(self.repo_id, self.revision, path)
+            listed = self._listed.get(path)
+            if listed is not None and listed.size != location.size:
+                raise WeightsError(
+                    f"{self.repo_id}/{path}: listed with {listed.size} bytes, served with {location.size}; "
+                    "list the repo again",
+                    reason="changed",
+                )
+            self.requests += 1
+            self.bytes_read += len(location.body or b"")
+            self._locations[path] = location
+        return self._locations[path]

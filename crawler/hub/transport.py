@@ -1,0 +1,281 @@
+"""Requests to the Hub and to its storage: where a file lies, and ranges of its bytes.
+
+The token goes to the Hub's own origin only. A large file lies elsewhere, behind a signed address that is kept in
+memory for as long as it is valid, so that a file costs one request to the Hub however many ranges are read of it.
+Answers are checked before their bodies are read; what is temporary is tried again a few times.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+import urllib3
+
+from provenance.crawler.hub.answers import (
+    AbandonedError,
+    Location,
+    RefusedError,
+    ResponseError,
+    TransferError,
+    check_range,
+    failure,
+    origin,
+    signed_location,
+)
+from provenance.crawler.hub.budget import Budgets
+from provenance.crawler.hub.connections import Connections, read_body
+from provenance.schemas.errors import WeightsError
+
+LONGEST_WAIT = 330.0
+"""Seconds that a server may ask us to wait: a window of the Hub's budgets, and a little."""
+
+SMALL_FILE = 16 * 1024 * 1024
+"""Bytes of a file that the Hub may serve by itself; it keeps larger ones in its storage."""
+
+WAITS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before each further try."""
+MAX_RETRIES = len(WAITS)
+_REDIRECTS, _MAX_HOPS = (301, 302, 303, 307, 308), 5
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Requests that were sent, failed tries included, and bytes of bodies that were read."""
+
+    api_requests: int = 0
+    resolve_requests: int = 0
+    range_requests: int = 0
+    bytes: int = 0
+
+
+class HubTransport:
+    """Connections to one Hub and to its storage, shared by all workers of a crawl.
+
+    Attributes:
+        endpoint: address of the Hub.
+        headers: what is sent to the Hub, the token among them; nothing of it but the user agent goes elsewhere.
+        traffic: requests and bytes so far.
+        retries: how often what failed for now is tried again.
+        budgets: what the Hub grants, shared by all workers.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        headers: Mapping[str, str],
+        *,
+        connections: int = 16,
+        retries: int = MAX_RETRIES,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """Set up; nothing is sent yet.
+
+        Args:
+            endpoint: address of the Hub, with or without a path.
+            headers: headers for the Hub, as `huggingface_hub.utils.build_hf_headers` returns them.
+            connections: how many are kept open to each host.
+            retries: how often what failed for now is tried again, `MAX_RETRIES` at the most.
+            pause: waits so many seconds, true where the crawl was stopped meanwhile: `Event.wait`, or `time.sleep`.
+
+        Raises:
+            ResponseError: `endpoint` is not an http or https address.
+        """
+        self.endpoint, self.headers = endpoint.rstrip("/"), dict(headers)
+        self.traffic = Traffic()
+        self.budgets = Budgets(pause)
+        self._origin = origin(endpoint)
+        self._public = {name: value for name, value in headers.items() if name.lower() == "user-agent"}
+        self._pause, self._lock, self.retries = pause, threading.Lock(), retries
+        self._connections = Connections(connections)
+
+    def resolve(self, repo_id: str, revision: str, path: str) -> Location:
+        """Ask the Hub where a file lies: one request, two for a small file or a renamed repo.
+
+        Raises:
+            RefusedError: there is no such file, or this login may not read it.
+            ResponseError: the answer leads somewhere else, in a circle, or to another commit.
+            TransferError: no answer after several tries.
+        """
+        if any(part in ("", ".", "..") for part in (*path.split("/"), *repo_id.split("/"), revision)):
+            raise ResponseError(f"{path!r} in {repo_id!r} is not the path of a file inside the repo; refused")
+        url = f"{self.endpoint}/{quote(repo_id)}/resolve/{quote(revision, safe='')}/{quote(path)}"
+        return self.persist(lambda: self._resolve(url, repo_id, revision, path))
+
+    def read_ranges(self, location: Location, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """Yield the bytes of each half-open `(start, stop)` range, in the order asked.
+
+        One request a range; an address that has expired is renewed, once a range.
+
+        Raises:
+            WeightsError: a range does not lie inside the file.
+            RefusedError: the storage refuses a fresh address too.
+            ResponseError: the answer is not the range that was asked for; its body was not read.
+            TransferError: no whole answer after several tries.
+        """
+        for start, stop in ranges:
+            if not 0 <= start <= stop <= location.size:
+                raise WeightsError(
+                    f"{location.path} has {location.size} bytes, ({start}, {stop}) are needed; it is incomplete",
+                    stage="read",
+                )
+            if location.body is not None:
+                yield location.body[start:stop]
+            else:
+                yield self._read(location, start, stop) if start < stop else b""
+
+    @contextmanager
+    def api_request(self) -> Iterator[Callable[[Mapping[str, str]], None]]:
+        """Count a request to the Hub's API that is sent by other means, once the budget has room for it.
+
+        The context is to hand over the headers of the answer.
+
+        Raises:
+            AbandonedError: the crawl was stopped.
+        """
+        self.heed_stop()
+        with self.budgets.request("api") as answered:
+            self._count(api_requests=1)
+            yield answered
+
+    def heed_stop(self) -> None:
+        """Raise once the crawl was stopped: a listing may go on for hours without a repo that anybody would be told of.
+
+        Raises:
+            AbandonedError: it was.
+        """
+        if self._pause(0.0):
+            raise AbandonedError("the crawl was stopped")
+
+    def persist(self, attempt: Callable[[], T], waits: Sequence[float] | None = None) -> T:
+        """Try until it works, waiting longer each time, or for as long as the server asks.
+
+        Args:
+            waits: seconds before each further try; null for `WAITS`. None is made where `retries` is 0.
+
+        Raises:
+            AbandonedError: the crawl was stopped.
+        """
+        for wait in (WAITS[: self.retries] if waits is None else waits) if self.retries else ():
+            try:
+                return attempt()
+            except TransferError as error:
+                if (error.retry_after or 0.0) > LONGEST_WAIT:
+                    raise
+                # Spread over time, or all workers would come back in the same moment.
+                if self._pause((error.retry_after or 0.0) + wait * random.uniform(0.5, 1.0)):
+                    raise AbandonedError("the crawl was stopped before the answer came") from None
+        return attempt()
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        self._connections.close()
+
+    def _resolve(self, url: str, repo_id: str, revision: str, path: str) -> Location:
+        what, commit, final_id = f"{repo_id}/{path}", None, repo_id
+        seen: set[str] = set()
+        while url not in seen and len(seen) < _MAX_HOPS:
+            seen.add(url)
+            with self._ask(url, what) as response:
+                headers = response.headers
+                commit = headers.get("X-Repo-Commit", commit)
+                if re.fullmatch(r"[0-9a-f]{40}", revision) and commit not in (None, revision):
+                    text = (
+                        f"{what}: asked for commit {revision}, the Hub answered with another one; list the repo again"
+                    )
+                    raise ResponseError(text, reason="changed")
+                if response.status == 200:
+                    body = self._small_body(response, what)
+                    return Location(final_id, revision, path, commit, len(body), body=body)
+                if response.status not in _REDIRECTS:
+                    raise failure(response.status, headers, what)
+                try:
+                    url = urljoin(url, headers.get("Location", ""))
+                except ValueError:
+                    raise ResponseError(f"{what}: redirected to a malformed address; not followed") from None
+                target = origin(url)
+                if target != self._origin:
+                    if target[0] == "http" and self._origin[0] == "https":
+                        raise ResponseError(f"{what}: redirected from https to http; not followed")
+                    return signed_location(url, headers, repo_id=final_id, revision=revision, path=path, commit=commit)
+                final_id = self._followed(url, final_id, revision, path)
+        raise ResponseError(f"{what}: the Hub redirects in a circle, or more than {_MAX_HOPS} times")
+
+    @contextmanager
+    def _ask(self, url: str, what: str) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Send one GET to the Hub, when its budget has room; the copy of a small file is not counted."""
+        if "/resolve/" not in urlsplit(url).path:
+            with self._connections.get(url, self.headers, what) as response:
+                yield response
+            return
+        with self.budgets.request("resolvers") as answered:
+            self._count(resolve_requests=1)
+            with self._connections.get(url, self.headers, what) as response:
+                answered(response.headers)
+                yield response
+
+    def _followed(self, url: str, repo_id: str, revision: str, path: str) -> str:
+        """The repo that a redirect on the Hub itself leads to: the same file of a renamed repo, or its cached copy."""
+        target = unquote(urlsplit(url).path).removeprefix(urlsplit(self.endpoint).path)
+        if target.startswith("/api/resolve-cache/"):
+            return repo_id
+        renamed = re.fullmatch(r"/([\w.-]+(?:/[\w.-]+)?)" + re.escape(f"/resolve/{revision}/{path}"), target)
+        if renamed is None:
+            raise ResponseError(f"{repo_id}/{path}: redirected to another page of the Hub, not to the file; refused")
+        return renamed[1]
+
+    def _small_body(self, response: urllib3.BaseHTTPResponse, what: str) -> bytes:
+        announced = response.headers.get("Content-Length", "0")
+        small = announced.isdecimal() and int(announced) <= SMALL_FILE
+        body = read_body(response, SMALL_FILE + 1, what) if small else None
+        if body is None or len(body) > SMALL_FILE:
+            raise ResponseError(f"{what}: the Hub sends more than {SMALL_FILE:,} bytes itself; they are not read")
+        self._count(bytes=len(body))
+        return body
+
+    def _read(self, location: Location, start: int, stop: int) -> bytes:
+        if time.time() >= location.renew_at:
+            self._renew(location)
+        try:
+            return self.persist(lambda: self._read_range(location, start, stop))
+        except RefusedError as error:
+            if error.reason != "expired":
+                raise
+            self._renew(location)
+            return self.persist(lambda: self._read_range(location, start, stop))
+
+    def _renew(self, location: Location) -> None:
+        fresh = self.resolve(location.repo_id, location.revision, location.path)
+        same = (fresh.commit, fresh.size, fresh.sha256) == (location.commit, location.size, location.sha256)
+        if not fresh.url or not same:
+            text = f"{location.repo_id}/{location.path} changed while it was read; list the repo again"
+            raise ResponseError(text, reason="changed")
+        location.url, location.renew_at = fresh.url, fresh.renew_at
+
+    def _read_range(self, location: Location, start: int, stop: int) -> bytes:
+        what = f"{location.repo_id}/{location.path}"
+        asked = self._public | {"Range": f"bytes={start}-{stop - 1}"}
+        self._count(range_requests=1)
+        with self._connections.get(location.url, asked, what) as response:
+            check_range(response.status, response.headers, location, start, stop)
+            data = read_body(response, stop - start + 1, what)
+            self._count(bytes=len(data))
+            if len(data) > stop - start:
+                raise ResponseError(f"{what}: the storage sends more than bytes ({start}, {stop})")
+            if len(data) < stop - start:
+                raise TransferError(f"{what}: bytes ({start}, {stop}) were cut short after {len(data)}")
+            return data
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            for name, count in more.items():
+                setattr(self.traffic, name, getattr(self.traffic, name) + count)

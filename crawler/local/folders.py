@@ -1,0 +1,277 @@
+"""The repos in a local folder.
+
+A folder is a repo when it directly holds weights or a config. A repo as the hub has them, that is one with
+`model_index.json`, an entry in `listing.jsonl` or a place in a Hugging Face cache, owns its sub-folders;
+elsewhere a sub-folder with weights is a repo of its own. Symbolic links are followed inside the given root
+and into the `blobs/` of the Hugging Face cache that they lie in. A weight file, config or folder that a link
+would fetch from elsewhere fails its repo. Each real folder is visited once, so that links may go round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from provenance.crawler.local.confinement import Contents, confined, contents_of, is_snapshot
+from provenance.crawler.local.reader import LocalReader
+from provenance.crawler.metadata import (
+    FRONT_MATTER_LIMIT,
+    commit_from_listing,
+    files_from_listing,
+    metadata_from_listing,
+    metadata_from_readme,
+    parse_listing,
+)
+from provenance.crawler.selection import (
+    CONFIG_FILES,
+    PIPELINE_FILE,
+    WEIGHT_SUFFIXES,
+    Selection,
+    bears_on_weights,
+    names_a_model,
+    select_weights,
+)
+from provenance.schemas.errors import IdentityError, SourceError, WeightsError
+from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId
+from provenance.schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
+
+LISTING = "listing.jsonl"
+
+_JSON_LIMIT = 128 * 1024 * 1024  # the index of a model of 500,000 tensors has some 50 MB
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRepo:
+    """One repo of a local source.
+
+    Attributes:
+        repo_id: the last two parts of its path under the root, or what its Hugging Face cache says.
+        folder: where its files lie.
+        root: the folder that was given; links are followed inside it.
+        revision: the listed commit or that of the cache's snapshot, null for any other folder.
+        metadata: from the listing, or license and base models from README.md.
+        files: its files; paths relative to `folder`, `/` between the parts.
+        fault: why it cannot be fingerprinted, where that is known already.
+    """
+
+    repo_id: str
+    folder: Path
+    root: Path
+    revision: str | None
+    metadata: RepoMetadata
+    files: tuple[RepoFile, ...]
+    fault: str | None = None
+
+    def selections(self) -> list[Selection]:
+        """The checkpoints in it.
+
+        Raises:
+            CheckpointError: as `select_weights`, or the repo has a fault.
+        """
+        if self.fault is not None:
+            raise WeightsError(self.fault, stage="listing")
+        return select_weights([file.path for file in self.files], self._read_json)
+
+    def reader(self) -> LocalReader:
+        """A reader of its files, to be closed by the caller."""
+        return LocalReader(self.folder, self.root)
+
+    def _read_json(self, path: str) -> Any:
+        with self.reader() as reader:
+            text = reader.head(path, _JSON_LIMIT + 1)
+        if len(text) > _JSON_LIMIT:
+            raise WeightsError(f"{path} is larger than {_JSON_LIMIT} bytes; that is no shard index")
+        try:
+            return json.loads(text.decode())
+        except (ValueError, RecursionError) as error:
+            raise WeightsError(f"{path} is not valid JSON: {error}") from error
+
+
+def find_local(source: Path) -> Iterator[LocalRepo]:
+    """The repos in a folder, or the one of a single weight file, in the order of their paths.
+
+    A source with nothing in it yields one repo, so that it too becomes an outcome. Of two folders with the
+    same repo id the later one has a fault. Dates come from `listing.jsonl` only, never from file times.
+
+    Raises:
+        SourceError: `source` is neither a folder nor a weight file, or its listing is malformed.
+    """
+    path = Path(os.path.abspath(source))  # noqa: PTH100 - a link that is given by itself is judged like any other
+    advice = "give a folder of checkpoints or a .safetensors file"
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        raise SourceError(f"{str(source)!r} cannot be used: {error.strerror}; {advice}") from error
+    if not is_folder and not path.name.endswith(WEIGHT_SUFFIXES):
+        raise SourceError(f"{str(source)!r} is neither a folder nor a weight file; {advice}")
+    root = (path if is_folder else path.parent).resolve()
+    search = _Search(root, _read_listing(root))
+    return search.repos() if is_folder else iter([search.single(path.name)])
+
+
+def listed_checkpoints(repo: LocalRepo) -> list[ListedCheckpoint]:
+    """The checkpoints of a repo as the crawl visits them; an unknown revision is `UNKNOWN_REVISION`.
+
+    Raises:
+        CheckpointError: as `LocalRepo.selections`.
+    """
+    files = {file.path: file for file in repo.files}
+    checkpoints = []
+    for selection in repo.selections():
+        try:
+            identity = CheckpointId(
+                repo.repo_id, repo.revision or UNKNOWN_REVISION, selection.subfolder, selection.variant
+            )
+        except IdentityError as error:
+            raise WeightsError(f"{error}; rename it", stage="listing") from error
+        paths = (*selection.weight_files, *([selection.config_file] if selection.config_file else []))
+        checkpoints.append(
+            ListedCheckpoint(
+                identity=identity,
+                source="local",
+                weight_files=selection.weight_files,
+                files=tuple(files[path] for path in paths),
+                config_file=selection.config_file,
+                metadata=repo.metadata,
+            )
+        )
+    return checkpoints
+
+
+@dataclass(slots=True)
+class _Search:
+    """One walk over `root`, which has no links in it."""
+
+    root: Path
+    listing: Mapping[str, Mapping[str, Any]]
+    seen: set[Path] = field(default_factory=set)
+    taken: dict[str, Path] = field(default_factory=dict)
+
+    def repos(self) -> Iterator[LocalRepo]:
+        pending = [(self.root, False)]
+        found = False
+        while pending:
+            folder, in_repo = pending.pop()
+            try:
+                folder = self._snapshot(folder) or folder
+                contents = self._scan(folder)
+            except WeightsError as error:
+                contents = Contents(faults=[str(error)])
+            if contents is None:
+                continue
+            repo_id, names = self._repo_id(folder), {file.path for file in contents.files}
+            owns = repo_id in self.listing or PIPELINE_FILE in names or is_snapshot(folder)
+            if owns:
+                self._gather(folder, contents)
+            holds_weights = bool(contents.faults) or any(map(bears_on_weights, names.difference(CONFIG_FILES)))
+            # Inside a repo a config alone is a part of it (`1_Pooling/config.json`), not another repo.
+            is_repo = owns or holds_weights or (not in_repo and not names.isdisjoint(CONFIG_FILES))
+            if is_repo:
+                found = True
+                yield self._repo(repo_id, folder, contents)
+            if not owns:
+                pending += [(folder / name, in_repo or holds_weights) for name in reversed(contents.folders)]
+        if not found:
+            yield self._repo(self._repo_id(self.root), self.root, Contents())
+
+    def single(self, name: str) -> LocalRepo:
+        """The repo of one weight file: that file, and the configs and the card beside it."""
+        contents = Contents()
+        for beside in (name, *CONFIG_FILES, "README.md"):
+            if beside != PIPELINE_FILE and os.path.lexists(self.root / beside):
+                contents.add(self.root / beside, self.root)
+        if re.search(r"-\d{5,6}-of-\d{5,6}\b", name):
+            contents.faults.append(f"{name!r} is one shard of several; give the folder that they lie in")
+        own_name = names_a_model(name) and not is_snapshot(self.root)
+        repo_id = _repo_id((*self.root.parts[1:], name.rpartition(".")[0])) if own_name else self._repo_id(self.root)
+        return self._repo(repo_id, self.root, contents)
+
+    def _scan(self, folder: Path) -> Contents | None:
+        """What lies in a folder; null when it was visited before."""
+        real = confined(folder, self.root)
+        if real in self.seen:
+            return None
+        self.seen.add(real)
+        return contents_of(folder, self.root)
+
+    def _gather(self, folder: Path, contents: Contents) -> None:
+        """Draw what lies in the sub-folders into `contents`."""
+        pending = contents.folders[::-1]
+        while pending:
+            part = pending.pop()
+            try:
+                inner = self._scan(folder / part)
+            except WeightsError as error:
+                contents.faults.append(str(error))
+                continue
+            if inner is not None:
+                contents.files += [replace(file, path=f"{part}/{file.path}") for file in inner.files]
+                contents.faults += inner.faults
+                pending += [f"{part}/{name}" for name in reversed(inner.folders)]
+
+    def _snapshot(self, home: Path) -> Path | None:
+        """The snapshot that a Hugging Face cache's `refs/main` names, or else the newest; null for other folders."""
+        if not home.name.startswith("models--") or not os.path.lexists(home / "snapshots"):
+            return None
+        contents = self._scan(home / "snapshots")
+        if contents is None or not contents.folders:
+            return None
+        try:
+            with LocalReader(home, self.root) as reader:
+                main = reader.head("refs/main", 64).decode("ascii", "replace").strip()
+        except WeightsError:
+            main = ""
+        snapshots = [home / "snapshots" / name for name in contents.folders]
+        return max(snapshots, key=lambda path: (path.name == main, path.lstat().st_mtime_ns, path.name))
+
+    def _repo_id(self, folder: Path) -> str:
+        if is_snapshot(folder):
+            return _repo_id(folder.parent.parent.name.removeprefix("models--").split("--", 1))
+        return _repo_id(self.root.parts[1:] if folder == self.root else folder.relative_to(self.root).parts)
+
+    def _repo(self, repo_id: str, folder: Path, contents: Contents) -> LocalRepo:
+        listed = self.listing.get(repo_id)
+        commit = commit_from_listing(listed) if listed is not None else None
+        revision = commit_from_listing({"sha": folder.name}) if is_snapshot(folder) else commit
+        digests = {(f.path, f.size): f.sha256 for f in files_from_listing(listed or {})} if revision == commit else {}
+        files = tuple(
+            replace(file, sha256=file.sha256 or digests.get((file.path, file.size)), resolved_revision=revision)
+            for file in contents.files
+        )
+        fault = next(iter(contents.faults), None)
+        if fault is None and (first := self.taken.setdefault(repo_id, folder)) != folder:
+            fault = f"{str(folder)!r} has the same repo id, {repo_id}, as {str(first)!r}; rename one, or crawl it alone"
+        if listed is not None:
+            metadata = metadata_from_listing(listed)
+        else:
+            metadata = self._card(repo_id, folder) if any(f.path == "README.md" for f in files) else RepoMetadata()
+        return LocalRepo(repo_id, folder, self.root, revision, metadata, files, fault)
+
+    def _card(self, repo_id: str, folder: Path) -> RepoMetadata:
+        try:
+            with LocalReader(folder, self.root) as reader:
+                return metadata_from_readme(reader.head("README.md", FRONT_MATTER_LIMIT), repo_id)
+        except WeightsError:  # an unreadable card is no reason to lose the weights
+            return RepoMetadata()
+
+
+def _read_listing(root: Path) -> dict[str, Mapping[str, Any]]:
+    """What the root's `listing.jsonl` says of each repo; empty where there is none."""
+    if not os.path.lexists(root / LISTING):
+        return {}
+    try:
+        with LocalReader(root, root) as reader:
+            content = reader.head(LISTING, reader.size(LISTING))
+    except WeightsError as error:
+        raise SourceError(f"the listing cannot be used: {error}") from error
+    return parse_listing(content, str(root / LISTING))
+
+
+def _repo_id(parts: Sequence[str]) -> str:
+    return "/".join(re.sub(r"[^A-Za-z0-9._-]", "-", part) for part in parts[-2:]) or "root"

@@ -1,0 +1,112 @@
+"""The integrity check of a store: every byte of every live part, then the rows against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import duckdb
+
+from provenance.indexer.store.manifest import Manifest, Part
+from provenance.indexer.store.parts import stream_part
+from provenance.indexer.store.tombstones import DATED, GRAVES
+from provenance.indexer.store.views import parts_source
+from provenance.schemas.errors import StoreCorruptError
+from provenance.schemas.tables import FINGERPRINT_TABLES
+
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "checkpoints": ("fingerprint_id",),
+    "files": ("fingerprint_id", "path"),
+    "tensors": ("fingerprint_id", "name", "part", "stack", "layer", "expert"),
+    "samples": ("fingerprint_id",),
+    "signatures": ("fingerprint_id", "spec"),
+}
+"""Columns that no two rows of a table may share. Tables not named here are logs, or derived."""
+
+_IDS: Mapping[str, tuple[str, ...]] = {
+    "checkpoints": ("repo_id", "checkpoint_id"),
+    "files": ("checkpoint_id",),
+    "tensors": ("checkpoint_id",),
+    "samples": ("checkpoint_id",),
+    "signatures": ("checkpoint_id",),
+    "outcomes": ("repo_id",),
+    "verdicts": ("repo_id", "checkpoint_id"),
+    "lineage": ("child", "parent", "child_id", "parent_id"),
+}
+"""Columns that name repos, by themselves or as part of a checkpoint id."""
+
+
+def part_problems(store: Path, manifest: Manifest) -> list[str]:
+    """One line for every part that is missing, unreadable, or not what the manifest says of it."""
+    problems = [_part_problem(store, table, part) for table, parts in manifest.parts.items() for part in parts]
+    return [problem for problem in problems if problem]
+
+
+def _part_problem(store: Path, table: str, part: Part) -> str | None:
+    try:
+        size = (store / part.path).stat().st_size
+        if size != part.bytes:
+            return f"{part.path} has {size} bytes, the manifest says {part.bytes}"
+        rows = sum(piece.num_rows for piece in stream_part(store, table, part))
+    except FileNotFoundError:
+        return f"{part.path} is missing"
+    except StoreCorruptError as error:
+        return str(error)
+    return None if rows == part.rows else f"{part.path} has {rows} rows, the manifest says {part.rows}"
+
+
+def row_problems(connection: duckdb.DuckDBPyConnection, addresses: Mapping[str, Sequence[str]]) -> list[str]:
+    """One line for every table with duplicate keys or with rows that belong to no stored checkpoint.
+
+    Args:
+        connection: one that can read the parts and has the views.
+        addresses: where its SQL finds the live parts of every table.
+    """
+    problems = []
+    for table, columns in KEYS.items():
+        source, key = parts_source(addresses[table]), ", ".join(columns)
+        doubled = _count(connection, f"(SELECT 1 FROM {source} GROUP BY {key} HAVING count(*) > 1)")
+        if doubled:
+            problems.append(f"{table}: {doubled} keys ({key}) occur more than once")
+    stored = f"(SELECT fingerprint_id FROM {parts_source(addresses['checkpoints'])})"  # forgotten ones among them
+    for table in FINGERPRINT_TABLES:
+        source = parts_source(addresses[table])
+        orphans = _count(connection, f"{source} ANTI JOIN {stored} USING (fingerprint_id)")
+        if orphans:
+            problems.append(f"{table}: {orphans} rows belong to no stored checkpoint")
+    return problems
+
+
+def forgotten_problems(connection: duckdb.DuckDBPyConnection, views: Path) -> list[str]:
+    """One line for every view that still shows a forgotten repo.
+
+    The views go by repo ids and fingerprints; here rows are looked at by what their checkpoint ids say.
+
+    Args:
+        connection: one that has the views, and some tombstones.
+        views: the file that holds the views for other clients.
+    """
+    problems = []
+    for table, columns in _IDS.items():
+        time = f'visible."{DATED[table][1]}"' if table in DATED else "fingerprint.fingerprinted_at"
+        joined = "" if table in DATED else "JOIN checkpoints AS fingerprint USING (fingerprint_id)"
+        names = ", ".join(f"split_part(visible.{column}, '@', 1)" for column in columns)
+        shown = _count(
+            connection,
+            f"{table} AS visible {joined} WHERE EXISTS (FROM ({GRAVES}) AS grave "
+            f"WHERE grave.repo_id IN ({names}) AND ({time} < grave.forgotten_at) IS NOT FALSE)",
+        )
+        if shown:
+            problems.append(f"{table}: {shown} rows of a forgotten repo are still visible; forget it once more")
+    newest = connection.execute(f"SELECT max(epoch(forgotten_at)) FROM ({GRAVES})").fetchone()
+    if newest and newest[0] is not None and views.exists() and views.stat().st_mtime < newest[0]:
+        problems.append(
+            f"{views.name} is older than the last `provenance forget` and may show what was forgotten; "
+            "run `provenance compact`"
+        )
+    return problems
+
+
+def _count(connection: duckdb.DuckDBPyConnection, rows: str) -> int:
+    found = connection.execute(f"SELECT count(*) FROM {rows}").fetchone()
+    return int(found[0]) if found else 0

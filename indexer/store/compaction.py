@@ -1,0 +1,107 @@
+"""Compaction: few large parts instead of many small ones, and the removal of what nobody uses any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from provenance.indexer.store.files import remove_abandoned
+from provenance.indexer.store.manifest import Manifest, Part
+from provenance.indexer.store.parts import stream_part
+from provenance.indexer.store.swap import expire, locked, read_manifest, stage, swap, writing
+from provenance.schemas.errors import StoreCorruptError
+from provenance.schemas.tables import TABLES
+
+
+def compact(store: Path, grace: float, target_bytes: int) -> Manifest:
+    """Merge small parts of every table and sweep; see `Store.compact`."""
+    for table in TABLES:
+        for group in groups(read_manifest(store).parts[table], target_bytes):
+            rewrite(store, grace, table, group)
+    with writing(store), locked(store):
+        manifest = expire(store, grace, read_manifest(store))
+        _sweep(store, grace, manifest)
+        return manifest
+
+
+def groups(parts: Sequence[Part], target_bytes: int) -> Iterator[list[Part]]:
+    """What to merge: runs of two parts or more below the target, each just enough to reach it.
+
+    A part waits until those after it have more than half its size together. From its second rewriting on it then
+    grows by half at least, so that a row is rewritten 2 + log(target / its first part) / log(1.5) times at the most;
+    and every part that waits has twice the size of all after it, so that 2 + log(target / smallest) / log(3) wait.
+    """
+    small = [part for part in parts if part.bytes < target_bytes]
+    first, tail = len(small), 0
+    for place in reversed(range(len(small))):
+        if small[place].bytes < 2 * tail:
+            first = place
+        tail += small[place].bytes
+    group: list[Part] = []
+    for part in small[first:]:
+        group.append(part)
+        if sum(member.bytes for member in group) >= target_bytes:
+            if len(group) > 1:
+                yield group
+            group = []
+    if len(group) > 1:
+        yield group
+
+
+def rewrite(
+    store: Path, grace: float, table: str, group: Sequence[Part], keep: Callable[[pa.Table], pa.Table] | None = None
+) -> bool:
+    """Put one part in the place of several, with those of their rows that `keep` lets through.
+
+    Returns:
+        whether it was done: false when another process had replaced some of them first.
+
+    Raises:
+        StoreCorruptError: a part cannot be read.
+        StoreError, StoreBusyError: as `Store.commit`.
+    """
+    paths = frozenset(part.path for part in group)
+    pieces = (rows for part in group for rows in stream_part(store, table, part))
+    first = False
+
+    def choose(live: Manifest) -> frozenset[str]:
+        nonlocal first
+        first = paths <= live.paths()
+        return paths
+
+    with writing(store) as stack, unless_replaced(store, table, paths):
+        writer = stage(stack, store, table, map(keep, pieces) if keep else pieces)
+        swap(store, grace, [writer], choose)
+    return first
+
+
+@contextmanager
+def unless_replaced(store: Path, table: str, paths: frozenset[str]) -> Iterator[None]:
+    """End the context early where one of the parts `paths` of a table is gone because another process replaced it.
+
+    Raises:
+        StoreCorruptError: it is gone and still live.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if paths <= read_manifest(store).paths():
+            raise StoreCorruptError(
+                f"a live part of {table} is missing ({error}); run `provenance verify` to see all that is wrong"
+            ) from error
+
+
+def _sweep(store: Path, grace: float, manifest: Manifest) -> None:
+    """Remove what killed writers left: unfinished files, and parts that no manifest came to name. Needs the lock."""
+    before = time.time() - grace
+    known = manifest.paths() | {part.path for part in manifest.retired}
+    remove_abandoned(store, before)
+    for table in TABLES:
+        remove_abandoned(store / table, before)
+        for path in (store / table).glob("part-*.parquet"):
+            if f"{table}/{path.name}" not in known and path.stat().st_mtime <= before:
+                path.unlink()

@@ -1,0 +1,92 @@
+"""Durable file operations: atomic replacement, the writers' lock, and the sweep of what killed writers left."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from provenance.schemas.errors import StoreBusyError
+
+TEMPORARY = ".tmp-"
+"""Names of unfinished files start so; no reader looks at them."""
+
+_RETRY = 0.01
+
+
+def temporary_name(suffix: str = "") -> str:
+    """A name for an unfinished file that no other writer uses."""
+    return f"{TEMPORARY}{secrets.token_hex(8)}{suffix}"
+
+
+def sync(path: Path) -> None:
+    """Make a file's content durable, or a folder's names: a rename survives a power cut only after this."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Put `text` at `path` atomically and durably: a reader finds the old text or the new, never a part of it."""
+    temporary = path.with_name(temporary_name())
+    with temporary.open("x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync(path.parent)
+
+
+@contextmanager
+def exclusive(path: Path, timeout: float) -> Iterator[None]:
+    """Hold the advisory lock of the file `path`, waiting for it `timeout` seconds at most.
+
+    The kernel drops the lock with its process, so a killed writer never blocks the next one.
+
+    Raises:
+        StoreBusyError: another process still holds it.
+    """
+    deadline = time.monotonic() + timeout
+    with path.open("a") as file:
+        while not _try_lock(file.fileno()):
+            if time.monotonic() >= deadline:
+                raise StoreBusyError(
+                    f"another process has been writing to {path.parent} for {timeout:g} s; "
+                    "wait until it ends and try again"
+                )
+            time.sleep(_RETRY)
+        yield
+
+
+def remove_abandoned(folder: Path, before: float) -> int:
+    """Remove the temporary files in `folder` that were last written at or before `before` (Unix seconds).
+
+    Writers hold a lock on their temporary files: one that a live writer still fills is kept, however old.
+
+    Returns:
+        number of files removed.
+    """
+    removed = 0
+    for path in folder.glob(f"{TEMPORARY}*"):
+        try:
+            with path.open("rb") as file:
+                if path.stat().st_mtime <= before and _try_lock(file.fileno()):
+                    path.unlink()
+                    removed += 1
+        except FileNotFoundError:  # its writer finished or discarded it meanwhile
+            continue
+    return removed
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,66 @@
+"""One crawl at a time: the lock that a crawl holds on its store, and who holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from provenance.schemas.errors import StoreBusyError
+
+LEASE = "CRAWL"
+
+
+@contextmanager
+def crawl_lease(store: Path) -> Iterator[str | None]:
+    """Hold a store for one crawl. The kernel drops the lock with its process, so a killed crawl blocks nobody.
+
+    Yields:
+        who held it before and was killed, in words; null where the last crawl ended by itself.
+
+    Raises:
+        StoreBusyError: another crawl holds it; names its owner and age.
+    """
+    with (store / LEASE).open("a+", encoding="utf-8", errors="replace") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = _owner(file) or "it has just begun"
+            raise StoreBusyError(f"another crawl writes to {store}: {owner}; wait until it ends, or stop it") from error
+        killed = _owner(file)
+        mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat()}
+        _write(file, json.dumps(mine))
+        try:
+            yield killed
+        finally:
+            _write(file, "")
+
+
+def _owner(file: TextIO) -> str | None:
+    """The owner that the file names, and for how long; null where it names none."""
+    file.seek(0)
+    try:
+        owner = json.load(file)
+        since = datetime.fromisoformat(owner["since"])
+        age = _words((datetime.now(UTC) - since).total_seconds())
+        return f"process {int(owner['pid'])} on {owner['host']!s:.64}, since {since:%Y-%m-%d %H:%M} UTC ({age})"
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _words(seconds: float) -> str:
+    minutes = max(0, round(seconds / 60))
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _write(file: TextIO, text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()

@@ -1,0 +1,76 @@
+"""The SQL of the views over a store's parts, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from provenance.indexer.store.tombstones import DATED, TOMBSTONES, alive
+from provenance.schemas.tables import FINGERPRINT_TABLES, TABLES
+
+LATEST_CHECKPOINTS = """
+WITH dated AS (
+    -- A revision is as new as its newest row: a sampled and a later full fingerprint of it must tie here.
+    SELECT *, max(last_modified) OVER revision_rows AS modified, max(fingerprinted_at) OVER revision_rows AS visited
+    FROM checkpoints
+    WINDOW revision_rows AS (PARTITION BY repo_id, subfolder, variant, revision)
+), best AS (
+    SELECT fingerprint_id FROM dated
+    QUALIFY row_number() OVER (
+        PARTITION BY repo_id, subfolder, variant
+        ORDER BY modified DESC NULLS LAST, visited DESC NULLS LAST, revision, mode = 'full' DESC NULLS LAST,
+            fingerprint_version DESC NULLS LAST, fingerprinted_at DESC NULLS LAST, fingerprint_id
+    ) = 1
+)
+SELECT * FROM checkpoints WHERE fingerprint_id IN (SELECT fingerprint_id FROM best)
+"""
+"""Of every (repo_id, subfolder, variant) the best fingerprint of the newest revision."""
+
+DESCENDANTS = """
+WITH RECURSIVE edge AS (
+    SELECT DISTINCT parent, child FROM lineage
+    WHERE verdict = 'derived' AND (direction = 'parent' OR direction IS NULL) AND parent <> child
+), walk(root, descendant, depth, path) USING KEY (root, descendant) AS (
+    SELECT parent, child, 1, [parent, child] FROM edge
+    UNION
+    -- Breadth first, and nobody is reached twice from one root: ends on cycles, and stays small where lineage
+    -- holds grandparents too and the number of distinct paths doubles with every generation.
+    SELECT walk.root, edge.child, walk.depth + 1, min(list_append(walk.path, edge.child))
+    FROM walk JOIN edge ON edge.parent = walk.descendant
+    ANTI JOIN recurring.walk AS seen ON seen.root = walk.root AND seen.descendant = edge.child
+    WHERE walk.depth < 50 AND edge.child <> walk.root
+    GROUP BY walk.root, edge.child, walk.depth
+)
+SELECT root, descendant, depth, path FROM walk
+"""
+"""One row for every (root, descendant), both repo ids, with a shortest path from root to descendant."""
+
+DERIVED: Mapping[str, str] = {"latest_checkpoints": LATEST_CHECKPOINTS, "descendants": DESCENDANTS}
+
+
+def parts_source(addresses: Sequence[str]) -> str:
+    """A FROM item with the rows of the Parquet files at `addresses`."""
+    names = ", ".join(_literal(address) for address in addresses)
+    # Folders called `x=1` above the store are no columns of it.
+    return f"read_parquet([{names}], hive_partitioning = false)"
+
+
+def view_statements(addresses: Mapping[str, Sequence[str]], *, tombstones: bool) -> list[str]:
+    """The CREATE VIEW statements of all views, in an order that works.
+
+    Args:
+        addresses: where SQL finds the live parts of every table of `schemas.tables.TABLES`, at least one each.
+        tombstones: whether there are any; without them the views need not look for any.
+    """
+    statements = []
+    for table in sorted(TABLES, key=lambda name: (name != TOMBSTONES, name in FINGERPRINT_TABLES)):
+        source = parts_source(addresses[table])
+        select = alive(table, source) if tombstones and table in DATED else f"SELECT * FROM {source}"
+        if table in FINGERPRINT_TABLES:
+            select += " WHERE fingerprint_id IN (SELECT fingerprint_id FROM checkpoints)"
+        statements.append(f"CREATE VIEW {table} AS {select}")
+    statements += [f"CREATE VIEW {name} AS {select}" for name, select in DERIVED.items()]
+    return statements
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,83 @@
+"""What keeps a store in order: taking repos out, taking another store in, and compaction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provenance.indexer.store.store import Store
+from provenance.lookup import Lookup
+from provenance.schemas.errors import UnknownModelError
+
+if TYPE_CHECKING:
+    from provenance.indexer.store.transfer import Taken
+
+
+def mentions(store: Store, repos: Iterable[str]) -> dict[str, int]:
+    """How many checkpoints a store has of each of some repos; see `Database.mentions`."""
+    return {repo: checkpoints for repo, (checkpoints, _) in _mentions(store, repos).items()}
+
+
+def forget(store: Store, repos: Iterable[str]) -> dict[str, int]:
+    """Take repos out of a store; see `Database.forget`."""
+    from provenance.query.lineage.refresh import unsettle
+    from provenance.schemas import tables
+
+    found = _mentions(store, repos)
+    now = datetime.now(UTC)
+    rows: list[dict[str, object]] = [
+        # Later than every row of the repo, whose clock may have been ahead.
+        {"repo_id": repo, "forgotten_at": max(now, newest + timedelta(microseconds=1)) if newest else now}
+        for repo, (_, newest) in found.items()
+    ]
+    unsettle(store, found)
+    store.commit({"tombstones": tables.from_rows("tombstones", rows)})
+    store.write_views()
+    return {repo: checkpoints for repo, (checkpoints, _) in found.items()}
+
+
+def compact(store: Store) -> dict[str, int]:
+    """Tidy a store and its index; see `Database.compact`."""
+    from provenance.indexer.build import clear_leavings
+
+    before = store.manifest()
+    dropped = store.purge()
+    after = store.compact()
+    clear_leavings(store)
+    store.write_views()
+    generation = Lookup(store).generation()
+    return {
+        "parts_before": sum(len(parts) for parts in before.parts.values()),
+        "parts": sum(len(parts) for parts in after.parts.values()),
+        "rows_dropped": sum(dropped.values()),
+        "checkpoints_dropped": dropped.get("checkpoints", 0),
+        "still_indexed": len(generation.hidden) if generation else 0,
+    }
+
+
+def take_over(store: Store, other: str | os.PathLike[str]) -> Taken:
+    """Copy the checkpoints that another store has and this one has not; see `Database.take_over`."""
+    from provenance.indexer.store import transfer
+    from provenance.indexer.store.lease import crawl_lease
+
+    source = Store.open(Path(other))
+    with crawl_lease(store.path):
+        taken = transfer.take_over(store, source)
+    store.write_views()
+    return taken
+
+
+def _mentions(store: Store, repos: Iterable[str]) -> dict[str, tuple[int, datetime | None]]:
+    from provenance.query.overview import mentions
+
+    asked = list(dict.fromkeys(repos))
+    with store.connect() as connection:
+        found = mentions(connection, asked)
+    if unknown := [repo for repo in asked if repo not in found]:
+        raise UnknownModelError(
+            f"{', '.join(unknown)}: not in the store ({store.path}), or forgotten already; nothing was changed"
+        )
+    return found

@@ -1,0 +1,94 @@
+"""Lines of evidence one by one: how well each separates true pairs from unrelated ones, and what it is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.query.evaluation.truth import Judged, Truth, related
+from provenance.query.evidence import CONVICTING, LINES
+from provenance.query.statistics.background import SAME, stratum
+from provenance.query.statistics.curves import kl_divergence, wasserstein
+from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p
+from provenance.query.verdict.rule import ALPHA, Candidate
+
+
+def line_table(pairs: Sequence[tuple[Judged, Candidate]], truth: Mapping[str, Truth]) -> list[dict[str, Any]]:
+    """Each line of evidence by itself: direct parents against all unrelated pairs, and against those of one shape.
+
+    The distances between curves stand beside the lines, with their sign turned.
+    """
+    kinds = (*LINES, "wasserstein", "kl_divergence", "combined")
+    scores: dict[str, tuple[list[float], list[float], list[float]]] = {kind: ([], [], []) for kind in kinds}
+    for j, c in pairs:
+        if c.repo_id in j.truth.parents:
+            sides = [0]
+        elif related(j.truth.model, c.repo_id, truth):
+            continue
+        else:
+            sides = [1, 2] if stratum(j.answer.model, c.pair.b.dossier) == SAME else [1]
+        for kind, value in _strengths(c).items():
+            for side in sides:
+                scores[kind][side].append(value)
+    return [{"line": kind, **_separation(*map(np.array, found))} for kind, found in scores.items() if all(found[:2])]
+
+
+def _strengths(candidate: Candidate) -> dict[str, float]:
+    """How strongly each line speaks for a candidate; lines that say nothing are left out."""
+    a, b = (subject.dossier.curves() for subject in (candidate.pair.a, candidate.pair.b))
+    found: dict[str, float | None] = {
+        e.kind: -(e.log10_p or 0.0) if e.kind in CONVICTING else e.value for e in candidate.evidence
+    }
+    for kind, distance in (("wasserstein", wasserstein(a, b)), ("kl_divergence", kl_divergence(a, b))):
+        found[kind] = None if distance is None else -distance
+    found["combined"] = -candidate.log10_p
+    return {kind: value for kind, value in found.items() if value is not None}
+
+
+def _separation(
+    positive: NDArray[np.float64], negative: NDArray[np.float64], same_shape: NDArray[np.float64]
+) -> dict[str, Any]:
+    """AUC, and the share of true pairs above the highest, and above 99 %, of the unrelated."""
+    order = np.sort(negative)
+    n = len(order)
+    return {
+        "true_pairs": len(positive),
+        "unrelated_pairs": n,
+        "auc": _auc(positive, order),
+        "auc_same_shape": _auc(positive, np.sort(same_shape)) if len(same_shape) else None,
+        "tpr_at_fpr_0": float(np.mean(positive > order[-1])),
+        "tpr_at_fpr_1pct": float(np.mean(positive > order[max(0, n - 1 - math.floor(0.01 * n))])),
+        "highest_unrelated": float(order[-1]),
+    }
+
+
+def _auc(positive: NDArray[np.float64], order: NDArray[np.float64]) -> float:
+    """Chance that a true pair scores above an unrelated one; ties count half."""
+    below = np.searchsorted(order, positive, side="left")
+    ties = np.searchsorted(order, positive, side="right") - below
+    return float(np.mean((below + 0.5 * ties) / len(order)))
+
+
+def ablation_table(pairs: Sequence[tuple[Judged, Candidate]], truth: Mapping[str, Truth]) -> list[dict[str, Any]]:
+    """True pairs convicted, and strangers accused, with each convicting line left out."""
+    rows = []
+    for left_out in (None, *CONVICTING):
+        convicted = accused = true_pairs = 0
+        for j, c in pairs:
+            lines = [
+                e.log10_p for e in c.evidence if e.kind in CONVICTING and e.kind != left_out and e.log10_p is not None
+            ]
+            guilty = adjust_log10_p(combine_log10_p(lines, len(CONVICTING)), j.answer.n_checkpoints) <= math.log10(
+                ALPHA
+            )
+            if c.repo_id in j.truth.parents and not j.adapter:
+                true_pairs += 1
+                convicted += guilty
+            elif not related(j.truth.model, c.repo_id, truth):
+                accused += guilty
+        rows.append({"without": left_out or "–", "true_pairs": true_pairs, "convicted": convicted, "accused": accused})
+    return rows

@@ -1,0 +1,83 @@
+"""A pair of checkpoints under examination: everything that several lines of evidence share, computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.indexer.dossier import Dossier
+from provenance.query.statistics.alignment import (
+    NOTHING,
+    Agreement,
+    Segment,
+    Slopes,
+    agreement,
+    layer_map,
+    matching_segment,
+    slopes,
+)
+from provenance.query.statistics.background import Background
+from provenance.query.statistics.grid import Grid, grid_of
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint with its grid, laid out once and compared with many."""
+
+    dossier: Dossier
+
+    @cached_property
+    def grid(self) -> Grid:
+        return grid_of(self.dossier)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two checkpoints and the backgrounds that their scores are held against.
+
+    Attributes:
+        a: the model asked about.
+        b: the candidate.
+        background: scores of unrelated pairs.
+    """
+
+    a: Subject
+    b: Subject
+    background: Background = field(default_factory=lambda: Background({}))
+
+    def strangers(self, kind: str) -> NDArray[np.float64]:
+        """Sorted scores of unrelated pairs like this one on a line of evidence."""
+        return self.background.strangers(kind, self.a.dossier, self.b.dossier)
+
+    @property
+    def same_depth(self) -> bool:
+        return len(self.a.grid.layers) == len(self.b.grid.layers)
+
+    @cached_property
+    def by_position(self) -> Agreement:
+        """Agreement of layers at equal positions."""
+        rows = np.arange(min(len(self.a.grid.layers), len(self.b.grid.layers)))
+        return agreement(self.a.grid, self.b.grid, rows, rows) if len(rows) else NOTHING
+
+    @cached_property
+    def segment(self) -> Segment | None:
+        """The best run of corresponding layers where the depths differ."""
+        return None if self.same_depth else matching_segment(self.a.grid, self.b.grid)
+
+    @cached_property
+    def layers(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Corresponding rows of the two grids."""
+        return layer_map(self.a.grid, self.b.grid)
+
+    @cached_property
+    def aligned(self) -> Agreement:
+        """Agreement of corresponding layers; its p-value is not corrected for the choice of layers."""
+        return self.by_position if self.same_depth else agreement(self.a.grid, self.b.grid, *self.layers)
+
+    @cached_property
+    def slopes(self) -> Slopes | None:
+        """Regression of corresponding matrices, the candidate in the place of `b`."""
+        return slopes(self.a.grid, self.b.grid, *self.layers)

@@ -1,0 +1,64 @@
+"""Backgrounds: how high unrelated pairs score on lines of evidence whose null distribution nobody knows.
+
+A store learns its own (`query.evidence.calibration`), in two strata: pairs of one shape and pairs of different ones,
+because curves of equal length agree more easily. A stratum with few pairs is widened to all pairs of the store and then
+by the bundled background, which comes from checkpoints trained independently of each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.indexer.dossier import Dossier
+
+ENOUGH = 100
+"""Pairs that a stratum needs to stand by itself."""
+
+SAME, OTHER = "same-shape", "other-shape"
+
+Scores = Mapping[str, NDArray[np.float64]]
+
+
+def stratum(a: Dossier, b: Dossier) -> str:
+    """Which stratum a pair belongs to: equal depth and width, or not."""
+    shape = [(d.meta["n_layers"], d.meta["hidden_size"]) for d in (a, b)]
+    return SAME if shape[0] == shape[1] else OTHER
+
+
+def key(kind: str, name: str) -> str:
+    """Name under which the scores of one line in one stratum are kept."""
+    return f"{kind}/{name}"
+
+
+@dataclass(frozen=True)
+class Background:
+    """Sorted scores of unrelated pairs, by line of evidence and stratum (`key`)."""
+
+    scores: Scores
+
+    def strangers(self, kind: str, a: Dossier, b: Dossier) -> NDArray[np.float64]:
+        """The sorted scores to hold a pair's score against."""
+        found: list[NDArray[np.float64]] = []
+        own = stratum(a, b)
+        for source in (self.scores, bundled()):
+            for name in (own, OTHER if own == SAME else SAME):
+                found.append(source.get(key(kind, name), np.zeros(0)))
+                if sum(map(len, found)) >= ENOUGH:
+                    return np.sort(np.concatenate(found))
+        return np.sort(np.concatenate(found))
+
+
+@cache
+def bundled() -> Scores:
+    """The background that comes with the package, made by `tools/make_background.py`."""
+    stored: Mapping[str, Sequence[float]] = json.loads(
+        files("provenance.query.statistics").joinpath("background.json").read_text("utf-8")
+    )
+    return {name: np.array(values, dtype=np.float64) for name, values in stored.items()}

@@ -1,0 +1,102 @@
+"""Sampled layer matrices of a checkpoint laid on a grid: layers down, (role, cell) across.
+
+On this grid layer 4 of one checkpoint can be laid on layer 7 of another, a dense feed-forward block on
+expert 0, and a pruned matrix on its parent: a cell has the same column everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.indexer.dossier import Dossier
+from provenance.schemas.roles import ROLE_CODE
+from provenance.schemas.sampling import N_TILES, OFFSETS, SEQUENCE_LENGTH, TILE, sequence
+
+_SIDE = OFFSETS[-1] + TILE
+_RESIDUAL_OUT = np.array([ROLE_CODE["o"], ROLE_CODE["down"]])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The layer matrices' sample cells of one checkpoint.
+
+    Attributes:
+        layers: `[L]` layer numbers.
+        columns: `[K]` rising keys, role code * 400 + position in the sampling sequence.
+        weights: `[L, K]` weights, zero where `mask` is not set.
+        standard: `[L, K]` the same, centred and scaled per matrix.
+        mask: `[L, K]` which cells exist.
+    """
+
+    layers: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    standard: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+
+
+def grid_of(dossier: Dossier) -> Grid:
+    """Lay a checkpoint's matrices on the grid; of experts, expert 0 stands where a layer has no dense matrix."""
+    cells = dossier.matrices
+    facts = cells.facts
+    dense = {(int(f["role"]), int(f["layer"])) for f in facts if f["expert"] < 0}
+    chosen = np.array(
+        [f["expert"] < 0 or (f["expert"] == 0 and (int(f["role"]), int(f["layer"])) not in dense) for f in facts],
+        dtype=np.bool_,
+    )
+    keep = chosen[cells.owner] if len(facts) else np.zeros(0, np.bool_)
+    owner = cells.owner[keep]
+    layers, row = np.unique(facts["layer"].astype(np.int64)[owner], return_inverse=True)
+    keys = facts["role"].astype(np.int64)[owner] * SEQUENCE_LENGTH + cells.position[keep]
+    columns, column = np.unique(keys, return_inverse=True)
+    shape = (len(layers), len(columns))
+    weights, standard, mask = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.bool_)
+    weights[row, column] = cells.weights[keep]
+    standard[row, column] = cells.standardised()[keep]
+    mask[row, column] = True
+    return Grid(layers, columns, weights, standard, mask)
+
+
+def common_columns(a: Grid, b: Grid) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Keys that both grids have, and where they stand in each."""
+    found: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] = np.intersect1d(
+        a.columns, b.columns, assume_unique=True, return_indices=True
+    )
+    return found
+
+
+def tiles(columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which tile of which role each column belongs to."""
+    tile: NDArray[np.int64] = columns // SEQUENCE_LENGTH * N_TILES + sequence()[columns % SEQUENCE_LENGTH, 0]
+    return tile
+
+
+def matrices(columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Role code of each column."""
+    return columns // SEQUENCE_LENGTH
+
+
+def channels(columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The residual channel each column touches: its row in o and down, its column elsewhere."""
+    cells = sequence()[columns % SEQUENCE_LENGTH]
+    return np.where(np.isin(columns // SEQUENCE_LENGTH, _RESIDUAL_OUT), cells[:, 1], cells[:, 2])
+
+
+def units(columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which inner unit of which role each column touches (row of a head, neuron): the column of o and down, else the
+    row.
+    """
+    role, cells = columns // SEQUENCE_LENGTH, sequence()[columns % SEQUENCE_LENGTH]
+    return role * _SIDE + np.where(np.isin(role, _RESIDUAL_OUT), cells[:, 2], cells[:, 1])
+
+
+def group_sums(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sum the columns of `values` `[L, K]` by group `[K]` -> `[L, number of groups]`."""
+    labels, where = np.unique(groups, return_inverse=True)
+    order = np.argsort(where, kind="stable")
+    starts = np.searchsorted(where[order], np.arange(len(labels)))
+    sums: NDArray[np.float64] = np.add.reduceat(values[:, order], starts, axis=1)
+    return sums

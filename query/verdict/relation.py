@@ -1,0 +1,63 @@
+"""What was done to the parent: names a relation from structure and from the shape of the change."""
+
+from __future__ import annotations
+
+from provenance.indexer.dossier import Dossier
+from provenance.query.evidence.pair import Pair
+from provenance.query.verdict.direction import ZEROS
+from provenance.schemas.roles import ROLE_CODE
+
+ROUNDING_KURTOSIS = 2.4
+"""Between the 1.8 of a uniform rounding error and the 3 of Gaussian noise."""
+
+NEARLY_EQUAL = 0.9998
+LONG_TRAINING = 0.4
+"""Energy of the change over energy of the parent above which a fine-tune is called continued pre-training."""
+
+PARTLY = 0.5
+RESCALED = 0.05
+
+
+def relation_of(pair: Pair, direction: str) -> str:
+    """Name the relation of a pair of relatives.
+
+    Args:
+        pair: the model and a candidate.
+        direction: what the candidate is to the model; where unknown, the model is taken for the child.
+
+    Returns:
+        one of the relations of `provenance query`; a label to read, not a test result.
+    """
+    child, parent = (pair.b, pair.a) if direction == "child" else (pair.a, pair.b)
+    found = pair.slopes
+    if found is None:
+        return "unknown"
+    codes = [{int(code) for code in subject.dossier.facts["role"]} for subject in (child, parent)]
+    if (ROLE_CODE["router"] in codes[0]) != (ROLE_CODE["router"] in codes[1]):
+        return "upcycled"
+    if not pair.same_depth:
+        return "depth-changed"
+    shapes = [_shapes(subject.dossier) for subject in (child, parent)]
+    if shapes[0] != shapes[1]:
+        smaller = sum(r * c for r, c in shapes[0].values()) < sum(r * c for r, c in shapes[1].values())
+        return "pruned" if smaller else "transformed"
+    if found.equal:
+        return "identical"
+    correlation = pair.aligned.correlation
+    slope = found.b_on_a if direction == "child" else found.a_on_b
+    if correlation > NEARLY_EQUAL:
+        return "transformed" if abs(slope - 1) > RESCALED else "quantized"
+    if child.dossier.meta["quantization"] or found.change_kurtosis < ROUNDING_KURTOSIS:
+        return "quantized"
+    zeros = (found.zeros_b, found.zeros_a) if direction == "child" else (found.zeros_a, found.zeros_b)
+    if zeros[0] > zeros[1] + ZEROS:
+        return "pruned"
+    if correlation < PARTLY:
+        return "transformed"
+    energy = 1 / correlation**2 - 1
+    return "continued-pretraining" if energy > LONG_TRAINING else "finetune"
+
+
+def _shapes(dossier: Dossier) -> dict[int, tuple[int, int]]:
+    facts = dossier.matrices.facts
+    return {int(f["role"]): (int(f["rows"]), int(f["columns"])) for f in facts}

@@ -1,0 +1,226 @@
+"""From evidence to claims: one rule, written out in `docs/method.md`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.query.evidence import CONVICTING, SUPPORTING, gather
+from provenance.query.evidence.pair import Pair
+from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, outlies, probability
+from provenance.query.verdict.direction import carries, frame, pair_direction
+from provenance.query.verdict.merge import merge_weights
+from provenance.query.verdict.relation import relation_of
+from provenance.schemas.records import Evidence
+
+ALPHA = 1e-3
+"""Family-wise level: the chance that a query accuses any stranger of the whole store."""
+
+SUSPICION = 0.05
+"""Between `ALPHA` and this, weight evidence is inconclusive."""
+
+CARRIED_OVER, CARRIED_PARTLY, ASYMMETRY = 0.9, 0.7, 0.05
+"""A descendant's slope on its ancestor (see `alignment.Slopes`) is near 1. Weight decay in long training lowers
+it, but then the ancestor's slope on the descendant is lower still; between twins of one start both are equally low."""
+
+NORMS_KEPT = 0.8
+"""Correlation of norms that a light change keeps. Set between trained twins (0.70 at most in `benchmarks.twins`) and
+light fine-tunes (0.90 and more), with both in view."""
+
+MIN_MATRICES = 4
+"""Checkpoints with fewer sampled layer matrices cannot be judged."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate with everything claimed about it; field names are the JSON keys of `provenance query`."""
+
+    pair: Pair = field(repr=False)
+    evidence: tuple[Evidence, ...]
+    verdict: str
+    direction: str
+    relation: str
+    log10_p: float
+    log10_p_adjusted: float
+    probability: float
+    score: float
+    declared: bool
+    merge_weight: float | None = None
+
+    @property
+    def repo_id(self) -> str:
+        return self.pair.b.dossier.repo_id
+
+
+def assess(pair: Pair, n_store: int) -> Candidate:
+    """Examine one pair by itself; `settle` then looks at all relatives together."""
+    evidence = tuple(gather(pair))
+    lines = [e.log10_p for e in evidence if e.kind in CONVICTING and e.log10_p is not None]
+    # Corrected for all lines, those that have nothing to say too: a folder, which has no digests of files, and a hub
+    # give one answer.
+    log10_p = combine_log10_p(lines, len(CONVICTING))
+    adjusted = adjust_log10_p(log10_p, n_store)
+    comparable = judgeable(pair) and bool(lines)
+    kin = comparable and adjusted <= math.log10(ALPHA)
+    if kin:
+        verdict = "related"
+    elif not comparable or adjusted <= math.log10(SUSPICION) or _out_of_line(pair, evidence):
+        verdict = "inconclusive"
+    else:
+        verdict = "unrelated"
+    direction = pair_direction(pair) if kin else "unknown"
+    return Candidate(
+        pair,
+        evidence,
+        verdict,
+        direction,
+        relation_of(pair, direction) if kin else "unknown",
+        log10_p,
+        adjusted,
+        probability(log10_p, n_store) if comparable else 0.0,
+        _score(pair) if comparable else 0.0,
+        pair.b.dossier.repo_id in (pair.a.dossier.meta["declared_parents"] or ()),
+    )
+
+
+def judgeable(pair: Pair) -> bool:
+    """Whether both checkpoints have enough sampled matrices to say anything."""
+    return all(len(subject.dossier.matrices.facts) >= MIN_MATRICES for subject in (pair.a, pair.b))
+
+
+def settle(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Tell ancestors from siblings among the relatives, and rank all candidates.
+
+    Order: ancestors by how good a parent each is, then relatives, then undecided, then strangers; equal scores
+    (copies) by date of creation, then name.
+    """
+    kin = [c for c in candidates if c.verdict == "related"]
+    settled = [c for c in candidates if c.verdict != "related"]
+    if kin:
+        model, laid = frame([c.pair for c in kin])
+        weights = merge_weights(model, laid, [_created(c) if c.direction == "parent" else None for c in kin])
+        for i, candidate in enumerate(kin):
+            if weights[i] is None:
+                settled.append(_place(i, kin, model, laid))
+            else:
+                settled.append(replace(candidate, verdict="derived", relation="merge", merge_weight=weights[i]))
+    return sorted(settled, key=_rank)
+
+
+def model_verdict(candidates: Sequence[Candidate], *, judgeable: bool) -> str:
+    """`derived`, `no-parent-found` or `inconclusive`, from the settled candidates."""
+    if any(c.verdict == "derived" for c in candidates):
+        return "derived"
+    kin = [c for c in candidates if c.verdict == "related"]
+    undecided = any(c.direction == "unknown" for c in kin) or (
+        not kin and any(c.verdict == "inconclusive" and judged(c) for c in candidates)
+    )
+    return "inconclusive" if undecided or not judgeable else "no-parent-found"
+
+
+def judged(candidate: Candidate) -> bool:
+    """Whether the candidate itself could be examined."""
+    return judgeable(candidate.pair)
+
+
+def _place(i: int, kin: Sequence[Candidate], model: NDArray[np.float64], laid: NDArray[np.float64]) -> Candidate:
+    """Settle the direction of one relative by itself, then by the other relatives."""
+    me = kin[i]
+    found = me.pair.slopes
+    if found is not None and found.equal and me.direction == "unknown":
+        return replace(me, verdict="derived")
+    if me.direction == "unknown" or found is None:
+        return me
+    # Slope of the younger on the older: `a` is the model, `b` the candidate.
+    older, younger = (found.a_on_b, found.b_on_a) if me.direction == "parent" else (found.b_on_a, found.a_on_b)
+    symmetric = older - younger < ASYMMETRY
+    if older < CARRIED_PARTLY or (symmetric and (older < CARRIED_OVER or _norms_differ(me))):
+        return replace(me, direction="sibling", relation="unknown")
+    for j, other in enumerate(kin):
+        if j != i and _separates(other, laid[j], me, laid[i], model):
+            order = _order(other, me)
+            if order != "after":
+                return replace(me, direction="sibling" if order == "before" else "unknown", relation="unknown")
+    return replace(me, verdict="derived") if me.direction == "parent" else me
+
+
+def _norms_differ(me: Candidate) -> bool:
+    """Whether the norms say that the two were trained apart, however near their matrices are.
+
+    Norms start constant, so all that varies in them was learnt: a light change of a trained model keeps it, while twins
+    that have hardly left their common start each learnt their own.
+    """
+    norms = next((e.value for e in me.evidence if e.kind == "norm_correlation"), None)
+    return me.pair.same_depth and norms is not None and norms < NORMS_KEPT
+
+
+def _separates(
+    other: Candidate,
+    reference: NDArray[np.float64],
+    me: Candidate,
+    mine: NDArray[np.float64],
+    model: NDArray[np.float64],
+) -> bool:
+    """Whether `other` stands between model and candidate: neither carries on the change that the other made to it."""
+    if me.direction == "parent":
+        on_the_way = carries(model, mine, reference)
+        if on_the_way is None:
+            # The candidate equals the other where it has layers at all: the model's further layers came from there.
+            return coverage(me.pair) < coverage(other.pair)
+        return not on_the_way
+    return other.direction == "parent" and carries(mine, model, reference) is False
+
+
+def _order(other: Candidate, me: Candidate) -> str:
+    """Whether `other` came `before` or `after` the candidate, or `unknown`."""
+    direction = pair_direction(Pair(me.pair.b, other.pair.b))
+    return {"parent": "before", "child": "after"}.get(direction, "unknown")
+
+
+def _created(candidate: Candidate) -> str | None:
+    created: str | None = candidate.pair.b.dossier.meta["created_at"]
+    return created
+
+
+def coverage(pair: Pair) -> float:
+    """Share of the model's layers that have a counterpart in the candidate."""
+    return len(np.unique(pair.layers[0])) / max(1, len(pair.a.grid.layers))
+
+
+def _score(pair: Pair) -> float:
+    """Strength between 0 and 1: correlation of corresponding layers times the share of layers that correspond."""
+    return max(0.0, pair.aligned.correlation) * coverage(pair)
+
+
+def _out_of_line(pair: Pair, evidence: Sequence[Evidence]) -> bool:
+    """Whether a supporting line stands so far above all strangers that `unrelated` would be rash.
+
+    Supporting lines have empirical nulls and cannot convict; but weights can be permuted, rotated or cut so that no
+    cell corresponds any more, while curves and norms stay.
+    """
+    return any(
+        e.kind in SUPPORTING and e.value is not None and outlies(e.value, pair.strangers(e.kind)) for e in evidence
+    )
+
+
+_ORDER = {"derived": 0, "related": 1, "inconclusive": 2, "unrelated": 3}
+
+
+def _rank(candidate: Candidate) -> tuple[object, ...]:
+    if candidate.verdict in ("derived", "related"):
+        strength: tuple[float, ...] = (-round(candidate.score, 4),)
+    else:
+        support = max((e.value or 0.0 for e in candidate.evidence if e.kind in SUPPORTING), default=-2.0)
+        strength = (round(candidate.log10_p, 1), -support)
+    # What could not be examined at all stands last.
+    return (
+        not judged(candidate),
+        _ORDER[candidate.verdict],
+        strength,
+        _created(candidate) or "9999",
+        candidate.repo_id,
+    )

@@ -1,0 +1,112 @@
+"""The words of results and outcomes, as enumerations. Each is a string: its value is what tables and JSON hold."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """What is claimed of a candidate."""
+
+    DERIVED = "derived"
+    """It is an ancestor of the model."""
+    RELATED = "related"
+    """They have a common origin; the candidate is no ancestor, or nobody can tell."""
+    INCONCLUSIVE = "inconclusive"
+    """The weights that were read do not suffice."""
+    UNRELATED = "unrelated"
+    """Nothing in the weights speaks for a common origin."""
+
+
+class ModelVerdict(StrEnum):
+    """What is claimed of the model that was asked about."""
+
+    DERIVED = "derived"
+    """A stored checkpoint is an ancestor of it."""
+    NO_PARENT_FOUND = "no-parent-found"
+    """No stored checkpoint is."""
+    INCONCLUSIVE = "inconclusive"
+    """Its weights do not suffice to say."""
+
+
+class Direction(StrEnum):
+    """What a candidate is to the model."""
+
+    PARENT = "parent"
+    CHILD = "child"
+    SIBLING = "sibling"
+    UNKNOWN = "unknown"
+
+
+class Relation(StrEnum):
+    """How a child was made from its parent."""
+
+    IDENTICAL = "identical"
+    FINETUNE = "finetune"
+    CONTINUED_PRETRAINING = "continued-pretraining"
+    ADAPTER = "adapter"
+    MERGE = "merge"
+    QUANTIZED = "quantized"
+    PRUNED = "pruned"
+    UPCYCLED = "upcycled"
+    DEPTH_CHANGED = "depth-changed"
+    TRANSFORMED = "transformed"
+    UNKNOWN = "unknown"
+
+
+class Mode(StrEnum):
+    """How much of a checkpoint is read."""
+
+    SAMPLED = "sampled"
+    """Planned bands of the weights."""
+    FULL = "full"
+    """Every weight."""
+
+
+class Status(StrEnum):
+    """How one attempt to fingerprint a checkpoint ended."""
+
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+class Source(StrEnum):
+    """Where a checkpoint was read."""
+
+    HUB = "hub"
+    LOCAL = "local"
+
+
+class Stage(StrEnum):
+    """Where an attempt stopped."""
+
+    LISTING = "listing"
+    PLAN = "plan"
+    HEADER = "header"
+    ROLES = "roles"
+    READ = "read"
+    STATISTICS = "statistics"
+    STORE = "store"
+
+
+class Reason(StrEnum):
+    """Why an attempt did not end with a fingerprint."""
+
+    KNOWN = "known"
+    RENAMED = "renamed"
+    NO_WEIGHTS = "no-weights"
+    NO_REPO = "no-repo"
+    GATED = "gated"
+    DISABLED = "disabled"
+    LOGIN = "login"
+    FORBIDDEN = "forbidden"
+    EXPIRED = "expired"
+    CHANGED = "changed"
+    MALFORMED = "malformed"
+    BAD_WEIGHTS = "bad-weights"
+    UNREADABLE = "unreadable"
+    BAD_ANSWER = "bad-answer"
+    NETWORK = "network"
+    STOPPED = "stopped"
+    UNEXPECTED = "unexpected"

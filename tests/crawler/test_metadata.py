@@ -1,0 +1,207 @@
+"""What listings and model cards say, and that nothing in them can break a crawl."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from provenance.crawler.metadata import (
+    FRONT_MATTER_LIMIT,
+    commit_from_listing,
+    files_from_listing,
+    metadata_from_listing,
+    metadata_from_readme,
+    parse_listing,
+)
+from provenance.schemas.errors import SourceError
+from provenance.schemas.records import RepoFile, RepoMetadata
+
+LISTED: dict[str, Any] = {
+    "id": "inkwell/header-coder",
+    "sha": "4242a2543edcfcca33d9dcbf6eca7a67236a0408",
+    "createdAt": "2025-01-06T09:00:00.000Z",
+    "lastModified": "2025-02-06T11:30:00+02:00",
+    "author": "inkwell",
+    "downloads": 4434,
+    "likes": 34,
+    "gated": "manual",
+    "private": False,
+    "pipeline_tag": "text-generation",
+    "tags": ["safetensors", "license:mit", "base_model:a/x", "base_model:finetune:a/y"],
+    "cardData": {"license": "apache-2.0", "base_model": ["a/z", "a/x"], "base_model_relation": "merge"},
+}
+
+
+def declared(**fields: Any) -> tuple[str, ...]:
+    return metadata_from_listing({"id": "me/child", **fields}).declared_parents
+
+
+def test_all_fields_of_a_listing() -> None:
+    assert metadata_from_listing(LISTED) == RepoMetadata(
+        author="inkwell",
+        created_at=datetime(2025, 1, 6, 9, tzinfo=UTC),
+        last_modified=datetime(2025, 2, 6, 9, 30, tzinfo=UTC),
+        downloads=4434,
+        likes=34,
+        license="apache-2.0",
+        gated="manual",
+        private=False,
+        pipeline_tag="text-generation",
+        tags=("safetensors", "license:mit", "base_model:a/x", "base_model:finetune:a/y"),
+        declared_parents=("a/z", "a/x", "a/y"),
+        declared_relation="merge",
+    )
+    assert commit_from_listing(LISTED) == LISTED["sha"]
+
+
+def test_declared_parents() -> None:
+    assert declared(cardData={"base_model": "a/b"}) == ("a/b",)
+    assert declared(cardData={"base_model": ["a/b", "A/B", "gpt2"]}) == ("a/b", "gpt2")
+    assert declared(cardData={"base_model": ["Me/Child", "a/b"]}, tags=["base_model:me/child"]) == ("a/b",)
+    assert declared(cardData={"base_model": "https://huggingface.co/a/b/"}) == ("a/b",)
+    assert declared(cardData={"base_model": ["./x", "a b", "", None, 3, ["a/b"], "a/b/c", "..", "a/.."]}) == ()
+    assert declared(cardData="base_model: a/b", tags="base_model:a/b") == ()
+    assert declared(tags=["base_model:", "base_model:quantized:a/b", 7]) == ("a/b",)
+
+
+def test_relation_and_license_fall_back_on_tags() -> None:
+    found = metadata_from_listing({"tags": ["base_model:a/b", "base_model:quantized:a/b", "license:mit"]})
+    assert (found.declared_relation, found.license) == ("quantized", "mit")
+
+
+@pytest.mark.parametrize(("listed", "stored"), [(False, "false"), ("auto", "auto"), (True, None), ("x", None)])
+def test_gated(listed: object, stored: str | None) -> None:
+    assert metadata_from_listing({"gated": listed}).gated == stored
+
+
+def test_wrong_types_become_null() -> None:
+    assert metadata_from_listing({key: {"x": [1]} for key in LISTED}) == RepoMetadata()
+    assert metadata_from_listing({key: 1 if key == "private" else True for key in LISTED}) == RepoMetadata()
+    odd = metadata_from_listing({"downloads": -1, "likes": 2**63, "createdAt": "soon", "lastModified": 17})
+    assert odd == RepoMetadata()
+    assert metadata_from_listing({"createdAt": "0001-01-01T00:00:00+10:00"}).created_at is None
+    assert metadata_from_listing({"createdAt": "2025-01-06"}).created_at == datetime(2025, 1, 6, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("sha", [None, 5, "", "main", "4242A2543E", "../../x"])
+def test_a_sha_that_is_none(sha: object) -> None:
+    assert commit_from_listing({"sha": sha}) is None
+
+
+def test_files_of_a_listing() -> None:
+    digest = "ab" * 32
+    siblings = [
+        {"rfilename": "model.safetensors", "size": 9, "lfs": {"sha256": digest, "size": 10, "pointerSize": 9}},
+        {"rfilename": "gated.safetensors", "lfs": {"sha256": "****", "size": 10}},
+        {"rfilename": "config.json", "size": 3},
+        {"rfilename": "sizeless.json"},
+        {"rfilename": 3, "size": 3},
+        "README.md",
+        None,
+    ]
+    assert files_from_listing({"sha": "a" * 40, "siblings": siblings}) == (
+        RepoFile("model.safetensors", 10, digest, None, "a" * 40),
+        RepoFile("gated.safetensors", 10, None, None, "a" * 40),
+        RepoFile("config.json", 3, None, None, "a" * 40),
+    )
+    assert files_from_listing({"siblings": 5}) == ()
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["a/b", "base_model:a/b", "base_model:merge:a/b", "license:mit", "\ud800", "2025-01-06T09:00Z"]),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*LISTED, "base_model", "license"]), inner),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*LISTED, "siblings"]), json_values))
+def test_no_listing_breaks_and_all_text_can_be_stored(listed: dict[str, Any]) -> None:
+    found = metadata_from_listing(json.loads(json.dumps(listed)))
+    files_from_listing(listed)
+    pa.array([found.author, found.license, found.pipeline_tag, *found.tags, *found.declared_parents], pa.string())
+    pa.array([found.downloads, found.likes], pa.int64())
+    pa.array([found.created_at, found.last_modified], pa.timestamp("us", tz="UTC"))
+
+
+def card(front: str, rest: str = "# Title\n") -> RepoMetadata:
+    return metadata_from_readme(f"---\n{front}\n---\n{rest}".encode(), "me/child")
+
+
+def test_front_matter_of_a_card() -> None:
+    assert card("license: mit\nbase_model: a/b\ndate: 2020-01-01\ntags: [x]") == RepoMetadata(
+        license="mit", declared_parents=("a/b",)
+    )
+    assert card("base_model:\n- a/b\n- me/child\nbase_model_relation: merge") == RepoMetadata(
+        declared_parents=("a/b",), declared_relation="merge"
+    )
+    assert metadata_from_readme(b"\xef\xbb\xbf---\r\nlicense: no\r\n---\r\n", "m").license == "no"
+    assert card("license:\nbase_model: null") == RepoMetadata()
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        "license: [mit",
+        "license: mit\n\tbad: tab",
+        "- just\n- a list",
+        "text",
+        "",
+        "license: !!python/object/apply:os.system [exit 1]",
+        "[" * 5000,
+        'license: "\\UFFFFFFFF"',
+        "a: &a [x]\nlicense: [*a, *a]",
+        "%YAML 1." + "1" * 5000 + "\n",
+        "license: *unknown",
+        "? [a]\n: b",
+    ],
+)
+def test_malformed_front_matter_is_ignored(front: str) -> None:
+    assert card(front) == RepoMetadata()
+
+
+def test_yaml_tags_are_passed_over() -> None:
+    assert card("license: !!timestamp nonsense").license == "nonsense"
+
+
+def test_merge_keys_do_not_blow_up() -> None:
+    bomb = "a0: &a0 {x: y}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 40))
+    assert card(bomb + "license: mit").license == "mit"
+
+
+def test_cards_without_front_matter_or_with_too_much() -> None:
+    assert metadata_from_readme(b"# Title\nlicense: mit\n", "m") == RepoMetadata()
+    assert metadata_from_readme(b"---\nlicense: mit\n", "m") == RepoMetadata()
+    assert card("license: mit\n#" + "x" * FRONT_MATTER_LIMIT) == RepoMetadata()
+    assert card("license: mit", rest="x" * 2 * FRONT_MATTER_LIMIT).license == "mit"
+
+
+@given(st.text(st.sampled_from("license: a/b\n-[]{}&*!|>'\"\\U%?#,\t\x00\u2028é"), max_size=60))
+@example('license: "\\U00110000"')
+def test_no_card_breaks(front: str) -> None:
+    found = card(front)
+    assert found.created_at is None
+    assert found.author is None
+
+
+def test_a_listing_is_read_by_repo_id_and_the_last_one_counts() -> None:
+    found = parse_listing(b'{"id": "a/b", "likes": 1}\n\n{"id": "c"}\r\n{"id": "a/b", "likes": 2}', "l")
+    assert found == {"a/b": {"id": "a/b", "likes": 2}, "c": {"id": "c"}}
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"[]", b"{}", b'{"id": 3}', b"\xff", b"[" * 100_000, b'{"id": "a", "n": ' + b"1" * 5000 + b"}"]
+)
+def test_a_malformed_line_is_named(line: bytes) -> None:
+    with pytest.raises(SourceError, match=r"^some/listing\.jsonl, line 3: not"):
+        parse_listing(b'{"id": "a/b"}\n\n' + line + b'\n{"id": "c/d"}\n', "some/listing.jsonl")
