@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from provenance.query.evidence import CONVICTING, SUPPORTING, gather
 from provenance.query.evidence.pair import Pair
 from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, outlies, probability
-from provenance.query.verdict.direction import carries, frame, pair_direction
-from provenance.query.verdict.merge import merge_weights
+from provenance.query.verdict.family import Family, family_of
 from provenance.query.verdict.relation import relation_of
+from provenance.query.verdict.witness import Member
 from provenance.schemas.records import Evidence
 
 ALPHA = 1e-3
@@ -30,6 +29,12 @@ it, but then the ancestor's slope on the descendant is lower still; between twin
 NORMS_KEPT = 0.8
 """Correlation of norms that a light change keeps. Set between trained twins (0.70 at most in `benchmarks.twins`) and
 light fine-tunes (0.90 and more), with both in view."""
+
+SAID = 0.95
+"""A direction is said when it is at least so probable."""
+
+NEITHER = 0.1
+"""Relatives are siblings when the probability that either descends from the other is at most this."""
 
 MIN_MATRICES = 4
 """Checkpoints with fewer sampled layer matrices cannot be judged."""
@@ -50,6 +55,7 @@ class Candidate:
     score: float
     declared: bool
     merge_weight: float | None = None
+    steps: int = 0
 
     @property
     def repo_id(self) -> str:
@@ -72,13 +78,12 @@ def assess(pair: Pair, n_store: int) -> Candidate:
         verdict = "inconclusive"
     else:
         verdict = "unrelated"
-    direction = pair_direction(pair) if kin else "unknown"
     return Candidate(
         pair,
         evidence,
         verdict,
-        direction,
-        relation_of(pair, direction) if kin else "unknown",
+        "unknown",
+        "unknown",
         log10_p,
         adjusted,
         probability(log10_p, n_store) if comparable else 0.0,
@@ -93,22 +98,20 @@ def judgeable(pair: Pair) -> bool:
 
 
 def settle(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Tell ancestors from siblings among the relatives, and rank all candidates.
+    """Tell ancestors from other relatives, all of them at once, and rank the candidates.
 
-    Order: ancestors by how good a parent each is, then relatives, then undecided, then strangers; equal scores
-    (copies) by date of creation, then name.
+    Order: ancestors, the most direct first; then relatives, then undecided, then strangers; copies by date of creation,
+    then name.
     """
     kin = [c for c in candidates if c.verdict == "related"]
-    settled = [c for c in candidates if c.verdict != "related"]
+    others = [c for c in candidates if c.verdict != "related"]
     if kin:
-        model, laid = frame([c.pair for c in kin])
-        weights = merge_weights(model, laid, [_created(c) if c.direction == "parent" else None for c in kin])
-        for i, candidate in enumerate(kin):
-            if weights[i] is None:
-                settled.append(_place(i, kin, model, laid))
-            else:
-                settled.append(replace(candidate, verdict="derived", relation="merge", merge_weight=weights[i]))
-    return sorted(settled, key=_rank)
+        model = kin[0].pair.a
+        family = family_of([Member(s.dossier, s.grid) for s in (model, *(c.pair.b for c in kin))])
+        placed = [_place(candidate, family, i) for i, candidate in enumerate(kin, start=1)]
+    else:
+        placed = []
+    return sorted([*placed, *others], key=_rank)
 
 
 def model_verdict(candidates: Sequence[Candidate], *, judgeable: bool) -> str:
@@ -127,25 +130,39 @@ def judged(candidate: Candidate) -> bool:
     return judgeable(candidate.pair)
 
 
-def _place(i: int, kin: Sequence[Candidate], model: NDArray[np.float64], laid: NDArray[np.float64]) -> Candidate:
-    """Settle the direction of one relative by itself, then by the other relatives."""
-    me = kin[i]
-    found = me.pair.slopes
-    if found is not None and found.equal and me.direction == "unknown":
-        return replace(me, verdict="derived")
-    if me.direction == "unknown" or found is None:
-        return me
-    # Slope of the younger on the older: `a` is the model, `b` the candidate.
-    older, younger = (found.a_on_b, found.b_on_a) if me.direction == "parent" else (found.b_on_a, found.a_on_b)
-    symmetric = older - younger < ASYMMETRY
-    if older < CARRIED_PARTLY or (symmetric and (older < CARRIED_OVER or _norms_differ(me))):
+def _place(me: Candidate, family: Family, i: int) -> Candidate:
+    """What the candidate at place `i` of the family is to the model, which stands at place 0."""
+    up, down = float(family.ancestry[i, 0]), float(family.ancestry[0, i])
+    if family.copies[i] == family.copies[0]:
+        direction = "parent" if up >= SAID else "child" if down >= SAID else "unknown"
+        verdict = "derived" if direction == "parent" else "related"
+        return replace(me, verdict=verdict, direction=direction, relation="identical")
+    if merge := family.merges.get(0):
+        for place, weight in merge.weights.items():
+            if family.copies[place] == family.copies[i]:
+                return replace(
+                    me, verdict="derived", direction="parent", relation="merge", merge_weight=weight, steps=1
+                )
+    if up >= SAID:
+        if _only_a_common_start(me):
+            return replace(me, direction="sibling", relation="unknown")
+        relation = relation_of(me.pair, "parent")
+        return replace(me, verdict="derived", direction="parent", relation=relation, steps=int(family.steps[i, 0]))
+    if down >= SAID:
+        return replace(me, direction="child", relation=relation_of(me.pair, "child"))
+    if up + down <= NEITHER:
         return replace(me, direction="sibling", relation="unknown")
-    for j, other in enumerate(kin):
-        if j != i and _separates(other, laid[j], me, laid[i], model):
-            order = _order(other, me)
-            if order != "after":
-                return replace(me, direction="sibling" if order == "before" else "unknown", relation="unknown")
-    return replace(me, verdict="derived") if me.direction == "parent" else me
+    return replace(me, direction="unknown", relation=relation_of(me.pair, "unknown"))
+
+
+def _only_a_common_start(me: Candidate) -> bool:
+    """Whether the two only share a beginning, as twins from one initialisation do: too little was carried over."""
+    found = me.pair.slopes
+    if found is None:
+        return False
+    older, younger = found.a_on_b, found.b_on_a  # slope of the younger (`a`, the model) on the older
+    symmetric = older - younger < ASYMMETRY
+    return older < CARRIED_PARTLY or (symmetric and (older < CARRIED_OVER or _norms_differ(me)))
 
 
 def _norms_differ(me: Candidate) -> bool:
@@ -156,29 +173,6 @@ def _norms_differ(me: Candidate) -> bool:
     """
     norms = next((e.value for e in me.evidence if e.kind == "norm_correlation"), None)
     return me.pair.same_depth and norms is not None and norms < NORMS_KEPT
-
-
-def _separates(
-    other: Candidate,
-    reference: NDArray[np.float64],
-    me: Candidate,
-    mine: NDArray[np.float64],
-    model: NDArray[np.float64],
-) -> bool:
-    """Whether `other` stands between model and candidate: neither carries on the change that the other made to it."""
-    if me.direction == "parent":
-        on_the_way = carries(model, mine, reference)
-        if on_the_way is None:
-            # The candidate equals the other where it has layers at all: the model's further layers came from there.
-            return coverage(me.pair) < coverage(other.pair)
-        return not on_the_way
-    return other.direction == "parent" and carries(mine, model, reference) is False
-
-
-def _order(other: Candidate, me: Candidate) -> str:
-    """Whether `other` came `before` or `after` the candidate, or `unknown`."""
-    direction = pair_direction(Pair(me.pair.b, other.pair.b))
-    return {"parent": "before", "child": "after"}.get(direction, "unknown")
 
 
 def _created(candidate: Candidate) -> str | None:
@@ -220,6 +214,7 @@ def _rank(candidate: Candidate) -> tuple[object, ...]:
     return (
         not judged(candidate),
         _ORDER[candidate.verdict],
+        candidate.steps,
         strength,
         _created(candidate) or "9999",
         candidate.repo_id,
