@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.schemas.records import TensorStatistics
+from provenance.schemas.tensors import TensorStatistics
 
 PIECE = 65_536
 """Elements that are worked on at a time: their float64 values fit the cache."""
@@ -173,8 +173,8 @@ class Moments:
 
 def _central(rows: NDArray[np.floating[Any]], holes: NDArray[np.bool_] | None, exponent: int) -> NDArray[np.float64]:
     """`[5, rows]`: count, mean, and sums of the 2nd, 3rd and 4th powers of deviations from it, of each row."""
-    found = np.zeros((5, len(rows)))
-    n, mean, m2, m3, m4 = found
+    moments = np.zeros((5, len(rows)))
+    n, mean, m2, m3, m4 = moments
     values, squares = _room(rows.shape)
     n += rows.shape[1]
     if holes is not None:
@@ -191,7 +191,7 @@ def _central(rows: NDArray[np.floating[Any]], holes: NDArray[np.bool_] | None, e
     # No dot products: BLAS splits one of this length over threads and loses ten times the work in waiting.
     np.multiply(values, squares, out=values).sum(axis=1, out=m3)
     np.multiply(squares, squares, out=squares).sum(axis=1, out=m4)
-    return found
+    return moments
 
 
 def _room(shape: tuple[int, ...]) -> NDArray[np.float64]:

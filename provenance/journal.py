@@ -104,12 +104,12 @@ class Journal:
         summary = self.summary
         if result is not None:
             row = result.checkpoint
-            if self._ledger.has(row["checkpoint_id"], row["mode"]):
+            if self._ledger.has(row.checkpoint_id, row.mode):
                 # Only reading it told the revision, or another source of this run held the same.
                 message = f"{outcome.repo_id}: already stored, unchanged"
                 outcome = replace(outcome, status="skipped", stage="store", reason="known", message=message)
             else:
-                self._ledger.note_fingerprint(row["checkpoint_id"], row["mode"])
+                self._ledger.note_fingerprint(row.checkpoint_id, row.mode)
                 self._buffer.append(result)
                 summary.fingerprinted += 1
         if outcome.status == "failed":
@@ -157,7 +157,7 @@ class Journal:
         self._ledger.forgotten.update(new)
         gone, self._listed = self._listed & self._ledger.forgotten, set()
         if gone:
-            kept = [found for found in self._buffer if found.checkpoint["repo_id"] not in gone]
+            kept = [found for found in self._buffer if found.checkpoint.repo_id not in gone]
             self.summary.fingerprinted -= len(self._buffer) - len(kept)
             self.summary.skipped += len(self._buffer) - len(kept)
             self._buffer = kept

@@ -136,7 +136,7 @@ def _only(model: str, found: Sequence[Fingerprint]) -> Dossier:
     from provenance.indexer.dossier import dossier_of
 
     if len(found) != 1:
-        names = ", ".join(str(f.checkpoint["checkpoint_id"]) for f in found[:5])
+        names = ", ".join(f.checkpoint.checkpoint_id for f in found[:5])
         raise UnknownModelError(f"{model}: holds {len(found)} checkpoints, name one of them ({names} …)")
     return dossier_of(found[0])
 

@@ -70,10 +70,10 @@ class Visitor:
         row = result.checkpoint
         done = replace(
             outcome,
-            repo_id=row["repo_id"],
-            revision=row["revision"],
-            bytes_read=row["bytes_read"],
-            requests=row["requests"],
+            repo_id=row.repo_id,
+            revision=row.revision,
+            bytes_read=row.bytes_read,
+            requests=row.requests,
             seconds=time.monotonic() - began,
         )
         return [(done, result)]

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from provenance.crawler.architectures.fused import Unsettled
-from provenance.schemas.records import TensorEntry
+from provenance.schemas.tensors import TensorEntry
 
 FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 """Dtypes whose values are the weights themselves."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from provenance.schemas.errors import HeaderError
-from provenance.schemas.records import TensorEntry
+from provenance.schemas.tensors import TensorEntry
 
 PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000

@@ -22,6 +22,7 @@ from provenance.crawler.hub.reader import HubReader
 from provenance.crawler.hub.transport import HubTransport
 from provenance.crawler.metadata import commit_from_listing, files_from_listing, metadata_from_listing
 from provenance.crawler.selection import select_weights
+from provenance.schemas.enums import Source
 from provenance.schemas.errors import IdentityError, WeightsError
 from provenance.schemas.identity import CheckpointId
 from provenance.schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
@@ -175,7 +176,7 @@ def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckp
         checkpoints.append(
             ListedCheckpoint(
                 identity=identity,
-                source="hub",
+                source=Source.HUB,
                 weight_files=selection.weight_files,
                 files=tuple(files[path] for path in paths if path in files),
                 config_file=selection.config_file,

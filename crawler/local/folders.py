@@ -37,6 +37,7 @@ from provenance.crawler.selection import (
     names_a_model,
     select_weights,
 )
+from provenance.schemas.enums import Source
 from provenance.schemas.errors import IdentityError, SourceError, WeightsError
 from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId
 from provenance.schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
@@ -134,7 +135,7 @@ def listed_checkpoints(repo: LocalRepo) -> list[ListedCheckpoint]:
         checkpoints.append(
             ListedCheckpoint(
                 identity=identity,
-                source="local",
+                source=Source.LOCAL,
                 weight_files=selection.weight_files,
                 files=tuple(files[path] for path in paths),
                 config_file=selection.config_file,

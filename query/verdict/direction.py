@@ -13,7 +13,7 @@ from provenance.indexer.dossier import Dossier
 from provenance.query.evidence.pair import Pair
 from provenance.query.statistics.alignment import Slopes
 from provenance.query.statistics.grid import matrices
-from provenance.schemas.roles import ROLE_CODE
+from provenance.schemas.roles import ROLE_CODE, Role
 from provenance.schemas.sampling import SEQUENCE_LENGTH
 
 CONSISTENT = 0.8
@@ -56,7 +56,7 @@ def pair_direction(pair: Pair) -> str:
         return "unknown"
     if abs(found.zeros_a - found.zeros_b) > ZEROS:
         return "parent" if found.zeros_a > found.zeros_b else "child"
-    routed = [bool(np.any(s.dossier.facts["role"] == ROLE_CODE["router"])) for s in (pair.a, pair.b)]
+    routed = [bool(np.any(s.dossier.facts["role"] == ROLE_CODE[Role.ROUTER])) for s in (pair.a, pair.b)]
     if routed[0] != routed[1]:
         # Experts that resemble each other were copied from one dense block; otherwise the dense model was cut out.
         upcycled = experts_agree((pair.a if routed[0] else pair.b).dossier)

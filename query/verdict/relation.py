@@ -5,7 +5,7 @@ from __future__ import annotations
 from provenance.indexer.dossier import Dossier
 from provenance.query.evidence.pair import Pair
 from provenance.query.verdict.direction import ZEROS
-from provenance.schemas.roles import ROLE_CODE
+from provenance.schemas.roles import ROLE_CODE, Role
 
 ROUNDING_KURTOSIS = 2.4
 """Between the 1.8 of a uniform rounding error and the 3 of Gaussian noise."""
@@ -33,7 +33,7 @@ def relation_of(pair: Pair, direction: str) -> str:
     if found is None:
         return "unknown"
     codes = [{int(code) for code in subject.dossier.facts["role"]} for subject in (child, parent)]
-    if (ROLE_CODE["router"] in codes[0]) != (ROLE_CODE["router"] in codes[1]):
+    if (ROLE_CODE[Role.ROUTER] in codes[0]) != (ROLE_CODE[Role.ROUTER] in codes[1]):
         return "upcycled"
     if not pair.same_depth:
         return "depth-changed"

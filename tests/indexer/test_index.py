@@ -106,7 +106,7 @@ def check_equal(found: Dossier, wanted: Dossier) -> None:
 
 @pytest.mark.parametrize("options", [CrawlOptions(), CrawlOptions(mode="sampled", sample="small")])
 def test_dossiers_are_those_of_the_fingerprints(models: Path, tmp_path: Path, options: CrawlOptions) -> None:
-    wanted = {str(f.checkpoint["repo_id"]): dossier_of(f) for f in fingerprint_local(models, options)}
+    wanted = {f.checkpoint.repo_id: dossier_of(f) for f in fingerprint_local(models, options)}
     assert len(wanted) == 5
     with provenance.open(tmp_path / "store", create=True) as opened:
         opened.crawl([models], options)
