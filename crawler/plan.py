@@ -162,7 +162,7 @@ def _stored_shape(part: LogicalTensor) -> tuple[int, int]:
     shape = part.stored_shape or part.entry.shape
     if len(shape) == 2:
         return shape[0], shape[1]
-    # Vectors, scalars and tensors of other ranks (convolutions, stacks nobody split) are one column.
+    # Vectors, scalars and tensors of other ranks (convolutions, stacks that are not split) are one column.
     n = 1
     for length in shape:
         n *= length

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ class ListedCheckpoint:
     files: tuple[RepoFile, ...]
     config_file: str | None = None
     metadata: RepoMetadata = field(default_factory=RepoMetadata)
-    config: Mapping[str, Any] | None = field(default=None, hash=False)
+    config: Mapping[str, object] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ class LogicalTensor:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRoles:
-    """All tensors of a checkpoint with their roles, and what could not be settled.
+    """All tensors of a checkpoint with their roles, and what stayed uncertain.
 
     `notes` are reasons, in words, why a tensor that looked like a projection stayed `other`.
     """

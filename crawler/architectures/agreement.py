@@ -22,7 +22,7 @@ _Shape: TypeAlias = tuple[int, ...] | None
 
 
 def agreeing(tensors: list[LogicalTensor], notes: Notes, readers: tuple[Role, ...]) -> list[LogicalTensor]:
-    """The tensors of one layer, those without a role that contradict one another; `readers` read one width."""
+    """The tensors of one layer; those that contradict one another lose their role. `readers` must read one width."""
     return _whole(_of_one_width(_unclaimed_twice(tensors, notes), notes, readers), notes)
 
 

@@ -1,6 +1,6 @@
 """The few facts of a config.json or params.json that names and shapes cannot give.
 
-A config is a stranger's file and may hold anything: what is not of the expected kind counts as absent.
+A config is not to be trusted and may hold anything: what is not of the expected kind counts as absent.
 """
 
 from __future__ import annotations

@@ -103,13 +103,13 @@ VARIANTS = (
         roles={"attention.key": "other", "attention.value": "other"},
     ),
     _variant(
-        "AutoformerModel: auto-correlation; nobody else's norm after the feed-forward wraps another",
+        "AutoformerModel: auto-correlation; no other model's norm after the feed-forward wraps another",
         holds="final_layer_norm.layernorm",
         roles={f"self_attn.{name}_proj": "other" for name in ("q", "k", "v", "out")}
         | {"self_attn_layer_norm": "other"},
     ),
     _variant(
-        "MoonViT, in Kimi-VL and Kimi K2.5: numbered from nought",
+        "MoonViT, in Kimi-VL and Kimi K2.5: numbered from 0",
         holds="mlp.fc0",
         roles={"mlp.fc0": "up", "mlp.fc1": "down", "norm0": "attn_norm", "norm1": "ffn_norm"},
     ),

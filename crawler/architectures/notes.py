@@ -31,7 +31,7 @@ class Notes:
     def add(self, name: str, gap: Unsettled) -> None:
         """Note a reason for one tensor."""
         self.wants_config |= gap.config
-        # A stranger chose the name: digits fold, control characters are escaped, the length is cut.
+        # The name is not to be trusted: digits fold, control characters are escaped, the length is cut.
         pattern = re.sub(r"[0-9]+", "*", name[:_MAX_NAME]).encode("unicode_escape").decode("ascii")
         self.counts[pattern, gap.reason] += 1
 

@@ -50,8 +50,8 @@ class Reading:
         settings = read_settings(config)
         tensors, notes = self._tensors, self._notes
         if self.needs_config:
-            settled, taken = _resolve(self.entries, settings)
-            tensors, notes = tuple(settled), taken.lines()
+            with_config, reasons = _resolve(self.entries, settings)
+            tensors, notes = tuple(with_config), reasons.lines()
         main = [tensor for tensor in tensors if tensor.stack == MAIN_STACK]
         with_attention = {tensor.layer for tensor in main if tensor.layer is not None and tensor.role in _ATTENTION}
         with_role = {tensor.layer for tensor in main if tensor.layer is not None and tensor.role != _OTHER}
@@ -89,7 +89,7 @@ def resolve_roles(entries: Sequence[TensorEntry], config: Mapping[str, object] |
 
 
 def _dividing(heads: int | None, shape: tuple[int, ...] | None) -> int | None:
-    """A config's number of heads, unless it contradicts the projection: nobody should cut a matrix by it."""
+    """A config's number of heads, unless it contradicts the projection: no matrix may be cut by it."""
     return None if heads and shape and shape[0] % heads else heads
 
 

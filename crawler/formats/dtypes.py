@@ -7,7 +7,6 @@ each of their values exactly; F64 stays float64; integers and BOOL become float6
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,5 +96,5 @@ def _float8_values(dtype: str) -> NDArray[np.float32]:
     """`[256]` the value of each byte."""
     import ml_dtypes  # only here: most checkpoints never need it
 
-    patterns: NDArray[Any] = np.arange(256, dtype=np.uint8).view(getattr(ml_dtypes, _FLOAT8[dtype]))
+    patterns: NDArray[np.generic] = np.arange(256, dtype=np.uint8).view(getattr(ml_dtypes, _FLOAT8[dtype]))
     return patterns.astype(np.float32)
