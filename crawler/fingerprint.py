@@ -22,6 +22,7 @@ from provenance.crawler.formats.dtypes import is_float
 from provenance.crawler.formats.safetensors import PREFIX_BYTES, header_stop, parse_header
 from provenance.crawler.plan import SampleSize, plan_matrices, plan_ranges
 from provenance.crawler.scan import scan_matrices
+from provenance.schemas.enums import Stage
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId
 from provenance.schemas.protocols import TensorReader
@@ -150,7 +151,7 @@ def _refuse_impossible(entries: Sequence[TensorEntry], repo: str) -> None:
             raise WeightsError(
                 f"{repo}: tensor {entry.name!r} in {entry.file} has the shape {list(entry.shape)[:4]}, and no tensor "
                 "is that long; write the file anew",
-                stage="header",
+                stage=Stage.HEADER,
             )
 
 

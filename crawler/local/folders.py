@@ -37,6 +37,7 @@ from provenance.crawler.selection import (
     names_a_model,
     select_weights,
 )
+from provenance.schemas.enums import Source, Stage
 from provenance.schemas.errors import IdentityError, SourceError, WeightsError
 from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId
 from provenance.schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
@@ -75,7 +76,7 @@ class LocalRepo:
             CheckpointError: as `select_weights`, or the repo has a fault.
         """
         if self.fault is not None:
-            raise WeightsError(self.fault, stage="listing")
+            raise WeightsError(self.fault, stage=Stage.LISTING)
         return select_weights([file.path for file in self.files], self._read_json)
 
     def reader(self) -> LocalReader:
@@ -129,16 +130,17 @@ def listed_checkpoints(repo: LocalRepo) -> list[ListedCheckpoint]:
                 repo.repo_id, repo.revision or UNKNOWN_REVISION, selection.subfolder, selection.variant
             )
         except IdentityError as error:
-            raise WeightsError(f"{error}; rename it", stage="listing") from error
+            raise WeightsError(f"{error}; rename it", stage=Stage.LISTING) from error
         paths = (*selection.weight_files, *([selection.config_file] if selection.config_file else []))
         checkpoints.append(
             ListedCheckpoint(
                 identity=identity,
-                source="local",
+                source=Source.LOCAL,
                 weight_files=selection.weight_files,
                 files=tuple(files[path] for path in paths),
                 config_file=selection.config_file,
                 metadata=repo.metadata,
+                commit=repo.revision,
             )
         )
     return checkpoints
