@@ -77,7 +77,7 @@ def endless() -> LoopbackHub:
 
 
 class Marks:
-    """Time and memory at every hundred thousand visits."""
+    """Time and memory at every hundred thousand repos."""
 
     def __init__(self) -> None:
         self.done, self.marks = 0, [(0, perf_counter(), _resident())]

@@ -25,6 +25,7 @@ select checkpoint_id, repo_id, revision, mode, source = '{Source.HUB}' from chec
 """
 _EMPTY = f"""
 select distinct repo_id, revision from outcomes where source = '{Source.HUB}' and reason = '{Reason.NO_WEIGHTS}'
+    and revision is not null
 """
 _FAILED = f"""
 with tried as (
@@ -82,7 +83,9 @@ class History:
             until = int((now + _SKEW).timestamp() * 1e6)
             for repo, revision, reason, attempts, again, listings in rows(_FAILED, until):
                 due = None if again is None else datetime.fromtimestamp(again / 1e6, UTC)
-                self._failures[repo] = EarlierFailure(revision, _reason(reason), attempts, due, tuple(listings or ()))
+                self._failures[repo] = EarlierFailure(
+                    revision, _reason(reason), attempts, due, frozenset(listings or ())
+                )
             self._forgotten = {repo for (repo,) in rows(_FORGOTTEN)}
 
     @property

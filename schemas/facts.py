@@ -13,9 +13,9 @@ import numpy as np
 _NEWEST = 1 << 16
 
 
-def fact(*parts: object) -> int:
-    """64 bits that stand for some values, whose texts hold no NUL."""
-    text = "\0".join(map(str, parts)).encode("utf-8", "surrogatepass")
+def fact(*parts: str) -> int:
+    """64 bits that stand for some texts, none of which holds a NUL."""
+    text = "\0".join(parts).encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
 

@@ -16,9 +16,9 @@ _REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _FORM = re.compile(r"(?P<repo>[^@:#]+)@(?P<revision>[0-9a-f]{1,40})(?::(?P<subfolder>[^#]+))?(?:#(?P<variant>.+))?")
 
 
-def short_revision(revision: str | None) -> str | None:
-    """A commit as checkpoint ids hold it; null where it is not known."""
-    return None if revision is None else revision[:REVISION_DIGITS]
+def short_revision(revision: str) -> str:
+    """A commit as checkpoint ids hold it."""
+    return revision[:REVISION_DIGITS]
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -254,7 +254,7 @@ class EarlierFailure:
     reason: Reason | None
     attempts: int
     next_attempt_at: datetime | None
-    listings: tuple[str, ...] = ()
+    listings: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import threading
 import time
@@ -15,7 +14,7 @@ from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
-from provenance.crawler.engine.frontier import Frontier, Skip
+from provenance.crawler.engine.frontier import Frontier
 from provenance.crawler.engine.incremental import ListingPlan
 from provenance.crawler.engine.options import CrawlOptions
 from provenance.crawler.engine.prefetch import Prefetch
@@ -31,12 +30,8 @@ from provenance.schemas.records import CrawlRun, Fingerprint, Outcome
 if TYPE_CHECKING:
     from provenance.crawler.hub.transport import HubTransport
 
-log = logging.getLogger("provenance.crawl")
-
 _AHEAD = 2_000  # listed repos: two pages
 _TICK = 0.5  # seconds
-
-Decided = tuple[CrawlTask, Skip | None]
 
 
 class Progress(Protocol):
@@ -155,7 +150,7 @@ class Engine:
         self._sink.finish(self._record(datetime.now(UTC)))
         return self._tally.summary(self._sink.run_id, seconds)
 
-    def _work_off(self, pool: ThreadPoolExecutor, tasks: Iterator[Decided]) -> None:
+    def _work_off(self, pool: ThreadPoolExecutor, tasks: Iterator[CrawlTask | int]) -> None:
         """Have all these tasks done; returns early where a budget is used up."""
         pending, ahead = self._pending, Prefetch(tasks, _AHEAD, self._stop)
         while pending or not ahead.ended:
@@ -175,38 +170,38 @@ class Engine:
         if self._interrupted:
             raise KeyboardInterrupt
 
-    def _fill(self, pool: ThreadPoolExecutor, ahead: Prefetch[Decided]) -> bool:
+    def _fill(self, pool: ThreadPoolExecutor, ahead: Prefetch[CrawlTask | int]) -> bool:
         """Give the workers something to do; false where there is nothing more to begin."""
         while len(self._pending) < 2 * self._options.workers and not ahead.ended:
             try:
-                decided = ahead.take(0.0 if self._pending else _TICK)
+                task = ahead.take(0.0 if self._pending else _TICK)
             except AbandonedError:
                 return False
             except CheckpointError as error:
                 self._tally.stopped = f"the listing broke off: {storable(str(error))}"
                 self._tally.broke_off = True
                 return False
-            if decided is None and ahead.ended:
+            if task is None and ahead.ended:
                 break
             if not self._within_budget():
                 return False
-            if decided is None:
+            if task is None:
                 break
-            task, skip = decided
-            self._tally.listed += task.source is Source.HUB
-            if skip is None:
-                self._pending[pool.submit(self._worker.work, task)] = task
+            if isinstance(task, int):
+                self._pass_over(task)
             else:
-                self._pass_over(task, skip)
+                self._tally.listed += task.source is Source.HUB
+                self._pending[pool.submit(self._worker.work, task)] = task
         return True
 
-    def _pass_over(self, task: CrawlTask, skip: Skip) -> None:
+    def _pass_over(self, repos: int) -> None:
         # No row in `outcomes`: a nightly crawl passes over a million repos, and nothing happened to them.
-        log.debug("%s: %s", task.repo_id, skip)
-        self._tally.skipped += 1
-        self._passed += 1
-        if self._progress:
-            self._progress.passed(self._passed)
+        self._tally.listed += repos
+        self._tally.skipped += repos
+        for _ in range(repos):
+            self._passed += 1
+            if self._progress:
+                self._progress.passed(self._passed)
 
     def _finish_pending(self) -> None:
         """Finish and keep what is being read; what only waits is dropped."""

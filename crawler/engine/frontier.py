@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from enum import StrEnum
@@ -13,6 +14,7 @@ from provenance.crawler.engine.options import CrawlOptions
 from provenance.crawler.engine.retry_policy import is_due, outlasts_revision, scheduled
 from provenance.crawler.engine.tasks import CrawlRequest, CrawlTask, listed_tasks, named_tasks
 from provenance.schemas.enums import Source
+from provenance.schemas.errors import CheckpointError
 from provenance.schemas.facts import FactSet, fact
 from provenance.schemas.identity import short_revision
 from provenance.schemas.protocols import CrawlHistory
@@ -20,6 +22,10 @@ from provenance.schemas.records import Fingerprint, ListedCheckpoint, Outcome
 
 if TYPE_CHECKING:
     from provenance.crawler.hub.transport import HubTransport
+
+log = logging.getLogger("provenance.crawl")
+
+_TOLD = 500  # skipped repos: half a page
 
 
 class Skip(StrEnum):
@@ -33,7 +39,7 @@ class Skip(StrEnum):
 
 
 class Frontier:
-    """The tasks of one crawl, each with the decision whether it is to be done.
+    """The tasks of one crawl: what is to be done of what was asked for.
 
     Attributes:
         expected: how many tasks there will be; null where nobody knows.
@@ -67,16 +73,34 @@ class Frontier:
         self.n_local = len(request.local)
         self.expected = plan.listing.limit if plan else self.n_local + len(request.names)
 
-    def tasks(self) -> Iterator[tuple[CrawlTask, Skip | None]]:
-        """What was named and what is listed; with each why it is skipped, or null."""
+    def tasks(self) -> Iterator[CrawlTask | int]:
+        """What was named and what is listed, if it is to be crawled; and numbers, of what was skipped in between.
+
+        An unchanged hub is a million repos that are skipped: handing over each would cost more than to decide on it.
+        """
         tasks: list[Iterable[CrawlTask]] = [self._request.local]
         if self._transport is not None:
             tasks.append(named_tasks(self._transport, self._request.names))
             if self._plan is not None:
                 tasks.append(listed_tasks(self._transport, self._plan.listing))
-        return self._decided(chain.from_iterable(tasks))
+        skipped = 0
+        try:
+            for task in chain.from_iterable(tasks):
+                skip = self._skips(task)
+                skipped += skip
+                if skipped and (not skip or skipped == _TOLD):
+                    yield skipped
+                    skipped = 0
+                if not skip:
+                    yield task
+        except CheckpointError:  # the listing broke off
+            if skipped:
+                yield skipped
+            raise
+        if skipped:
+            yield skipped
 
-    def retries(self) -> Iterator[tuple[CrawlTask, None]]:
+    def retries(self) -> Iterator[CrawlTask]:
         """Failed repos that are due again and that `tasks` did not meet; to be asked for once those are done."""
         plan, failures = self._plan, self._history.failures
         everything = self._options.retry_failed or (plan is not None and plan.whole)
@@ -84,9 +108,9 @@ class Frontier:
             return
         repos = (repo for repo, failure in failures.items() if everything or (plan and plan.key in failure.listings))
         # Nobody named them in this crawl: as with listed ones, what was forgotten meanwhile stays away.
-        for task, skip in self._decided(named_tasks(self._transport, repos, named=False)):
-            if skip is None:
-                yield task, None
+        for task in named_tasks(self._transport, repos, named=False):
+            if not self._skips(task):
+                yield task
 
     def decide(self, task: CrawlTask, checkpoint_id: str | None = None) -> Skip | None:
         """Whether something is known.
@@ -111,8 +135,8 @@ class Frontier:
         failure = history.failures.get(task.repo_id)
         if failure is not None:
             due = self._options.retry_failed or is_due(failure, self._now)
-            changed = task.revision is not None and short_revision(task.revision) != short_revision(failure.revision)
-            return None if due or (changed and not outlasts_revision(failure.reason)) else Skip.NOT_DUE
+            mended = task.revision is not None and not _same(task.revision, failure.revision)
+            return None if due or (mended and not outlasts_revision(failure.reason)) else Skip.NOT_DUE
         if task.revision is None or fresh:
             return None
         if history.has_repo(task.repo_id, task.revision, mode):
@@ -138,9 +162,15 @@ class Frontier:
         """An outcome with the time of the next attempt, where it failed."""
         return scheduled(outcome, self._history.failures.get(outcome.repo_id), self._now)
 
-    def _decided(self, tasks: Iterable[CrawlTask]) -> Iterator[tuple[CrawlTask, Skip | None]]:
-        for task in tasks:
-            skip = self.decide(task)
-            if skip is None and task.source is Source.HUB:
-                self._taken.add(fact(task.repo_id))  # it is not crawled again, listed once more or failed
-            yield task, skip
+    def _skips(self, task: CrawlTask) -> bool:
+        """Decide on a task, once. One that is to be done is known from now on: listed again, it is skipped."""
+        skip = self.decide(task)
+        if skip is not None:
+            log.debug("%s: %s", task.repo_id, skip)
+        elif task.source is Source.HUB:
+            self._taken.add(fact(task.repo_id))
+        return skip is not None
+
+
+def _same(revision: str, other: str | None) -> bool:
+    return other is not None and short_revision(revision) == short_revision(other)

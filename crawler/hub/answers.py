@@ -109,7 +109,7 @@ class RateLimit:
 class Location:
     """Where the bytes of one file are: a signed address outside the Hub, or right here for a small file.
 
-    The address is renewed in place, so that whoever holds the location need not know that it ever expires.
+    The address is renewed in place, so that its users need not know that it ever expires.
 
     Attributes:
         repo_id: the repo's final id, which differs from the one asked for after a renaming.

@@ -50,10 +50,10 @@ _EXPAND = (
 )
 _BASE_MODELS = "baseModels"  # not every version of the Hub gives it in a listing
 _PATIENCE = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 240.0, 240.0)
-"""Seconds before a page is asked for again, twelve minutes in all: a walk of hours must not end with a short outage."""
+"""Seconds before a page is asked for again, twelve minutes in all: no listing of hours ends with a short outage."""
 
 _OUT_OF_ORDER = 100
-"""So many repos in a row that changed before end a walk by the time of change; fewer may stand in the wrong place."""
+"""So many repos in a row that changed before end one by the time of change; fewer may stand in the wrong place."""
 
 _REMEMBERED = 10 * PAGE
 _LONGEST_ID = 200
@@ -99,14 +99,14 @@ def list_hub(
 ) -> Iterator[HubRepo]:
     """The repos that the Hub lists; a page is fetched when the one before is used up.
 
-    What moves along the listing while it is walked comes once, unless it comes again after ten thousand others: what is
+    What moves along the listing while it is read comes once, unless it comes again after ten thousand others: what is
     remembered must not grow with the listing.
 
     Args:
         author: of this user or organisation only.
         search: with this text in the id.
         filters: with all of these tags.
-        sort: the Hub's name of a field, the largest first; null for `createdAt`, which never changes during a walk,
+        sort: the Hub's name of a field, the largest first; null for `createdAt`, which never changes meanwhile,
             or with `since` for `lastModified`.
         limit: no more than so many.
         since: changed at this time or later, timezone-aware.
@@ -123,7 +123,7 @@ def list_hub(
         "sort": sort,
         "limit": min(limit or PAGE, PAGE),
     }
-    repos = _walk(transport, {name: value for name, value in query.items() if value})
+    repos = _listed_repos(transport, {name: value for name, value in query.items() if value})
     return islice(_changed_since(repos, since, in_order=sort == "lastModified"), limit)
 
 
@@ -188,8 +188,8 @@ def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckp
     return checkpoints
 
 
-def _walk(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo]:
-    """All pages, without what the last ones held already: a walk along a field that changes meets some repos again."""
+def _listed_repos(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo]:
+    """All pages, without what the last ones held already: sorted by a field that changes, some repos come again."""
     fields = [*_EXPAND, _BASE_MODELS]
     page: str | None = "api/models"
     params: dict[str, Any] | None = {**query, "expand": fields}
@@ -220,7 +220,7 @@ def _walk(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo
 
 
 def _changed_since(repos: Iterator[HubRepo], since: datetime | None, *, in_order: bool) -> Iterator[HubRepo]:
-    """Those changed since; in order the walk ends, but not for a few that are out of it, as where a listing lags."""
+    """Those changed since; in order the listing ends, but not for a few that are out of it, as where a listing lags."""
     older = 0
     for repo in repos:
         changed = repo.metadata.last_modified

@@ -186,7 +186,7 @@ def test_what_is_forgotten_during_a_crawl_comes_back_only_by_name(
     answer, forgotten = night.hub.answer, threading.Event()
 
     def forgetting(request: Request) -> Response:
-        # The ledger is loaded, and the repo is not yet read.
+        # The history is loaded, and the repo is not yet read.
         if request.path.startswith("/api/models") and not forgotten.is_set():
             forgotten.set()
             with provenance.open(night.database.store.path) as other:
