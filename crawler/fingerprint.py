@@ -23,7 +23,7 @@ from provenance.crawler.formats.safetensors import PREFIX_BYTES, header_stop, pa
 from provenance.crawler.plan import SampleSize, plan_matrices, plan_ranges
 from provenance.crawler.sample import weight_sample
 from provenance.crawler.scan import scan_matrices
-from provenance.schemas.enums import Mode
+from provenance.schemas.enums import Mode, Stage
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId
 from provenance.schemas.protocols import TensorReader
@@ -121,7 +121,7 @@ def _refuse_impossible(entries: Sequence[TensorEntry], repo: str) -> None:
             raise WeightsError(
                 f"{repo}: tensor {entry.name!r} in {entry.file} has the shape {list(entry.shape)[:4]}, and no tensor "
                 "is that long; write the file anew",
-                stage="header",
+                stage=Stage.HEADER,
             )
 
 

@@ -11,18 +11,19 @@ from provenance import maintenance as upkeep
 from provenance.indexer.store.store import Store
 from provenance.lookup import Lookup
 from provenance.schemas.errors import IndexMissingError
-from provenance.settings import CrawlOptions, HubListing, store_path
+from provenance.settings import store_path
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from provenance.crawler.engine.engine import Progress
+    from provenance.crawler.engine.options import CrawlOptions, HubListing
+    from provenance.crawler.engine.summary import CrawlSummary
     from provenance.indexer.dossier import Dossier
     from provenance.indexer.store.transfer import Taken
-    from provenance.journal import RunSummary
     from provenance.query.engine import Answer
     from provenance.query.evidence.pair import Pair
-    from provenance.run import Progress
 
 
 def open_database(store: str | os.PathLike[str] | None = None, *, create: bool = False) -> Database:
@@ -63,7 +64,7 @@ class Database:
         progress: Progress | None = None,
         *,
         listing: HubListing | None = None,
-    ) -> RunSummary:
+    ) -> CrawlSummary:
         """Crawl local folders and repos of a hub into the store; see `provenance crawl --help`.
 
         Raises:
@@ -72,7 +73,7 @@ class Database:
         from provenance.ingest import crawl
 
         try:
-            return crawl(self.store, list(sources), options or CrawlOptions(), listing, progress)
+            return crawl(self.store, sources, options, listing, progress)
         finally:
             self._lookup.refresh()
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from provenance.indexer.store.store import Store
 from provenance.schemas.errors import CheckpointError, IndexMissingError, SourceError, UnknownModelError
-from provenance.settings import CrawlOptions
 
 if TYPE_CHECKING:
+    from provenance.crawler.engine.options import CrawlOptions
     from provenance.indexer.dossier import Dossier
     from provenance.indexer.generation import Generation
     from provenance.query.evidence.pair import Subject
@@ -118,13 +118,13 @@ class Lookup:
 
         if not Path(path).exists():
             raise UnknownModelError(f"{path}: no such folder")
-        return _only(path, fingerprint_local(Path(path), options or CrawlOptions()))
+        return _only(path, fingerprint_local(Path(path), options))
 
     def _from_hub(self, repo: str, options: CrawlOptions | None) -> Dossier:
         from provenance.ingest import fingerprint_named
 
         try:
-            found = fingerprint_named(repo, options or CrawlOptions())
+            found = fingerprint_named(repo, options)
         except (CheckpointError, SourceError) as error:
             raise UnknownModelError(
                 f"{repo}: not in the store ({self.store.path}), no folder, and not to be had from the hub ({error})"

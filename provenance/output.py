@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from provenance.schemas.enums import Status
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from provenance.crawler.engine.summary import CrawlSummary
     from provenance.crawler.hub.transport import HubTransport
-    from provenance.journal import RunSummary
     from provenance.schemas.records import Outcome
 
 LINE_SECONDS = 60.0
@@ -201,8 +203,8 @@ class CrawlProgress:
     def visited(self, outcome: Outcome) -> None:
         self._done += 1
         self._bytes += outcome.bytes_read
-        self._failed += outcome.status == "failed"
-        self._skipped += outcome.status == "skipped"
+        self._failed += outcome.status == Status.FAILED
+        self._skipped += outcome.status == Status.SKIPPED
         self._show()
 
     def passed(self, listed: int) -> None:
@@ -229,7 +231,7 @@ class CrawlProgress:
             click.echo(f"{self._done} visited  {facts}", err=True)
 
 
-def report_run(summary: RunSummary) -> None:
+def report_crawl(summary: CrawlSummary) -> None:
     """Say on stderr what a crawl did; every failure has one line."""
     for outcome in summary.failures[:20]:
         click.echo(f"failed: {clean(outcome.message)}", err=True)

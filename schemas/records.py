@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from provenance.schemas.enums import Reason, Source, Stage, Status
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from provenance.schemas.enums import Mode, Source
+    from provenance.schemas.enums import Mode
     from provenance.schemas.identity import CheckpointId
     from provenance.schemas.roles import Role
 
@@ -47,12 +49,13 @@ class RepoMetadata:
 
 @dataclass(frozen=True, slots=True)
 class ListedCheckpoint:
-    """One checkpoint to visit: its identity, the files that hold its weights, and what was listed about it.
+    """One checkpoint to crawl: its identity, the files that hold its weights, and what was listed about it.
 
     `revision` inside `identity` is null-like (`"0"`) for a local folder without a listed sha until its
     content digest is known. `weight_files` are in shard order. `config_file` is `config.json`, or
     Meta's `params.json`, or null. `config` is what a hub's listing says of it (model type, architectures): enough where
-    names and shapes settle the roles, and then the file is not read.
+    names and shapes settle the roles, and then the file is not read. `commit` is the whole hash of the revision, null
+    where no commit is known.
     """
 
     identity: CheckpointId
@@ -62,6 +65,7 @@ class ListedCheckpoint:
     config_file: str | None = None
     metadata: RepoMetadata = field(default_factory=RepoMetadata)
     config: Mapping[str, object] | None = field(default=None, hash=False)
+    commit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,21 +179,64 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one visit ended: a row of `outcomes`."""
+    """How one attempt to fingerprint a checkpoint ended: a row of `outcomes`. `error` is the class of the error."""
 
     repo_id: str
     revision: str | None
-    status: str
-    stage: str | None = None
+    status: Status
+    stage: Stage | None = None
     error: str | None = None
     message: str | None = None
-    reason: str | None = None
-    source: str | None = None
+    reason: Reason | None = None
+    source: Source | None = None
     attempts: int = 1
     next_attempt_at: datetime | None = None
     bytes_read: int = 0
     requests: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierFailure:
+    """The last attempt at a repo of a hub, which failed.
+
+    Attributes:
+        revision: of the repo, null where it was not known.
+        reason: why it failed.
+        attempts: failed ones in a row.
+        next_attempt_at: when to try again, null for not before the repo changes.
+        listings: keys of the listings in whose crawls the repo was ever tried.
+    """
+
+    revision: str | None
+    reason: Reason | None
+    attempts: int
+    next_attempt_at: datetime | None
+    listings: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class CrawlRun:
+    """One crawl at its start or at its end: a row of `runs`. `arguments` and `budgets` are JSON."""
+
+    run_id: str
+    started_at: datetime
+    finished_at: datetime | None
+    source: str
+    arguments: str
+    listed: int
+    fingerprinted: int
+    skipped: int
+    failed: int
+    bytes_read: int
+    api_requests: int
+    resolve_requests: int
+    range_requests: int
+    waited: float
+    budgets: str
+    listing: str | None
+    watermark: datetime | None
+    stopped: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.schemas.enums import Stage
 from provenance.schemas.errors import CheckpointError
 
 _FLOAT8 = {
@@ -68,11 +69,12 @@ def decode(data: bytes | memoryview, dtype: str) -> NDArray[np.float32] | NDArra
         CheckpointError: the dtype is not one that `is_numeric`, or `data` ends inside an element.
     """
     if dtype not in _STORED:
-        raise CheckpointError(f"dtype {dtype} is stored but its numbers are not read", stage="statistics")
+        raise CheckpointError(f"dtype {dtype} is stored but its numbers are not read", stage=Stage.STATISTICS)
     kind = np.dtype(_STORED[dtype])
     if len(data) % kind.itemsize:
         raise CheckpointError(
-            f"{len(data):,} bytes are no whole number of {dtype} elements of {kind.itemsize} bytes", stage="statistics"
+            f"{len(data):,} bytes are no whole number of {dtype} elements of {kind.itemsize} bytes",
+            stage=Stage.STATISTICS,
         )
     stored = np.frombuffer(data, kind)
     if dtype in ("F64", "F32"):

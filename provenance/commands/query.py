@@ -59,12 +59,14 @@ def query(
     """
     from provenance import open as open_database
     from provenance.output import choose_format, print_json, print_rows
-    from provenance.settings import CrawlOptions
 
+    options = None
+    if mode is not None or sample != "default":  # the query of a stored model needs no crawler
+        from provenance.crawler.engine.options import CrawlOptions
+
+        options = CrawlOptions(mode, sample)
     with open_database(store) as database:
-        answer = database.query(
-            model, k=k, spec=spec, min_probability=min_probability, save=save, options=CrawlOptions(mode, sample)
-        )
+        answer = database.query(model, k=k, spec=spec, min_probability=min_probability, save=save, options=options)
     chosen = choose_format(output)
     if chosen == "json":
         print_json(answer)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 import provenance
+from provenance.crawler.engine.options import CrawlOptions
 from provenance.database import Database
 from provenance.indexer.build import build_index, load_dossiers
 from provenance.indexer.dossier import FACT, META_COLUMNS, Dossier, dossier_of, sketch_cells
@@ -24,7 +25,6 @@ from provenance.indexer.signature import SPEC, signature, sketch
 from provenance.ingest import fingerprint_local
 from provenance.schemas.errors import IndexMissingError, ProvenanceError, StoreCorruptError, UnknownModelError
 from provenance.schemas.sampling import SAMPLE_CELLS
-from provenance.settings import CrawlOptions
 from tests.conftest import LLAMA_CONFIG, llama, trained
 from tests.support import layouts
 from tests.support.layouts import Layout

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from provenance.crawler.engine.options import CrawlOptions
 from provenance.indexer.dossier import Dossier, dossier_of
 from provenance.ingest import fingerprint_local
 from provenance.query.engine import answer
 from provenance.query.statistics.background import Background
-from provenance.settings import CrawlOptions
 from tests.conftest import Tensors, llama, trained
 from tests.support.dossiers import dossier, layers_of, mapped
 

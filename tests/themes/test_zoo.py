@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from provenance.crawler.engine.options import CrawlOptions
 from provenance.database import Database, open_database
 from provenance.query.evaluation.truth import Truth, read_truth
-from provenance.settings import CrawlOptions
 from tests.conftest import ZOO
 
 MODELS, LINEAGE = ZOO / "models", ZOO / "lineage.csv"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import provenance
+from provenance.crawler.engine.options import CrawlOptions, HubListing
 from provenance.demo_hub import HubRepo, LoopbackHub, MemoryFile, folder_repos
-from provenance.settings import CrawlOptions, HubListing
 from tests.support.malformed import malformed_files
 
 MINIATURE = Path(provenance.__file__).parent / "miniature"

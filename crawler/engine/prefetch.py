@@ -1,4 +1,4 @@
-"""An iterator that runs in a thread of its own, some items ahead of whoever takes them."""
+"""An iterator that runs in a thread of its own, some items ahead of the one who takes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 _POLL = 0.2  # seconds
 
 
-class Ahead(Generic[T]):
+class Prefetch(Generic[T]):
     """Items of `source`, at most `size` ahead. Once `stop` is set no further one is asked for.
 
     Attributes:
