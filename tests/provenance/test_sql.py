@@ -85,7 +85,7 @@ def test_sql_limit(run: Run) -> None:
 
 def test_sql_ships_queries_that_run(run: Run) -> None:
     listed = run("sql", "--list").out.splitlines()
-    names = sorted(path.stem for path in (ROOT / "query" / "sql").glob("*.sql"))
+    names = sorted(path.stem for path in (ROOT / "provenance" / "query" / "sql").glob("*.sql"))
     assert [line.split()[0] for line in listed] == names
     assert all(len(line.split()) > 3 for line in listed)
     for name in names:
