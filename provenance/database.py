@@ -242,6 +242,15 @@ class Database:
         finally:
             self._lookup.refresh()
 
+    def verify(self) -> list[str]:
+        """What is wrong with the store and its index, one line each; empty when both are sound.
+
+        Reads every byte of every live part and of the live index, in pieces.
+        """
+        from provenance.indexer.check_index import index_problems
+
+        return [*self.store.verify(), *index_problems(self.store.index_path)]
+
     def show(self, model: str) -> dict[str, Any]:
         """What is known of a model: metadata, roles, curves.
 

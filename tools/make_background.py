@@ -18,7 +18,7 @@ from provenance.query.evidence import LINES, SUPPORTING
 from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.statistics.background import key, stratum
 
-TARGET = Path(__file__).resolve().parents[1] / "query" / "statistics" / "background.json"
+TARGET = Path(__file__).resolve().parents[1] / "provenance" / "query" / "statistics" / "background.json"
 
 
 def main(store: str, repos: list[str]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.query.statistics.nnls import nnls
+
 UNEXPLAINED = 0.1
 """Share of the change's energy that may be left over."""
 
@@ -20,7 +22,7 @@ def merge_weights(
     """Weights of the relatives that the model was merged from.
 
     With the oldest relative as reference R, the change `model - R` is regressed on the changes of the others without
-    an intercept, weights not negative (Lawson & Hanson 1974, ch. 23). A merge leaves nearly nothing over and
+    an intercept, weights not negative. A merge leaves nearly nothing over and
     gives weight to at least two, the reference counted with what is missing to 1 (task arithmetic, arXiv 2212.04089).
 
     Args:
@@ -44,8 +46,6 @@ def merge_weights(
     energy = float(change @ change)
     if energy == 0:
         return found
-    from scipy.optimize import nnls  # only families of three or more pay for this import
-
     weights, residual = nnls((relatives[others] - relatives[reference])[:, use].T, change)
     shares = {reference: 1 - float(weights.sum())} | dict(zip(others, map(float, weights), strict=True))
     merged = {i: share for i, share in shares.items() if share >= MIN_WEIGHT}
