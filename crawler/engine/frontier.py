@@ -147,7 +147,7 @@ class Frontier:
 
     def take_in(self, task: CrawlTask, fingerprint: Fingerprint) -> Skip | None:
         """Decide on a fingerprint that was made: only reading may have told what it is of. A new one is known now."""
-        checkpoint_id = str(fingerprint.checkpoint["checkpoint_id"])
+        checkpoint_id = fingerprint.checkpoint.checkpoint_id
         skip = self.decide(task, checkpoint_id)
         self._made.add(fact(checkpoint_id, self._options.mode_of(task.source)))
         return skip

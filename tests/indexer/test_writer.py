@@ -39,7 +39,7 @@ def results(write_repo: Callable[..., Path]) -> list[tuple[Outcome, Fingerprint 
     found: list[tuple[Outcome, Fingerprint | None]] = []
     for i in range(4):
         (made,) = fingerprint_local(write_repo(f"org/model-{i}", tiny(i)))
-        repo_id = str(made.checkpoint["repo_id"])
+        repo_id = made.checkpoint.repo_id
         found.append((Outcome(repo_id, None, Status.DONE, source=Source.LOCAL, seconds=0.5), made))
     return found
 
@@ -96,7 +96,7 @@ def test_what_is_committed_is_an_outcome_and_a_fingerprint(store: Store, results
     assert one["run_id"] == other["run_id"] == writer.run_id
     assert stored(store) == ["org/model-0"]
     assert store.verify() == []
-    assert History(store, now=STARTED).has_checkpoint(str(results[0][1].checkpoint["checkpoint_id"]), Mode.FULL)
+    assert History(store, now=STARTED).has_checkpoint(results[0][1].checkpoint.checkpoint_id, Mode.FULL)
     writer.commit()
     assert len(rows(store, "outcomes")) == 2  # once
 
