@@ -1,7 +1,7 @@
 """What commands print about the miniature family, held against files: keys, their order, words, values, layout.
 
-`GOLDEN=write pytest tests/provenance/test_golden.py` writes the files anew. Masked are times, names that differ from run
-to run, and sizes on disk. The last digits of floats depend on the machine and may differ.
+`GOLDEN=write pytest tests/provenance/test_golden.py` writes the files anew. Masked are times, names that differ from
+run to run, and sizes on disk. The last digits of floats depend on the machine and may differ.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ CASES = {
     "compare-child-parent.json": ("compare", CHILD, PARENT),
     "compare-shorter-stranger.json": ("compare", SHORTER, STRANGER),
     "compare-child-shorter.table": ("compare", CHILD, SHORTER),
+    "compare-child-parent.table": ("compare", CHILD, PARENT),
     "show-child.json": ("show", CHILD),
     "show-folder.json": ("show", FOLDER),
     "show-child.table": ("show", CHILD),
