@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from provenance.indexer.dossier import META_COLUMNS, WEIGHTS_SUFFIX, Dossier, facts_of, meta_of, sketch_cells
+from provenance.indexer.dossier import WEIGHTS_SUFFIX, Dossier, facts_of, sketch_cells
 from provenance.indexer.dossier_file import DossierFile
+from provenance.indexer.dossier_meta import META_COLUMNS, meta_of
 from provenance.indexer.generation import (
     CURRENT,
     GENERATION_MANIFEST,
@@ -172,13 +173,13 @@ def _store_signatures(store: Store, manifest: Manifest, dossiers: Sequence[Dossi
     have = {(row["fingerprint_id"], row["spec"]) for row in known}
     rows: list[dict[str, object]] = [
         {
-            "fingerprint_id": dossier.meta["fingerprint_id"],
+            "fingerprint_id": dossier.meta.fingerprint_id,
             "checkpoint_id": dossier.checkpoint_id,
             "spec": spec,
             "vector": vector,
         }
         for dossier, vector in zip(dossiers, vectors, strict=True)
-        if (dossier.meta["fingerprint_id"], spec) not in have
+        if (dossier.meta.fingerprint_id, spec) not in have
     ]
     if rows:
         signatures: pa.Table = tables.from_rows("signatures", rows)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.indexer.dossier_meta import META_COLUMNS, DossierMeta, meta_of
 from provenance.schemas.roles import ATTENTION, LAYER_MATRICES, MAIN_STACK, ROLE_CODE, VECTORS, Role
 from provenance.schemas.sampling import SAMPLED_EXPERTS, SEQUENCE_LENGTH, matrix_cells
 
@@ -43,33 +44,6 @@ FACT = np.dtype(
 
 WEIGHTS_SUFFIX = ".safetensors"
 
-META_COLUMNS = (
-    "checkpoint_id",
-    "fingerprint_id",
-    "repo_id",
-    "revision",
-    "subfolder",
-    "variant",
-    "created_at",
-    "license",
-    "declared_parents",
-    "declared_relation",
-    "architecture",
-    "model_type",
-    "n_layers",
-    "hidden_size",
-    "n_heads",
-    "n_kv_heads",
-    "n_parameters",
-    "dtype",
-    "quantization",
-    "mode",
-    "sample_version",
-    "content_digest",
-    "resolved",
-    "adapter",
-)
-
 _STATISTICS = ("mean", "std", "std_error", "skewness", "kurtosis")
 _TENSOR_COLUMNS = ("role", "layer", "expert", "shape", "digest", *_STATISTICS)
 _ENTRY_COLUMNS = ("offset", "count", "exponent")
@@ -88,22 +62,22 @@ class Dossier:
     """What a query needs to know of one checkpoint.
 
     Attributes:
-        meta: the columns of `META_COLUMNS` (times as ISO strings) and `sha256`, the digests of its weight files.
+        meta: what was listed, declared and found of it.
         facts: `[n]` of dtype `FACT`, ordered by role, layer, expert.
         values: float16 `[<= 16384]` sample values, scaled by each fact's exponent.
     """
 
-    meta: Mapping[str, Any]
+    meta: DossierMeta
     facts: NDArray[np.void]
     values: NDArray[np.float16] = field(repr=False)
 
     @property
     def repo_id(self) -> str:
-        return str(self.meta["repo_id"])
+        return self.meta.repo_id
 
     @property
     def checkpoint_id(self) -> str:
-        return str(self.meta["checkpoint_id"])
+        return self.meta.checkpoint_id
 
     def curve(self, role: Role, statistic: str = "std") -> NDArray[np.float64]:
         """One statistic of one dense role over the layers, in layer order `[n_layers]`."""
@@ -224,15 +198,6 @@ def dossier_of(fingerprint: Fingerprint) -> Dossier:
 def is_weights(path: str) -> bool:
     """Whether a listed file holds weights: strangers may well share a config."""
     return path.endswith(WEIGHTS_SUFFIX)
-
-
-def meta_of(checkpoint: Mapping[str, Any], sha256: Sequence[str | None]) -> dict[str, Any]:
-    """The metadata of a dossier from a row of `checkpoints` and the digests of its files."""
-    meta = {name: checkpoint.get(name) for name in META_COLUMNS}
-    created = meta["created_at"]
-    meta["created_at"] = None if created is None else created.isoformat()
-    meta["sha256"] = sorted(digest for digest in sha256 if digest)
-    return meta
 
 
 def facts_of(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.void]:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.indexer.dossier_file import DossierFile, map_array
+from provenance.indexer.dossier_meta import DossierMeta
 from provenance.indexer.vectors import open_index
 from provenance.schemas.errors import IndexMissingError, StoreCorruptError
 
@@ -129,16 +130,16 @@ def key_hash(kind: str, text: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(f"{kind}:{text}".encode(), digest_size=8).digest(), "little"))
 
 
-def names_of(meta: Mapping[str, Any]) -> set[tuple[str, str]]:
+def names_of(meta: DossierMeta) -> set[tuple[str, str]]:
     """Everything a checkpoint can be found under, as `(kind, text)`."""
-    names = {("id", meta["checkpoint_id"]), ("repo", meta["repo_id"]), ("content", meta["content_digest"])}
-    names.add(("fingerprint", meta["fingerprint_id"]))
-    names |= {("sha256", digest) for digest in meta["sha256"]}
-    names |= {("parent", parent) for parent in meta["declared_parents"] or ()}
+    names = {("id", meta.checkpoint_id), ("repo", meta.repo_id), ("content", meta.content_digest)}
+    names.add(("fingerprint", meta.fingerprint_id))
+    names |= {("sha256", digest) for digest in meta.sha256}
+    names |= {("parent", parent) for parent in meta.declared_parents or ()}
     return {(kind, text) for kind, text in names if text}
 
 
-def keys_of(metas: Iterable[Mapping[str, Any]]) -> NDArray[np.void]:
+def keys_of(metas: Iterable[DossierMeta]) -> NDArray[np.void]:
     """The hash table behind `Generation.find`, sorted by hash."""
     found = [(key_hash(*name), row) for row, meta in enumerate(metas) for name in names_of(meta)]
     return np.array(sorted(found), dtype=KEY) if found else np.zeros(0, dtype=KEY)

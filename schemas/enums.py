@@ -54,6 +54,17 @@ class Relation(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Null(StrEnum):
+    """What a line of evidence is held against: how it is distributed over unrelated pairs."""
+
+    THEORETICAL = "theoretical"
+    """Known from the statistic itself."""
+    EMPIRICAL = "empirical"
+    """Known from the scores of unrelated pairs alone: no p-value is below 1 / (n + 1)."""
+    NONE = "none"
+    """Not known: the line describes."""
+
+
 class Mode(StrEnum):
     """How much of a checkpoint is read."""
 

@@ -237,19 +237,3 @@ class CrawlRun:
     listing: str | None
     watermark: datetime | None
     stopped: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """One measured line of argument about a pair of checkpoints.
-
-    `p_value` is null where the line has no null distribution (descriptive lines); `log10_p` keeps what
-    a float cannot. `n` is the number of cells, layers or tensors compared.
-    """
-
-    kind: str
-    value: float | None
-    p_value: float | None
-    log10_p: float | None
-    n: int
-    note: str = ""

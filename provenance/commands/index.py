@@ -32,4 +32,4 @@ def index(store: str | None, kind: str, spec: str) -> None:
 
     with open_database(store) as database:
         built = database.index(kind=kind, spec=spec)
-    click.echo(f"indexed {built['checkpoints']} checkpoints ({built['spec']}) as {built['generation']}", err=True)
+    click.echo(f"indexed {built.checkpoints} checkpoints ({built.spec}) as {built.generation}", err=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provenance.indexer.dossier import Dossier
+from provenance.indexer.dossier_meta import DossierMeta
 from provenance.query.evidence.pair import Pair
 from provenance.query.statistics.alignment import Slopes
 from provenance.query.statistics.grid import matrices
+from provenance.schemas.enums import Direction
 from provenance.schemas.roles import ROLE_CODE, Role
 from provenance.schemas.sampling import SEQUENCE_LENGTH
 
@@ -27,15 +28,15 @@ CARRIED_SLOPE, CARRIED_CORRELATION = 0.85, 0.5
 """A checkpoint lies on the way from the reference to the model when its change is carried on (see `carries`)."""
 
 
-def older(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool | None:
+def older(a: DossierMeta, b: DossierMeta) -> bool | None:
     """Whether `a` was created before `b`; null when a date is missing or they are equal."""
-    first, second = a["created_at"], b["created_at"]
+    first, second = a.created_at, b.created_at
     if first is None or second is None or first == second:
         return None
-    return bool(first < second)
+    return first < second
 
 
-def pair_direction(pair: Pair) -> str:
+def pair_direction(pair: Pair) -> Direction:
     """What the candidate is to the model: `parent`, `child` or `unknown`.
 
     Dates of creation decide where both are known, then what the cards declare, then structure (the one with zeros
@@ -46,21 +47,21 @@ def pair_direction(pair: Pair) -> str:
     model, candidate = pair.a.dossier.meta, pair.b.dossier.meta
     first = older(candidate, model)
     if first is not None:
-        return "parent" if first else "child"
-    if candidate["repo_id"] in (model["declared_parents"] or ()):
-        return "parent"
-    if model["repo_id"] in (candidate["declared_parents"] or ()):
-        return "child"
+        return Direction.PARENT if first else Direction.CHILD
+    if candidate.repo_id in (model.declared_parents or ()):
+        return Direction.PARENT
+    if model.repo_id in (candidate.declared_parents or ()):
+        return Direction.CHILD
     found = pair.slopes
     if found is None or found.equal:
-        return "unknown"
+        return Direction.UNKNOWN
     if abs(found.zeros_a - found.zeros_b) > ZEROS:
-        return "parent" if found.zeros_a > found.zeros_b else "child"
+        return Direction.PARENT if found.zeros_a > found.zeros_b else Direction.CHILD
     routed = [bool(np.any(s.dossier.facts["role"] == ROLE_CODE[Role.ROUTER])) for s in (pair.a, pair.b)]
     if routed[0] != routed[1]:
         # Experts that resemble each other were copied from one dense block; otherwise the dense model was cut out.
         upcycled = experts_agree((pair.a if routed[0] else pair.b).dossier)
-        return "parent" if routed[0] == upcycled else "child"
+        return Direction.PARENT if routed[0] == upcycled else Direction.CHILD
     return _from_slopes(found)
 
 
@@ -77,13 +78,13 @@ def experts_agree(dossier: Dossier) -> bool:
     return bool(np.mean(standard[expert == 0][first] * standard[expert == 1][second]) > EXPERTS_AGREE)
 
 
-def _from_slopes(found: Slopes) -> str:
+def _from_slopes(found: Slopes) -> Direction:
     gap = abs(found.a_on_b - 1) - abs(found.b_on_a - 1)
     if gap > MIN_GAP and found.nearer_a >= CONSISTENT:
-        return "child"
+        return Direction.CHILD
     if gap < -MIN_GAP and found.nearer_a <= 1 - CONSISTENT:
-        return "parent"
-    return "unknown"
+        return Direction.PARENT
+    return Direction.UNKNOWN
 
 
 def frame(pairs: Sequence[Pair]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.query.evidence import CONVICTING, SUPPORTING, gather
+from provenance.indexer.dossier_meta import DossierMeta
 from provenance.query.evidence.pair import Pair
-from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, outlies, probability
+from provenance.query.evidence.registry import CONVICTING, SUPPORTING, gather
+from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, outlies, probability, to_p
 from provenance.query.verdict.direction import carries, frame, pair_direction
 from provenance.query.verdict.merge import merge_weights
 from provenance.query.verdict.relation import relation_of
-from provenance.schemas.records import Evidence
+from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
+from provenance.schemas.results import Evidence
 
 ALPHA = 1e-3
 """Family-wise level: the chance that a query accuses any stranger of the whole store."""
@@ -36,14 +38,14 @@ MIN_MATRICES = 4
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A candidate with everything claimed about it; field names are the JSON keys of `provenance query`."""
+class Assessment:
+    """A pair with everything claimed about its candidate; `schemas.results.Candidate` says what each field means."""
 
     pair: Pair = field(repr=False)
     evidence: tuple[Evidence, ...]
-    verdict: str
-    direction: str
-    relation: str
+    verdict: Verdict
+    direction: Direction
+    relation: Relation
     log10_p: float
     log10_p_adjusted: float
     probability: float
@@ -52,11 +54,29 @@ class Candidate:
     merge_weight: float | None = None
 
     @property
+    def meta(self) -> DossierMeta:
+        """What is known of the candidate."""
+        return self.pair.b.dossier.meta
+
+    @property
     def repo_id(self) -> str:
-        return self.pair.b.dossier.repo_id
+        return self.meta.repo_id
+
+    @property
+    def p_value(self) -> float:
+        return to_p(self.log10_p)
+
+    @property
+    def p_adjusted(self) -> float:
+        return to_p(self.log10_p_adjusted)
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the two have a common origin."""
+        return self.verdict in (Verdict.DERIVED, Verdict.RELATED)
 
 
-def assess(pair: Pair, n_store: int) -> Candidate:
+def assess(pair: Pair, n_store: int) -> Assessment:
     """Examine one pair by itself; `settle` then looks at all relatives together."""
     evidence = tuple(gather(pair))
     lines = [e.log10_p for e in evidence if e.kind in CONVICTING and e.log10_p is not None]
@@ -67,23 +87,23 @@ def assess(pair: Pair, n_store: int) -> Candidate:
     comparable = judgeable(pair) and bool(lines)
     kin = comparable and adjusted <= math.log10(ALPHA)
     if kin:
-        verdict = "related"
+        verdict = Verdict.RELATED
     elif not comparable or adjusted <= math.log10(SUSPICION) or _out_of_line(pair, evidence):
-        verdict = "inconclusive"
+        verdict = Verdict.INCONCLUSIVE
     else:
-        verdict = "unrelated"
-    direction = pair_direction(pair) if kin else "unknown"
-    return Candidate(
+        verdict = Verdict.UNRELATED
+    direction = pair_direction(pair) if kin else Direction.UNKNOWN
+    return Assessment(
         pair,
         evidence,
         verdict,
         direction,
-        relation_of(pair, direction) if kin else "unknown",
+        relation_of(pair, direction) if kin else Relation.UNKNOWN,
         log10_p,
         adjusted,
         probability(log10_p, n_store) if comparable else 0.0,
         _score(pair) if comparable else 0.0,
-        pair.b.dossier.repo_id in (pair.a.dossier.meta["declared_parents"] or ()),
+        pair.b.dossier.repo_id in (pair.a.dossier.meta.declared_parents or ()),
     )
 
 
@@ -92,63 +112,66 @@ def judgeable(pair: Pair) -> bool:
     return all(len(subject.dossier.matrices.facts) >= MIN_MATRICES for subject in (pair.a, pair.b))
 
 
-def settle(candidates: Sequence[Candidate]) -> list[Candidate]:
+def settle(assessments: Sequence[Assessment]) -> list[Assessment]:
     """Tell ancestors from siblings among the relatives, and rank all candidates.
 
     Order: ancestors by how good a parent each is, then relatives, then undecided, then strangers; equal scores
     (copies) by date of creation, then name.
     """
-    kin = [c for c in candidates if c.verdict == "related"]
-    settled = [c for c in candidates if c.verdict != "related"]
+    kin = [a for a in assessments if a.verdict is Verdict.RELATED]
+    settled = [a for a in assessments if a.verdict is not Verdict.RELATED]
     if kin:
-        model, laid = frame([c.pair for c in kin])
-        weights = merge_weights(model, laid, [_created(c) if c.direction == "parent" else None for c in kin])
-        for i, candidate in enumerate(kin):
+        model, laid = frame([a.pair for a in kin])
+        created = [a.meta.created_at if a.direction is Direction.PARENT else None for a in kin]
+        weights = merge_weights(model, laid, created)
+        for i, one in enumerate(kin):
             if weights[i] is None:
                 settled.append(_place(i, kin, model, laid))
             else:
-                settled.append(replace(candidate, verdict="derived", relation="merge", merge_weight=weights[i]))
+                settled.append(replace(one, verdict=Verdict.DERIVED, relation=Relation.MERGE, merge_weight=weights[i]))
     return sorted(settled, key=_rank)
 
 
-def model_verdict(candidates: Sequence[Candidate], *, judgeable: bool) -> str:
-    """`derived`, `no-parent-found` or `inconclusive`, from the settled candidates."""
-    if any(c.verdict == "derived" for c in candidates):
-        return "derived"
-    kin = [c for c in candidates if c.verdict == "related"]
-    undecided = any(c.direction == "unknown" for c in kin) or (
-        not kin and any(c.verdict == "inconclusive" and judged(c) for c in candidates)
+def model_verdict(assessments: Sequence[Assessment], *, judgeable: bool) -> ModelVerdict:
+    """What is claimed of the model, from the settled candidates."""
+    if any(a.verdict is Verdict.DERIVED for a in assessments):
+        return ModelVerdict.DERIVED
+    kin = [a for a in assessments if a.verdict is Verdict.RELATED]
+    undecided = any(a.direction is Direction.UNKNOWN for a in kin) or (
+        not kin and any(a.verdict is Verdict.INCONCLUSIVE and judged(a) for a in assessments)
     )
-    return "inconclusive" if undecided or not judgeable else "no-parent-found"
+    return ModelVerdict.INCONCLUSIVE if undecided or not judgeable else ModelVerdict.NO_PARENT_FOUND
 
 
-def judged(candidate: Candidate) -> bool:
+def judged(assessment: Assessment) -> bool:
     """Whether the candidate itself could be examined."""
-    return judgeable(candidate.pair)
+    return judgeable(assessment.pair)
 
 
-def _place(i: int, kin: Sequence[Candidate], model: NDArray[np.float64], laid: NDArray[np.float64]) -> Candidate:
+def _place(i: int, kin: Sequence[Assessment], model: NDArray[np.float64], laid: NDArray[np.float64]) -> Assessment:
     """Settle the direction of one relative by itself, then by the other relatives."""
     me = kin[i]
     found = me.pair.slopes
-    if found is not None and found.equal and me.direction == "unknown":
-        return replace(me, verdict="derived")
-    if me.direction == "unknown" or found is None:
+    if found is not None and found.equal and me.direction is Direction.UNKNOWN:
+        return replace(me, verdict=Verdict.DERIVED)
+    if me.direction is Direction.UNKNOWN or found is None:
         return me
     # Slope of the younger on the older: `a` is the model, `b` the candidate.
-    older, younger = (found.a_on_b, found.b_on_a) if me.direction == "parent" else (found.b_on_a, found.a_on_b)
+    older, younger = (found.a_on_b, found.b_on_a) if me.direction is Direction.PARENT else (found.b_on_a, found.a_on_b)
     symmetric = older - younger < ASYMMETRY
     if older < CARRIED_PARTLY or (symmetric and (older < CARRIED_OVER or _norms_differ(me))):
-        return replace(me, direction="sibling", relation="unknown")
+        return replace(me, direction=Direction.SIBLING, relation=Relation.UNKNOWN)
     for j, other in enumerate(kin):
         if j != i and _separates(other, laid[j], me, laid[i], model):
-            order = _order(other, me)
-            if order != "after":
-                return replace(me, direction="sibling" if order == "before" else "unknown", relation="unknown")
-    return replace(me, verdict="derived") if me.direction == "parent" else me
+            # What the other is to the candidate.
+            order = pair_direction(Pair(me.pair.b, other.pair.b))
+            if order is not Direction.CHILD:
+                direction = Direction.SIBLING if order is Direction.PARENT else Direction.UNKNOWN
+                return replace(me, direction=direction, relation=Relation.UNKNOWN)
+    return replace(me, verdict=Verdict.DERIVED) if me.direction is Direction.PARENT else me
 
 
-def _norms_differ(me: Candidate) -> bool:
+def _norms_differ(me: Assessment) -> bool:
     """Whether the norms say that the two were trained apart, however near their matrices are.
 
     Norms start constant, so all that varies in them was learnt: a light change of a trained model keeps it, while twins
@@ -159,31 +182,20 @@ def _norms_differ(me: Candidate) -> bool:
 
 
 def _separates(
-    other: Candidate,
+    other: Assessment,
     reference: NDArray[np.float64],
-    me: Candidate,
+    me: Assessment,
     mine: NDArray[np.float64],
     model: NDArray[np.float64],
 ) -> bool:
     """Whether `other` stands between model and candidate: neither carries on the change that the other made to it."""
-    if me.direction == "parent":
+    if me.direction is Direction.PARENT:
         on_the_way = carries(model, mine, reference)
         if on_the_way is None:
             # The candidate equals the other where it has layers at all: the model's further layers came from there.
             return coverage(me.pair) < coverage(other.pair)
         return not on_the_way
-    return other.direction == "parent" and carries(mine, model, reference) is False
-
-
-def _order(other: Candidate, me: Candidate) -> str:
-    """Whether `other` came `before` or `after` the candidate, or `unknown`."""
-    direction = pair_direction(Pair(me.pair.b, other.pair.b))
-    return {"parent": "before", "child": "after"}.get(direction, "unknown")
-
-
-def _created(candidate: Candidate) -> str | None:
-    created: str | None = candidate.pair.b.dossier.meta["created_at"]
-    return created
+    return other.direction is Direction.PARENT and carries(mine, model, reference) is False
 
 
 def coverage(pair: Pair) -> float:
@@ -207,20 +219,14 @@ def _out_of_line(pair: Pair, evidence: Sequence[Evidence]) -> bool:
     )
 
 
-_ORDER = {"derived": 0, "related": 1, "inconclusive": 2, "unrelated": 3}
+_ORDER = (Verdict.DERIVED, Verdict.RELATED, Verdict.INCONCLUSIVE, Verdict.UNRELATED)
 
 
-def _rank(candidate: Candidate) -> tuple[object, ...]:
-    if candidate.verdict in ("derived", "related"):
-        strength: tuple[float, ...] = (-round(candidate.score, 4),)
+def _rank(one: Assessment) -> tuple[object, ...]:
+    if one.is_relative:
+        strength: tuple[float, ...] = (-round(one.score, 4),)
     else:
-        support = max((e.value or 0.0 for e in candidate.evidence if e.kind in SUPPORTING), default=-2.0)
-        strength = (round(candidate.log10_p, 1), -support)
+        support = max((e.value or 0.0 for e in one.evidence if e.kind in SUPPORTING), default=-2.0)
+        strength = (round(one.log10_p, 1), -support)
     # What could not be examined at all stands last.
-    return (
-        not judged(candidate),
-        _ORDER[candidate.verdict],
-        strength,
-        _created(candidate) or "9999",
-        candidate.repo_id,
-    )
+    return not judged(one), _ORDER.index(one.verdict), strength, one.meta.created_at or "9999", one.repo_id

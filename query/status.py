@@ -1,25 +1,30 @@
-"""What the store holds, and what is known of one model: figures, no claims."""
+"""What a store holds, what its last crawls did, and what arrived: figures, no claims."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from provenance.indexer.dossier import Dossier
 from provenance.query.analytics import as_rows, run_sql
+from provenance.query.catalogue import Catalogue
 from provenance.schemas.errors import ProvenanceError
-from provenance.schemas.roles import ROLES
+from provenance.schemas.figures import (
+    Arrival,
+    BudgetFigures,
+    ReasonFigures,
+    RunFigures,
+    StoreFigures,
+    StoreStatus,
+    UnresolvedFigures,
+)
+from provenance.schemas.tabular import Rows
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
-FORMAT = 1
-"""Version of the JSON objects of `provenance status` and `show`."""
+    from provenance.indexer.store.store import Store
 
 _STORE = """
 select count(*) as checkpoints, count(distinct repo_id) as repos, coalesce(sum(bytes_read), 0)::bigint as bytes_read,
@@ -59,6 +64,15 @@ group by all
 order by n desc, error, reason
 limit 20
 """
+_UNRESOLVED = """
+select coalesce(model_type, '(none)') as model_type, count(*) as checkpoints, any_value(repo_id) as example,
+       any_value(notes) as notes
+from latest_checkpoints
+where not adapter and coalesce(n_layers, 0) = 0
+group by all
+order by checkpoints desc
+limit 20
+"""
 _STARTED = """
 select min(started_at) as started_at from runs
 where run_id = case when $run = 'last' then (select max(run_id) from runs) else $run end
@@ -69,47 +83,30 @@ from checkpoints
 where fingerprinted_at >= $since
 order by fingerprinted_at, checkpoint_id
 """
-_MENTIONS = """
-with mentions as (
-    select repo_id, checkpoint_id, fingerprinted_at as time from checkpoints
-    union all select repo_id, null, "at" from outcomes
-    union all select repo_id, null, examined_at from verdicts
-    union all select unnest([child, parent]), null, detected_at from lineage
-)
-select repo_id, count(checkpoint_id) as checkpoints, max(time) as newest
-from mentions where list_contains($repos, repo_id) group by repo_id
-"""
-_UNRESOLVED = """
-select coalesce(model_type, '(none)') as model_type, count(*) as checkpoints, any_value(repo_id) as example,
-       any_value(notes) as notes
-from latest_checkpoints
-where not adapter and coalesce(n_layers, 0) = 0
-group by all
-order by checkpoints desc
-limit 20
-"""
-_ROLES = """
-select stack, role, count(*) as tensors, count(distinct layer) as layers, sum(n_elements)::bigint as elements,
-       sum(n_read)::bigint as read, avg(std) as mean_std
-from tensors
-where fingerprint_id = ?
-group by stack, role
-order by stack <> 'main', stack, role = 'other', role
-"""
 
 
-def status(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+def status(store: Store, catalogue: Catalogue) -> StoreStatus:
     """Figures of the store, its last runs, reasons of what failed in the last one, and model types without roles."""
-    return {
-        "format": FORMAT,
-        "store": _rows(connection, _STORE)[0],
-        "runs": [{**run, "budgets": _budgets(run)} for run in _rows(connection, _RUNS)],
-        "reasons": _rows(connection, _REASONS),
-        "unresolved": _rows(connection, _UNRESOLVED),
+    manifest = store.manifest()
+    with store.connect(manifest) as connection:
+        (figures,) = _rows(connection, _STORE)
+        runs = [row | {"budgets": _budgets(row)} for row in _rows(connection, _RUNS)]
+        reasons, unresolved = _rows(connection, _REASONS), _rows(connection, _UNRESOLVED)
+    figures |= {
+        "path": str(store.path),
+        "unindexed": len(catalogue.unindexed),
+        "generation": catalogue.generation.name if catalogue.generation else None,
+        "bytes_on_disk": sum(part.bytes for parts in manifest.parts.values() for part in parts),
     }
+    return StoreStatus(
+        StoreFigures.from_row(figures),
+        Rows(RunFigures, map(RunFigures.from_row, runs)),
+        Rows(ReasonFigures, map(ReasonFigures.from_row, reasons)),
+        Rows(UnresolvedFigures, map(UnresolvedFigures.from_row, unresolved)),
+    )
 
 
-def arrivals(connection: duckdb.DuckDBPyConnection, since: str) -> pa.Table:
+def arrivals(connection: duckdb.DuckDBPyConnection, since: str) -> Rows[Arrival]:
     """Checkpoints fingerprinted since a date or time (ISO 8601, UTC unless it says otherwise) or the start of a run.
 
     Args:
@@ -117,8 +114,7 @@ def arrivals(connection: duckdb.DuckDBPyConnection, since: str) -> pa.Table:
         since: the time, the id of a run, or `last` for the last run.
 
     Returns:
-        one row a checkpoint, oldest first: `checkpoint_id`, `model_type`, `n_parameters`, `declared_parents`,
-        `license`, `fingerprinted_at`.
+        the checkpoints, oldest first.
 
     Raises:
         ProvenanceError: `since` is none of these.
@@ -133,42 +129,15 @@ def arrivals(connection: duckdb.DuckDBPyConnection, since: str) -> pa.Table:
             "`provenance status` lists the last runs"
         ) from error
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return connection.sql(_ARRIVALS, params={"since": time}).to_arrow_table()
-
-
-def mentions(connection: duckdb.DuckDBPyConnection, repos: Collection[str]) -> dict[str, tuple[int, datetime | None]]:
-    """Of the repos that the store says anything of: the number of checkpoints, and the time of the newest row."""
-    rows = connection.sql(_MENTIONS, params={"repos": list(repos)}).to_arrow_table().to_pylist()
-    return {row["repo_id"]: (row["checkpoints"], row["newest"]) for row in rows}
-
-
-def describe(dossier: Dossier, connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    """Metadata, roles and curves of one checkpoint, stored or not; see `docs/json.md`.
-
-    Values of a curve that were not measured are null.
-    """
-    model = {k: v for k, v in dossier.meta.items() if k not in ("fingerprint_id", "sha256")}
-    names = ("stack", "role", "tensors", "layers", "elements", "read", "mean_std")
-    if dossier.meta["fingerprint_id"] is None:
-        roles = _roles_in_memory(dossier)
-    else:
-        rows = connection.execute(_ROLES, [dossier.meta["fingerprint_id"]]).fetchall()
-        roles = [dict(zip(names, row, strict=True)) for row in rows]
-    curves = {
-        statistic: {
-            role: [float(x) if np.isfinite(x) else None for x in curve]
-            for role, curve in dossier.curves(statistic).items()
-        }
-        for statistic in ("std", "skewness", "kurtosis")
-    }
-    return {"format": FORMAT, "model": model, "roles": roles, "curves": curves}
+    rows = connection.sql(_ARRIVALS, params={"since": time}).to_arrow_table().to_pylist()
+    return Rows(Arrival, map(Arrival.from_row, rows))
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, statement: str) -> list[dict[str, Any]]:
     return as_rows(run_sql(connection, statement)[0])
 
 
-def _budgets(run: Mapping[str, Any]) -> dict[str, dict[str, float | None]] | None:
+def _budgets(run: Mapping[str, Any]) -> dict[str, BudgetFigures] | None:
     """The hub's budgets during a run, by resource: requests granted a window, its seconds, and the share used of them.
 
     Null where the hub reported none. The share is null while the run has not ended.
@@ -181,25 +150,5 @@ def _budgets(run: Mapping[str, Any]) -> dict[str, dict[str, float | None]] | Non
         if quota and window and run["finished_at"] and spent.get(resource) is not None:
             seconds = (run["finished_at"] - run["started_at"]).total_seconds()
             share = round(spent[resource] / (quota * max(1.0, seconds / window)), 3)
-        found[resource] = {"quota": quota, "window": window, "share": share}
+        found[resource] = BudgetFigures(quota, window, share)
     return found or None
-
-
-def _roles_in_memory(dossier: Dossier) -> list[dict[str, Any]]:
-    facts = dossier.facts
-    rows = []
-    for code in np.unique(facts["role"]):
-        own = facts[facts["role"] == code]
-        elements = own["rows"].astype(np.int64) * np.maximum(own["columns"], 1)
-        rows.append(
-            {
-                "stack": "main",
-                "role": ROLES[code],
-                "tensors": len(own),
-                "layers": len(np.unique(own["layer"])),
-                "elements": int(elements.sum()),
-                "read": None,
-                "mean_std": float(np.nanmean(own["std"])) if np.isfinite(own["std"]).any() else None,
-            }
-        )
-    return rows

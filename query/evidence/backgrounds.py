@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.indexer.dossier import Dossier
-from provenance.query.evidence import LINES, SUPPORTING
 from provenance.query.evidence.pair import Pair, Subject
+from provenance.query.evidence.registry import LINES
 from provenance.query.statistics.background import key, stratum
 from provenance.query.statistics.significance import adjust_log10_p, trim
+from provenance.schemas.enums import Null
 
 MAX_REPRESENTATIVES = 64
 FAMILY_LEVEL = 0.05
@@ -34,10 +35,9 @@ def learn_backgrounds(dossiers: Sequence[Dossier]) -> dict[str, NDArray[np.float
     scores: dict[str, list[float]] = defaultdict(list)
     for a, b in combinations(representatives, 2):
         pair = Pair(a, b)
-        for kind in SUPPORTING:
-            evidence = LINES[kind](pair)
-            if evidence is not None and evidence.value is not None:
-                scores[key(kind, stratum(a.dossier, b.dossier))].append(evidence.value)
+        for line in LINES:
+            if line.null is Null.EMPIRICAL and (evidence := line.measure(pair)) and evidence.value is not None:
+                scores[key(line.name, stratum(a.dossier, b.dossier))].append(evidence.value)
     return {name: trim(np.sort(np.array(values, dtype=np.float64))) for name, values in scores.items()}
 
 

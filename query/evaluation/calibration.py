@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from provenance.query.evidence import CONVICTING, SUPPORTING
+from provenance.query.evidence.registry import CONVICTING, SUPPORTING
 from provenance.query.statistics.significance import empirical_p
-from provenance.query.verdict.rule import Candidate
-from provenance.schemas.records import Evidence
+from provenance.query.verdict.rule import Assessment
+from provenance.schemas.evaluation import CalibrationRow
+from provenance.schemas.results import Evidence
+from provenance.schemas.tabular import Rows
 
 LEVELS = (0.05, 0.01, 0.001)
 RESAMPLES = 2000
 
 
-def calibration(pairs: Sequence[tuple[frozenset[str], frozenset[str], Candidate]]) -> list[dict[str, Any]]:
+def calibration(pairs: Sequence[tuple[frozenset[str], frozenset[str], Assessment]]) -> Rows[CalibrationRow]:
     """P(p <= a) of each line over unrelated pairs; lines with an empirical null against families held out.
 
     Pairs inside two families are copies of one comparison. So each pair of families counts once (the mean over
@@ -29,7 +30,7 @@ def calibration(pairs: Sequence[tuple[frozenset[str], frozenset[str], Candidate]
         one row a line and level: the share, its 95 % interval, pairs of families, and the effective number of
         independent pairs (share * (1 - share) / variance of the bootstrap; null where nothing varies).
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[CalibrationRow] = []
     for kind in (*CONVICTING, *SUPPORTING):
         found: dict[tuple[str, str], list[Evidence]] = {}
         for a, b, candidate in pairs:
@@ -40,7 +41,7 @@ def calibration(pairs: Sequence[tuple[frozenset[str], frozenset[str], Candidate]
         ps = _held_out(found) if kind in SUPPORTING else _stated(found)
         if ps:
             rows += [_row(kind, level, ps) for level in LEVELS]
-    return rows
+    return Rows(CalibrationRow, rows)
 
 
 def _stated(found: Mapping[tuple[str, str], Sequence[Evidence]]) -> dict[tuple[str, str], list[float]]:
@@ -60,7 +61,7 @@ def _held_out(found: Mapping[tuple[str, str], Sequence[Evidence]]) -> dict[tuple
     return {key: ps for key, ps in result.items() if ps}
 
 
-def _row(kind: str, level: float, found: dict[tuple[str, str], list[float]]) -> dict[str, Any]:
+def _row(kind: str, level: float, found: dict[tuple[str, str], list[float]]) -> CalibrationRow:
     families = sorted({name for key in found for name in key})
     place = {name: i for i, name in enumerate(families)}
     n = len(families)
@@ -81,13 +82,13 @@ def _row(kind: str, level: float, found: dict[tuple[str, str], list[float]]) -> 
     spread = float(np.std(draws)) if draws else 0.0
     pairs = float(present.sum())
     effective = min(pairs, observed * (1 - observed) / spread**2) if spread > 0 else None
-    return {
-        "line": kind,
-        "level": level,
-        "share": observed,
-        "low": float(np.quantile(draws, 0.025)) if draws else None,
-        "high": float(np.quantile(draws, 0.975)) if draws else None,
-        "pairs": sum(len(ps) for ps in found.values()),
-        "family_pairs": int(present.sum()),
-        "effective_pairs": effective,
-    }
+    return CalibrationRow(
+        line=kind,
+        level=level,
+        share=observed,
+        low=float(np.quantile(draws, 0.025)) if draws else None,
+        high=float(np.quantile(draws, 0.975)) if draws else None,
+        pairs=sum(len(ps) for ps in found.values()),
+        family_pairs=int(present.sum()),
+        effective_pairs=effective,
+    )
