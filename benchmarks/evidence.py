@@ -8,14 +8,16 @@ vectors of 256 dimensions: the ratio travels between machines, the milliseconds 
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from time import perf_counter
 
 import numpy as np
 
-from provenance.indexer.dossier import META_COLUMNS, Dossier, facts_of
+from provenance.indexer.dossier import Dossier, facts_of
+from provenance.indexer.dossier_meta import meta_of
 from provenance.indexer.vectors import FlatIndex
-from provenance.query.evidence import LINES
 from provenance.query.evidence.pair import Pair, Subject
+from provenance.query.evidence.registry import LINES
 from provenance.query.verdict.rule import assess, settle
 from provenance.schemas.roles import ATTENTION, FEED_FORWARD
 from provenance.schemas.sampling import MATRIX_BUDGET, VECTOR_BUDGET, allot, n_cells
@@ -54,10 +56,13 @@ def stored(number: int, values: np.ndarray[tuple[int], np.dtype[np.float16]], la
         }
         for (role, layer), count, offset in zip((*tensors, *norms), counts, offsets, strict=False)
     ]
-    meta = dict.fromkeys(META_COLUMNS) | {"sha256": [f"{number:064x}"], "declared_parents": [], "n_layers": layers}
-    meta |= {"repo_id": f"org/model-{number}", "checkpoint_id": f"org/model-{number}@{number:x}"}
-    meta["created_at"] = f"2025-01-01T00:{number:02}:00+00:00"
-    return Dossier(meta, facts_of(rows), values)
+    checkpoint = {
+        "checkpoint_id": f"org/model-{number}@{number:x}",
+        "repo_id": f"org/model-{number}",
+        "created_at": datetime(2025, 1, 1, 0, number, tzinfo=UTC),
+        "n_layers": layers,
+    }
+    return Dossier(meta_of(checkpoint, [f"{number:064x}"]), facts_of(rows), values)
 
 
 def median_ms(work: object, repeats: int = REPEATS) -> float:
@@ -102,13 +107,13 @@ def main() -> None:
         taken = median_ms(lambda others=others: examine(model, others))
         print(f"{name:44}{taken:>9.1f}{taken / search:>10.1f}{taken / CANDIDATES:>11.2f}")
         if "--lines" in sys.argv:
-            for kind, measure in LINES.items():
+            for line in LINES:
                 subject, candidates = Subject(model), [Subject(other) for other in others]
                 for one in (subject, *candidates):
                     _ = one.grid
                 pairs = [Pair(subject, one) for one in candidates]
-                taken = median_ms(lambda pairs=pairs, measure=measure: [measure(pair) for pair in pairs], 1)
-                print(f"  {kind:42}{taken:>9.1f}{taken / search:>10.1f}{taken / CANDIDATES:>11.2f}")
+                taken = median_ms(lambda pairs=pairs, line=line: [line.measure(pair) for pair in pairs], 1)
+                print(f"  {line.name:42}{taken:>9.1f}{taken / search:>10.1f}{taken / CANDIDATES:>11.2f}")
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ import numpy as np
 import urllib3
 
 import provenance
+from provenance.crawler.engine.options import CrawlOptions
 from provenance.database import Database
 from provenance.demo_hub import Exchange, LoopbackHub
 from provenance.schemas.roles import ATTENTION
-from provenance.settings import CrawlOptions
 from tests.hub.generated import LLAMA_7B, LLAMA_70B, QWEN3_30B_A3B, Geometry, generated_repo
 
 SMALL = Geometry(28, 1024, 16, 8, 3072, 32_000)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import provenance
 from benchmarks.soak import TINY
+from provenance.crawler.engine.options import CrawlOptions, HubListing
 from provenance.demo_hub import LoopbackHub
-from provenance.settings import CrawlOptions, HubListing
 from tests.hub.endless import EndlessHub
 from tests.hub.generated import generated_repo
 from tests.hub.quotas import Meter, Quotas
@@ -77,7 +77,7 @@ def endless() -> LoopbackHub:
 
 
 class Marks:
-    """Time and memory at every hundred thousand visits."""
+    """Time and memory at every hundred thousand repos."""
 
     def __init__(self) -> None:
         self.done, self.marks = 0, [(0, perf_counter(), _resident())]

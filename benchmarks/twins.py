@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 import provenance
+from provenance.query.engine import judge
 from tools.tiny_llama import config, initial_weights, read_text, train
 
 PAIRS = ((40, 1e-3), (150, 1e-3), (150, 6e-3))
@@ -36,7 +37,7 @@ def main() -> None:
             database.crawl([root])
             for entry in listing[1::2]:
                 twin = entry["id"][:-1] + "0"
-                found = database.answer(database.find(entry["id"])).candidates
+                found = judge(database.find(entry["id"]), database.catalogue).candidates
                 c = next(candidate for candidate in found if candidate.repo_id == twin)
                 lines = {e.kind: e.value for e in c.evidence}
                 slopes = f"{c.pair.slopes.a_on_b:.2f}, {c.pair.slopes.b_on_a:.2f}" if c.pair.slopes else "–"

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import provenance
-from provenance.query.engine import answer
+from provenance.query.catalogue import Catalogue
+from provenance.query.engine import judge
 from provenance.query.evaluation.truth import Truth, read_truth
 from provenance.query.statistics.background import Background
 
@@ -26,15 +27,16 @@ def main(store: str, table: str) -> None:
     truth = read_truth(Path(table))
     with provenance.open(store) as database:
         dossiers = [
-            replace(d, meta={**d.meta, "created_at": None, "declared_parents": []})
+            replace(d, meta=replace(d.meta, created_at=None, declared_parents=()))
             for d in database.dossiers()
             if d.repo_id in truth
         ]
     counts: Counter[tuple[str, str, str]] = Counter()
+    catalogue = Catalogue(None, dossiers, Background({}))
     for dossier in dossiers:
         above = ancestors(dossier.repo_id, truth)
-        for candidate in answer(dossier, None, dossiers, Background({})).candidates:
-            if candidate.verdict in ("derived", "related"):
+        for candidate in judge(dossier, catalogue).candidates:
+            if candidate.is_relative:
                 below = dossier.repo_id in ancestors(candidate.repo_id, truth)
                 true = "ancestor" if candidate.repo_id in above else "descendant" if below else "sibling"
                 counts[true, candidate.verdict, candidate.direction] += 1

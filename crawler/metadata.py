@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 import yaml
 
@@ -28,7 +27,7 @@ FRONT_MATTER_LIMIT = 64 * 1024
 """Bytes of a README.md that are looked at."""
 
 
-def parse_listing(content: bytes, name: str) -> dict[str, Mapping[str, Any]]:
+def parse_listing(content: bytes, name: str) -> dict[str, Mapping[str, object]]:
     """The objects of a `listing.jsonl` by repo id; the last one of each, as a later page is the fresher one.
 
     Args:
@@ -38,7 +37,7 @@ def parse_listing(content: bytes, name: str) -> dict[str, Mapping[str, Any]]:
     Raises:
         SourceError: a line is no such object; names the line.
     """
-    listing: dict[str, Mapping[str, Any]] = {}
+    listing: dict[str, Mapping[str, object]] = {}
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -52,7 +51,7 @@ def parse_listing(content: bytes, name: str) -> dict[str, Mapping[str, Any]]:
     return listing
 
 
-def metadata_from_listing(listed: Mapping[str, Any]) -> RepoMetadata:
+def metadata_from_listing(listed: Mapping[str, object]) -> RepoMetadata:
     """The metadata in one object of the hub's listing.
 
     Declared parents are the card's `base_model` and then the `base_model:` tags, without repeats and
@@ -86,10 +85,10 @@ def metadata_from_readme(readme: bytes, repo_id: str) -> RepoMetadata:
         readme: the beginning of README.md; no more than `FRONT_MATTER_LIMIT` bytes are looked at.
         repo_id: so that a card which names itself declares nothing.
     """
-    found = _FRONT_MATTER.match(readme[:FRONT_MATTER_LIMIT].decode("utf-8", "replace"))
+    front_matter = _FRONT_MATTER.match(readme[:FRONT_MATTER_LIMIT].decode("utf-8", "replace"))
     try:
         # The base loader knows no tags and no merge keys, which can blow up, and reads `license: no` as text.
-        card = _mapping(yaml.load(found["yaml"], Loader=yaml.BaseLoader)) if found else {}
+        card = _mapping(yaml.load(front_matter["yaml"], Loader=yaml.BaseLoader)) if front_matter else {}
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError):  # the latter from `\\UFFFFFFFF` and the like
         card = {}
     card = {key: value for key, value in card.items() if not (isinstance(value, str) and value.lower() in _YAML_NULL)}
@@ -100,13 +99,13 @@ def metadata_from_readme(readme: bytes, repo_id: str) -> RepoMetadata:
     )
 
 
-def commit_from_listing(listed: Mapping[str, Any]) -> str | None:
+def commit_from_listing(listed: Mapping[str, object]) -> str | None:
     """The commit that a listing object names, null unless it is hexadecimal."""
     sha = listed.get("sha")
     return sha if isinstance(sha, str) and _COMMIT.fullmatch(sha) else None
 
 
-def files_from_listing(listed: Mapping[str, Any]) -> tuple[RepoFile, ...]:
+def files_from_listing(listed: Mapping[str, object]) -> tuple[RepoFile, ...]:
     """The files that a listing object describes with their sizes; digests masked as `****` are null."""
     commit = commit_from_listing(listed)
     files = []
@@ -124,16 +123,16 @@ def sha256_or_null(value: object) -> str | None:
     return value if isinstance(value, str) and _SHA256.fullmatch(value) else None
 
 
-def _parents(repo_id: str, card: Mapping[str, Any], tags: tuple[str, ...]) -> tuple[str, ...]:
-    found: dict[str, str] = {}
+def _parents(repo_id: str, card: Mapping[str, object], tags: tuple[str, ...]) -> tuple[str, ...]:
+    parents: dict[str, str] = {}
     for name in _declared(card, tags):
         parent = _HUB.sub("", name.strip(), count=1).rstrip("/")
         if _REPO_ID.fullmatch(parent) and parent.lower() != repo_id.lower():
-            found.setdefault(parent.lower(), parent)
-    return tuple(found.values())
+            parents.setdefault(parent.lower(), parent)
+    return tuple(parents.values())
 
 
-def _declared(card: Mapping[str, Any], tags: tuple[str, ...]) -> Iterator[str]:
+def _declared(card: Mapping[str, object], tags: tuple[str, ...]) -> Iterator[str]:
     """Everything named as a base model, the card's first."""
     base = card.get("base_model")
     for name in [base] if isinstance(base, str) else _items(base):
@@ -144,7 +143,7 @@ def _declared(card: Mapping[str, Any], tags: tuple[str, ...]) -> Iterator[str]:
             yield tag.rpartition(":")[2]
 
 
-def _relation(card: Mapping[str, Any], tags: tuple[str, ...]) -> str | None:
+def _relation(card: Mapping[str, object], tags: tuple[str, ...]) -> str | None:
     """`base_model_relation` of the card, else the first `base_model:<relation>:<repo id>` tag's."""
     tagged = (parts[1] for tag in tags if len(parts := tag.split(":")) == 3 and parts[0] == "base_model" and parts[1])
     return _text(card.get("base_model_relation")) or next(tagged, None)
@@ -170,9 +169,9 @@ def _time(value: object) -> datetime | None:
         return None
 
 
-def _items(value: object) -> list[Any]:
+def _items(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}

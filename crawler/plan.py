@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from provenance.crawler.architectures.rows import rows_index
 from provenance.crawler.formats.dtypes import is_numeric
 from provenance.crawler.formats.safetensors import DTYPE_BITS
-from provenance.schemas.records import LogicalTensor, OutputRows, TensorEntry
-from provenance.schemas.roles import MAIN_STACK, VECTORS
+from provenance.schemas.roles import MAIN_STACK, VECTORS, Role
 from provenance.schemas.sampling import OFFSETS, VECTOR_BUDGET, is_sampled, matrix_cells, sequence
+from provenance.schemas.tensors import LogicalTensor, OutputRows, TensorEntry
 
 KIB, MIB = 1024, 1024 * 1024
 MAX_RANGE_BYTES = 16 * MIB
@@ -127,7 +127,7 @@ def plan_ranges(plans: Iterable[MatrixPlan], gap_bytes: int) -> dict[str, list[B
         for first, last in plan.bands:
             start = plan.offset + first * plan.row_bytes
             pieces[plan.entry.file].append(Piece(plan, first, start, start + (last - first) * plan.row_bytes))
-    return {file: list(_coalesce(sorted(found, key=lambda p: p.start), gap_bytes)) for file, found in pieces.items()}
+    return {file: list(_coalesce(sorted(own, key=lambda p: p.start), gap_bytes)) for file, own in pieces.items()}
 
 
 def _coalesce(pieces: Sequence[Piece], gap_bytes: int) -> Iterator[ByteRange]:
@@ -162,7 +162,7 @@ def _stored_shape(part: LogicalTensor) -> tuple[int, int]:
     shape = part.stored_shape or part.entry.shape
     if len(shape) == 2:
         return shape[0], shape[1]
-    # Vectors, scalars and tensors of other ranks (convolutions, stacks nobody split) are one column.
+    # Vectors, scalars and tensors of other ranks (convolutions, stacks that are not split) are one column.
     n = 1
     for length in shape:
         n *= length
@@ -197,21 +197,21 @@ def cell_positions(tensor: LogicalTensor) -> NDArray[np.int64] | None:
 
 # The layers of a model are alike: what depends on no more than role and shape is worked out once.
 @lru_cache(maxsize=128)
-def _cells(role: str, shape: tuple[int, ...], transposed: bool, rows: OutputRows | None) -> NDArray[np.int64]:
+def _cells(role: Role, shape: tuple[int, ...], transposed: bool, rows: OutputRows | None) -> NDArray[np.int64]:
     if len(shape) == 1:
         out = np.arange(min(shape[0], VECTOR_BUDGET))
         column = np.zeros_like(out)
     else:
         _, out, column = sequence()[matrix_cells((shape[0], shape[1]), role)].T
     stored = out if rows is None else rows_index(rows)[out]
-    found = np.stack([column, stored] if transposed else [stored, column], axis=1)
-    found.flags.writeable = False
-    return found
+    positions = np.stack([column, stored] if transposed else [stored, column], axis=1)
+    positions.flags.writeable = False
+    return positions
 
 
 @lru_cache(maxsize=128)
 def _tile_rows(
-    role: str, shape: tuple[int, int], transposed: bool, rows: OutputRows | None
+    role: Role, shape: tuple[int, int], transposed: bool, rows: OutputRows | None
 ) -> tuple[tuple[int, int], ...]:
     """The stored rows from the first to the last cell of each line of tiles that runs along them."""
     tiles = sequence()[matrix_cells(shape, role), 0]

@@ -13,7 +13,7 @@ from provenance.crawler.formats.dtypes import decode
 from provenance.crawler.plan import ByteRange, MatrixPlan, cell_positions
 from provenance.crawler.statistics import Moments
 from provenance.schemas.protocols import TensorReader
-from provenance.schemas.records import LogicalTensor, TensorStatistics
+from provenance.schemas.tensors import LogicalTensor, TensorStatistics
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 

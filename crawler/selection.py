@@ -28,7 +28,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
 
 from provenance.schemas.errors import SkippedCheckpoint, WeightsError
 
@@ -95,7 +94,7 @@ class _WeightSet:
         return self.single or self.index or min(min(shards.values()) for shards in self.shards.values())
 
 
-def select_weights(paths: Sequence[str], read_json: Callable[[str], Any]) -> list[Selection]:
+def select_weights(paths: Sequence[str], read_json: Callable[[str], object]) -> list[Selection]:
     """Decide which checkpoints a repo holds.
 
     Args:
@@ -114,18 +113,18 @@ def select_weights(paths: Sequence[str], read_json: Callable[[str], Any]) -> lis
         folder, _, name = path.rpartition("/")
         folders.setdefault(folder, []).append(name)
     parts = [folder for folder in sorted(folders) if folder]
-    unsettled: list[SkippedCheckpoint] = []
+    refusals: list[SkippedCheckpoint] = []
     for group in (parts, [""]) if PIPELINE_FILE in folders[""] else ([""], parts):
         selections: list[Selection] = []
         for folder in group:
             try:
                 selections += _select_folder(folder, folders[folder], read_json)
             except SkippedCheckpoint as skipped:
-                unsettled.append(skipped)
+                refusals.append(skipped)
         if selections:
             return selections
-    if unsettled:
-        raise unsettled[0]
+    if refusals:
+        raise refusals[0]
     reasons = [
         reason.format(_some(unread))
         for suffixes, reason in _UNREAD
@@ -144,7 +143,7 @@ def names_a_model(name: str) -> bool:
     return any(weights.stem not in _RANK for weights in _weight_sets([name])) or not name.endswith(".safetensors")
 
 
-def _select_folder(folder: str, names: Sequence[str], read_json: Callable[[str], Any]) -> list[Selection]:
+def _select_folder(folder: str, names: Sequence[str], read_json: Callable[[str], object]) -> list[Selection]:
     """The checkpoints of one folder; none where it holds no safetensors and announces none."""
     sets = _weight_sets(names)
     best = min((s.rank for s in sets), default=None)
@@ -152,17 +151,17 @@ def _select_folder(folder: str, names: Sequence[str], read_json: Callable[[str],
     if any(s.variant is None for s in chosen):
         chosen = [s for s in chosen if s.variant is None]
     if best == _OTHER and len(chosen) > 1:
-        raise _unsettled(folder, chosen)
-    found = [(s, _files(s, folder, names, read_json)) for s in chosen]
+        raise _ambiguous(folder, chosen)
+    checkpoints = [(s, _files(s, folder, names, read_json)) for s in chosen]
     if best == _INDEXED:
-        most = max(len(files) for _, files in found)
-        found = [(s, files) for s, files in found if len(files) == most]
-        if len(found) > 1:
-            raise _unsettled(folder, [s for s, _ in found])
+        most = max(len(files) for _, files in checkpoints)
+        checkpoints = [(s, files) for s, files in checkpoints if len(files) == most]
+        if len(checkpoints) > 1:
+            raise _ambiguous(folder, [s for s, _ in checkpoints])
     config = next((_join(folder, name) for name in _CONFIGS if name in names), None)
     return [
         Selection(folder or None, s.variant, tuple(_join(folder, name) for name in files), config)
-        for s, files in sorted(found, key=lambda pair: pair[0].variant or "")
+        for s, files in sorted(checkpoints, key=lambda pair: pair[0].variant or "")
     ]
 
 
@@ -175,17 +174,17 @@ def _weight_sets(names: Sequence[str]) -> list[_WeightSet]:
             continue
         parts = match.groupdict()
         variant = parts.get("variant") or parts.get("late")
-        found = sets.setdefault((parts["stem"], variant), _WeightSet(parts["stem"], variant))
+        weights = sets.setdefault((parts["stem"], variant), _WeightSet(parts["stem"], variant))
         if match.re is _INDEX:
-            found.index = name
+            weights.index = name
         elif parts.get("number") is None:
-            found.single = name
+            weights.single = name
         else:
-            found.shards.setdefault(parts.get("total") or "", {})[int(parts["number"])] = name
+            weights.shards.setdefault(parts.get("total") or "", {})[int(parts["number"])] = name
     return list(sets.values())
 
 
-def _files(weights: _WeightSet, folder: str, names: Sequence[str], read_json: Callable[[str], Any]) -> list[str]:
+def _files(weights: _WeightSet, folder: str, names: Sequence[str], read_json: Callable[[str], object]) -> list[str]:
     """The files of one set in shard order, all of them there."""
     if weights.single:
         return [weights.single]
@@ -228,7 +227,7 @@ def _numbers(total: str, shards: Mapping[int, str]) -> range:
     return range(start, start + int(total) if total else max(shards) + 1)
 
 
-def _indexed_files(index: Any, path: str) -> list[str]:
+def _indexed_files(index: object, path: str) -> list[str]:
     """The files that a shard index names, in shard order; each must lie beside the index."""
     weight_map = index.get("weight_map") if isinstance(index, Mapping) else None
     if not isinstance(weight_map, Mapping) or not weight_map:
@@ -252,11 +251,11 @@ def _indexed_files(index: Any, path: str) -> list[str]:
 def _shard_name(example: str, number: int) -> str:
     """What shard `number` would be called, going by the name of another one."""
     return re.sub(
-        r"(?<=[-.])(\d+)(?=-of-\d|\.safetensors$)", lambda found: f"{number:0{len(found[1])}d}", example, count=1
+        r"(?<=[-.])(\d+)(?=-of-\d|\.safetensors$)", lambda digits: f"{number:0{len(digits[1])}d}", example, count=1
     )
 
 
-def _unsettled(folder: str, sets: Sequence[_WeightSet]) -> SkippedCheckpoint:
+def _ambiguous(folder: str, sets: Sequence[_WeightSet]) -> SkippedCheckpoint:
     names = [_join(folder, s.first) for s in sets]
     return SkippedCheckpoint(f"several unrelated safetensors and nothing says which are the weights: {_some(names)}")
 

@@ -16,12 +16,11 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.schemas.records import TensorStatistics
+from provenance.schemas.tensors import TensorStatistics
 
 PIECE = 65_536
 """Elements that are worked on at a time: their float64 values fit the cache."""
@@ -53,13 +52,13 @@ class Moments:
         self._groups: list[NDArray[np.float64]] = []
         self._exponent = 0
 
-    def update(self, chunk: NDArray[np.floating[Any]]) -> None:
+    def update(self, chunk: NDArray[np.floating]) -> None:
         """Take in a chunk of any shape and float dtype, in pieces; an empty one changes nothing."""
         flat = chunk.reshape(-1)
         for start in range(0, flat.size, PIECE):
             self._take(flat[None, start : start + PIECE])
 
-    def update_rows(self, rows: NDArray[np.floating[Any]]) -> None:
+    def update_rows(self, rows: NDArray[np.floating]) -> None:
         """Take in `[rows, columns]`, each row as a group of its own: what `std_error` leaves out whole."""
         if rows.size:
             step = max(1, PIECE // rows.shape[1])
@@ -144,7 +143,7 @@ class Moments:
             self._groups = [np.concatenate([np.empty((5, 0)), *self._groups], axis=1)]
         return self._groups[0]
 
-    def _take(self, rows: NDArray[np.floating[Any]]) -> None:
+    def _take(self, rows: NDArray[np.floating]) -> None:
         """Take in a few rows, each as a group of its own."""
         self._n_read += rows.size
         low, high = float(rows.min()), float(rows.max())
@@ -171,11 +170,11 @@ class Moments:
             self._exponent = exponent
 
 
-def _central(rows: NDArray[np.floating[Any]], holes: NDArray[np.bool_] | None, exponent: int) -> NDArray[np.float64]:
+def _central(rows: NDArray[np.floating], holes: NDArray[np.bool_] | None, exponent: int) -> NDArray[np.float64]:
     """`[5, rows]`: count, mean, and sums of the 2nd, 3rd and 4th powers of deviations from it, of each row."""
-    found = np.zeros((5, len(rows)))
-    n, mean, m2, m3, m4 = found
-    values, squares = _room(rows.shape)
+    moments = np.zeros((5, len(rows)))
+    n, mean, m2, m3, m4 = moments
+    values, squares = _workspace(rows.shape)
     n += rows.shape[1]
     if holes is not None:
         n -= holes.sum(axis=1)
@@ -191,18 +190,18 @@ def _central(rows: NDArray[np.floating[Any]], holes: NDArray[np.bool_] | None, e
     # No dot products: BLAS splits one of this length over threads and loses ten times the work in waiting.
     np.multiply(values, squares, out=values).sum(axis=1, out=m3)
     np.multiply(squares, squares, out=squares).sum(axis=1, out=m4)
-    return found
+    return moments
 
 
-def _room(shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """`[2, *shape]` to work in. Each thread keeps its own: fresh memory costs more than the work that is done in it."""
+def _workspace(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """`[2, *shape]` to compute in. Each thread keeps its own: fresh memory costs more than the computation."""
     n = math.prod(shape)
     if n > PIECE:  # a row longer than a piece
         return np.empty((2, *shape))
-    if not hasattr(_kept, "room"):
-        _kept.room = np.empty((2, PIECE))
-    room: NDArray[np.float64] = _kept.room
-    return room[:, :n].reshape(2, *shape)
+    if not hasattr(_kept, "workspace"):
+        _kept.workspace = np.empty((2, PIECE))
+    workspace: NDArray[np.float64] = _kept.workspace
+    return workspace[:, :n].reshape(2, *shape)
 
 
 def _merged(groups: NDArray[np.float64]) -> list[float]:

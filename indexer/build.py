@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -16,9 +15,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from provenance.indexer.dossier import META_COLUMNS, WEIGHTS_SUFFIX, Dossier, facts_of, meta_of, sketch_cells
+from provenance.indexer.dossier import WEIGHTS_SUFFIX, Dossier, facts_of, sketch_cells
 from provenance.indexer.dossier_file import DossierFile
-from provenance.indexer.generation import CURRENT, SKETCH, Generation, keys_of, open_generation
+from provenance.indexer.dossier_meta import META_COLUMNS, meta_of
+from provenance.indexer.generation import (
+    CURRENT,
+    GENERATION_MANIFEST,
+    SKETCH,
+    Generation,
+    generation_name,
+    keys_of,
+    open_generation,
+    sha256_of,
+)
 from provenance.indexer.signature import DIMENSION, SPEC, signature, sketch
 from provenance.indexer.store.files import replace_text, sync
 from provenance.indexer.vectors import ExactIndex, FlatIndex
@@ -31,7 +40,7 @@ if TYPE_CHECKING:
     from provenance.indexer.store.store import Store
 
 KINDS: dict[str, type[FlatIndex] | type[ExactIndex]] = {"auto": FlatIndex, "flat": FlatIndex, "exact": ExactIndex}
-SPECS = (SPEC,)
+"""`auto` is `flat` so far."""
 
 _UNFINISHED = ".tmp"
 
@@ -104,26 +113,26 @@ def build_index(
         store: the store.
         learn_backgrounds: gives the sorted scores of unrelated pairs by line of evidence (handed in, because what
             a line of evidence is belongs to `query`).
-        kind: `flat` (FAISS), `exact` (numpy) or `auto`.
-        spec: the signature.
+        kind: one of `KINDS`.
+        spec: the signature; there is one so far.
 
     Raises:
         ProvenanceError: an unknown signature spec or kind of index.
     """
     if kind not in KINDS:
         raise ProvenanceError(f"no index of kind {kind!r}; there is {', '.join(KINDS)}")
-    if spec not in SPECS:
-        raise ProvenanceError(f"no signature spec {spec!r}; there is {', '.join(SPECS)}")
+    if spec != SPEC:
+        raise ProvenanceError(f"no signature spec {spec!r}; there is {SPEC}")
     manifest = store.manifest()
     forgotten = store.tombstones(manifest)
     dossiers = load_dossiers(store, manifest)
     signatures = np.stack([signature(d.curves()).vector for d in dossiers]) if dossiers else _no_vectors()
     sketches = np.stack([sketch(*sketch_cells(d)) for d in dossiers]) if dossiers else _no_vectors()
 
-    name = f"generation-{manifest.sequence:08d}-{uuid.uuid4().hex[:8]}"
     store.index_path.mkdir(exist_ok=True)
     clear_leavings(store)
-    folder = store.index_path / f".{name}{_UNFINISHED}"
+    build = uuid.uuid4().hex
+    folder = store.index_path / f".generation-{build}{_UNFINISHED}"
     folder.mkdir()
     try:
         DossierFile.write(folder, dossiers)
@@ -134,17 +143,22 @@ def build_index(
         index.build(sketches).save(folder / files[SKETCH])
         np.savez(folder / "background.npz", allow_pickle=False, **dict(learn_backgrounds(dossiers)))
         info = {
+            "build": build,
             "checkpoints": len(dossiers),
             "parts": [part.path for part in manifest.parts["checkpoints"]],
             "forgotten": {repo: at.isoformat() for repo, at in forgotten.items()},
             "spec": spec,
             "kind": kind,
             "vectors": files,
-            "sha256": {path.name: _sha256(path) for path in sorted(folder.iterdir())},
+            "files": {
+                path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+                for path in sorted(folder.iterdir())
+            },
         }
-        (folder / "manifest.json").write_text(json.dumps(info, indent=1), encoding="utf-8")
+        (folder / GENERATION_MANIFEST).write_text(json.dumps(info, indent=1), encoding="utf-8")
         for path in folder.iterdir():
             sync(path)
+        name = generation_name(manifest.sequence, sha256_of(folder / GENERATION_MANIFEST))
         folder.rename(store.index_path / name)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -159,13 +173,13 @@ def _store_signatures(store: Store, manifest: Manifest, dossiers: Sequence[Dossi
     have = {(row["fingerprint_id"], row["spec"]) for row in known}
     rows: list[dict[str, object]] = [
         {
-            "fingerprint_id": dossier.meta["fingerprint_id"],
+            "fingerprint_id": dossier.meta.fingerprint_id,
             "checkpoint_id": dossier.checkpoint_id,
             "spec": spec,
             "vector": vector,
         }
         for dossier, vector in zip(dossiers, vectors, strict=True)
-        if (dossier.meta["fingerprint_id"], spec) not in have
+        if (dossier.meta.fingerprint_id, spec) not in have
     ]
     if rows:
         signatures: pa.Table = tables.from_rows("signatures", rows)
@@ -200,8 +214,3 @@ def clear_leavings(store: Store) -> None:
 
 def _no_vectors() -> Any:
     return np.zeros((0, DIMENSION), dtype=np.float32)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

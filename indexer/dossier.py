@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.schemas.roles import ATTENTION, LAYER_MATRICES, MAIN_STACK, ROLE_CODE, VECTORS
+from provenance.indexer.dossier_meta import META_COLUMNS, DossierMeta, meta_of
+from provenance.schemas.roles import ATTENTION, LAYER_MATRICES, MAIN_STACK, ROLE_CODE, VECTORS, Role
 from provenance.schemas.sampling import SAMPLED_EXPERTS, SEQUENCE_LENGTH, matrix_cells
 
 if TYPE_CHECKING:
@@ -43,32 +44,10 @@ FACT = np.dtype(
 
 WEIGHTS_SUFFIX = ".safetensors"
 
-META_COLUMNS = (
-    "checkpoint_id",
-    "fingerprint_id",
-    "repo_id",
-    "revision",
-    "subfolder",
-    "variant",
-    "created_at",
-    "license",
-    "declared_parents",
-    "declared_relation",
-    "architecture",
-    "model_type",
-    "n_layers",
-    "hidden_size",
-    "n_heads",
-    "n_kv_heads",
-    "n_parameters",
-    "dtype",
-    "quantization",
-    "mode",
-    "sample_version",
-    "content_digest",
-    "resolved",
-    "adapter",
-)
+_STATISTICS = ("mean", "std", "std_error", "skewness", "kurtosis")
+_TENSOR_COLUMNS = ("role", "layer", "expert", "shape", "digest", *_STATISTICS)
+_ENTRY_COLUMNS = ("offset", "count", "exponent")
+"""What the facts are made of: columns of a tensor, and of its entry in the sample."""
 
 _MATRIX_CODES = np.array([ROLE_CODE[role] for role in LAYER_MATRICES], dtype=np.uint8)
 _MAX_LENGTH = np.iinfo(np.uint32).max
@@ -83,24 +62,24 @@ class Dossier:
     """What a query needs to know of one checkpoint.
 
     Attributes:
-        meta: the columns of `META_COLUMNS` (times as ISO strings) and `sha256`, the digests of its weight files.
+        meta: what was listed, declared and found of it.
         facts: `[n]` of dtype `FACT`, ordered by role, layer, expert.
         values: float16 `[<= 16384]` sample values, scaled by each fact's exponent.
     """
 
-    meta: Mapping[str, Any]
+    meta: DossierMeta
     facts: NDArray[np.void]
     values: NDArray[np.float16] = field(repr=False)
 
     @property
     def repo_id(self) -> str:
-        return str(self.meta["repo_id"])
+        return self.meta.repo_id
 
     @property
     def checkpoint_id(self) -> str:
-        return str(self.meta["checkpoint_id"])
+        return self.meta.checkpoint_id
 
-    def curve(self, role: str, statistic: str = "std") -> NDArray[np.float64]:
+    def curve(self, role: Role, statistic: str = "std") -> NDArray[np.float64]:
         """One statistic of one dense role over the layers, in layer order `[n_layers]`."""
         facts = self.facts
         chosen = facts[(facts["role"] == ROLE_CODE[role]) & (facts["expert"] < 0) & (facts["layer"] >= 0)]
@@ -201,15 +180,16 @@ def dossier_of(fingerprint: Fingerprint) -> Dossier:
     """The dossier of a fingerprint that is in memory."""
     entries = {(e.role, e.layer, e.expert): e for e in fingerprint.sample.entries}
     rows = []
-    for row in fingerprint.tensors:
-        key = (row["role"], row["layer"], row["expert"])
-        if row["stack"] != MAIN_STACK or row["role"] == "other" or (row["expert"] or 0) >= SAMPLED_EXPERTS:
+    for tensor in fingerprint.tensors:
+        if tensor.stack != MAIN_STACK or tensor.role == Role.OTHER or (tensor.expert or 0) >= SAMPLED_EXPERTS:
             continue
-        entry = entries.get(key)
-        rows.append({**row, "offset": entry and entry.offset, "count": entry and entry.count})
-        rows[-1]["exponent"] = entry and entry.exponent
+        entry = entries.get((tensor.role, tensor.layer, tensor.expert))
+        row = {name: getattr(tensor, name) for name in _TENSOR_COLUMNS}
+        rows.append(row | {name: entry and getattr(entry, name) for name in _ENTRY_COLUMNS})
+    checkpoint = {name: getattr(fingerprint.checkpoint, name, None) for name in META_COLUMNS}
+    checkpoint["declared_parents"] = list(fingerprint.checkpoint.declared_parents)
     return Dossier(
-        meta_of(fingerprint.checkpoint, [f["sha256"] for f in fingerprint.files if is_weights(f["path"])]),
+        meta_of(checkpoint, [file.sha256 for file in fingerprint.files if is_weights(file.path)]),
         facts_of(rows),
         fingerprint.sample.values,
     )
@@ -218,15 +198,6 @@ def dossier_of(fingerprint: Fingerprint) -> Dossier:
 def is_weights(path: str) -> bool:
     """Whether a listed file holds weights: strangers may well share a config."""
     return path.endswith(WEIGHTS_SUFFIX)
-
-
-def meta_of(checkpoint: Mapping[str, Any], sha256: Sequence[str | None]) -> dict[str, Any]:
-    """The metadata of a dossier from a row of `checkpoints` and the digests of its files."""
-    meta = {name: checkpoint.get(name) for name in META_COLUMNS}
-    created = meta["created_at"]
-    meta["created_at"] = None if created is None else created.isoformat()
-    meta["sha256"] = sorted(digest for digest in sha256 if digest)
-    return meta
 
 
 def facts_of(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.void]:
@@ -238,9 +209,9 @@ def facts_of(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.void]:
         fact["digest"] = int(row["digest"][:16], 16) if row["digest"] else 0
         fact["rows"] = min(shape[0], _MAX_LENGTH) if shape else 1
         fact["columns"] = min(shape[1], _MAX_LENGTH) if len(shape) == 2 else 0
-        for name in ("offset", "count", "exponent"):
+        for name in _ENTRY_COLUMNS:
             fact[name] = row[name] or 0
-        for name in ("mean", "std", "std_error", "skewness", "kurtosis"):
+        for name in _STATISTICS:
             fact[name] = row[name] if row[name] is not None and abs(row[name]) <= _MAX_FLOAT else np.nan
         fact["role"] = ROLE_CODE[row["role"]]
         fact["layer"] = -1 if row["layer"] is None else row["layer"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from provenance.indexer.dossier import FACT, Dossier
+from provenance.indexer.dossier_meta import DossierMeta
 from provenance.schemas.errors import StoreCorruptError
 from provenance.schemas.sampling import SAMPLE_CELLS
 
@@ -55,18 +55,17 @@ class DossierFile:
     def __len__(self) -> int:
         return len(self._samples)
 
-    def meta(self, row: int) -> dict[str, Any]:
+    def meta(self, row: int) -> DossierMeta:
         """Metadata of one checkpoint."""
         if self._meta is None:
             raise IndexError(row)
         raw = self._meta[int(self._meta_offsets[row]) : int(self._meta_offsets[row + 1])].tobytes()
         try:
-            meta: dict[str, Any] = json.loads(raw)
+            return DossierMeta.from_line(raw)
         except ValueError as error:
             raise StoreCorruptError(
                 f"damaged index (metadata of row {row}: {error}); run `provenance index`"
             ) from error
-        return meta
 
     def __getitem__(self, row: int) -> Dossier:
         facts = self._facts[int(self._fact_offsets[row]) : int(self._fact_offsets[row + 1])]
@@ -83,7 +82,7 @@ class DossierFile:
             ends = [0]
             for i, dossier in enumerate(dossiers):
                 samples[i, : len(dossier.values)] = dossier.values
-                stream.write(json.dumps(dossier.meta).encode() + b"\n")
+                stream.write(dossier.meta.to_line().encode() + b"\n")
                 ends.append(stream.tell())
         samples.flush()
         np.save(folder / "meta_offsets.npy", np.array(ends, dtype=np.int64))

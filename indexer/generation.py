@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.indexer.dossier_file import DossierFile, map_array
+from provenance.indexer.dossier_meta import DossierMeta
 from provenance.indexer.vectors import open_index
 from provenance.schemas.errors import IndexMissingError, StoreCorruptError
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from provenance.schemas.protocols import VectorIndex
 
 CURRENT = "CURRENT"
+GENERATION_MANIFEST = "manifest.json"
+"""What a generation covers, and size and digest of every other file of it; its own digest is in the folder's name."""
+
 SKETCH = "sketch"
 """Name under which the weight-sample sketches are indexed, beside the signature specs."""
 
@@ -104,9 +108,7 @@ class Generation:
         files = self.info["vectors"]
         if name not in files:
             known = ", ".join(sorted(set(files) - {SKETCH}))
-            raise IndexMissingError(
-                f"the index holds no signatures {name!r} (it has {known}); run `provenance index --spec {name}`"
-            )
+            raise IndexMissingError(f"the index holds no signatures {name!r}; name those that it has: {known}")
         return open_index(self.folder / files[name])
 
     def background(self) -> dict[str, NDArray[np.float64]]:
@@ -128,19 +130,35 @@ def key_hash(kind: str, text: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(f"{kind}:{text}".encode(), digest_size=8).digest(), "little"))
 
 
-def names_of(meta: Mapping[str, Any]) -> set[tuple[str, str]]:
+def names_of(meta: DossierMeta) -> set[tuple[str, str]]:
     """Everything a checkpoint can be found under, as `(kind, text)`."""
-    names = {("id", meta["checkpoint_id"]), ("repo", meta["repo_id"]), ("content", meta["content_digest"])}
-    names.add(("fingerprint", meta["fingerprint_id"]))
-    names |= {("sha256", digest) for digest in meta["sha256"]}
-    names |= {("parent", parent) for parent in meta["declared_parents"] or ()}
+    names = {("id", meta.checkpoint_id), ("repo", meta.repo_id), ("content", meta.content_digest)}
+    names.add(("fingerprint", meta.fingerprint_id))
+    names |= {("sha256", digest) for digest in meta.sha256}
+    names |= {("parent", parent) for parent in meta.declared_parents or ()}
     return {(kind, text) for kind, text in names if text}
 
 
-def keys_of(metas: Iterable[Mapping[str, Any]]) -> NDArray[np.void]:
+def keys_of(metas: Iterable[DossierMeta]) -> NDArray[np.void]:
     """The hash table behind `Generation.find`, sorted by hash."""
     found = [(key_hash(*name), row) for row, meta in enumerate(metas) for name in names_of(meta)]
     return np.array(sorted(found), dtype=KEY) if found else np.zeros(0, dtype=KEY)
+
+
+def generation_name(sequence: int, digest: str) -> str:
+    """Folder name of a generation.
+
+    Args:
+        sequence: of the store's manifest that it covers.
+        digest: SHA-256 of its own manifest, in hex.
+    """
+    return f"generation-{sequence:08d}-{digest[:16]}"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hex, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def open_generation(index_path: Path) -> Generation:
@@ -156,7 +174,7 @@ def open_generation(index_path: Path) -> Generation:
         raise IndexMissingError(f"{index_path.parent}: not indexed yet; run `provenance index`") from None
     folder = index_path / name
     try:
-        info = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        info = json.loads((folder / GENERATION_MANIFEST).read_text(encoding="utf-8"))
         info = {field: info[field] for field in ("checkpoints", "parts", "forgotten", "spec", "kind", "vectors")}
         return Generation(name, folder, info, DossierFile(folder), map_array(folder / "keys.npy", KEY))
     except _UNREADABLE as error:

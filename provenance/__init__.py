@@ -5,35 +5,62 @@
         database.crawl(["./models"])
         database.index()
         answer = database.query("org/name")
+        print(answer.verdict, [candidate.repo_id for candidate in answer.candidates])
 
 Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from provenance.database import Database, open_database
+    from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
     from provenance.schemas.errors import ProvenanceError
+    from provenance.schemas.evaluation import Evaluation
+    from provenance.schemas.figures import StoreStatus
+    from provenance.schemas.results import Answer, Candidate, Comparison, Evidence, ModelDescription
 
-__version__ = "0.1.0"
-__all__ = ["Database", "ProvenanceError", "__version__", "open"]
-
-_LAZY = {
-    "Database": ("provenance.database", "Database"),
-    "open": ("provenance.database", "open_database"),
-    "ProvenanceError": ("provenance.schemas.errors", "ProvenanceError"),
-}
-
-if TYPE_CHECKING:
     open = open_database  # noqa: A001 - reads as provenance.open(...), like gzip.open
 
+__version__ = "0.1.0"
+__all__ = [
+    "Answer",
+    "Candidate",
+    "Comparison",
+    "Database",
+    "Direction",
+    "Evaluation",
+    "Evidence",
+    "ModelDescription",
+    "ModelVerdict",
+    "ProvenanceError",
+    "Relation",
+    "StoreStatus",
+    "Verdict",
+    "__version__",
+    "open",
+]
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        from importlib import import_module
+_MODULES = {
+    "database": ("Database",),
+    "schemas.enums": ("Direction", "ModelVerdict", "Relation", "Verdict"),
+    "schemas.errors": ("ProvenanceError",),
+    "schemas.evaluation": ("Evaluation",),
+    "schemas.figures": ("StoreStatus",),
+    "schemas.results": ("Answer", "Candidate", "Comparison", "Evidence", "ModelDescription"),
+}
+_LAZY = {name: (module, name) for module, names in _MODULES.items() for name in names}
+_LAZY["open"] = ("database", "open_database")
 
-        module, attribute = _LAZY[name]
-        return getattr(import_module(module), attribute)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+if not TYPE_CHECKING:  # else every name would be known, and of no type
+
+    def __getattr__(name: str) -> object:
+        if name in _LAZY:
+            from importlib import import_module
+
+            module, attribute = _LAZY[name]
+            return getattr(import_module(f"provenance.{module}"), attribute)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from provenance import maintenance as upkeep
 from provenance.indexer.store.store import Store
-from provenance.lookup import Lookup
+from provenance.resolve import StoredByCrawl, fingerprinted, is_path
 from provenance.schemas.errors import IndexMissingError
-from provenance.settings import CrawlOptions, HubListing, store_path
+from provenance.settings import store_path
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from provenance.crawler.engine.engine import Progress
+    from provenance.crawler.engine.options import CrawlOptions, HubListing
+    from provenance.crawler.engine.summary import CrawlSummary
     from provenance.indexer.dossier import Dossier
     from provenance.indexer.store.transfer import Taken
-    from provenance.journal import RunSummary
-    from provenance.query.engine import Answer
-    from provenance.query.evidence.pair import Pair
-    from provenance.run import Progress
+    from provenance.query.catalogue import Catalogue
+    from provenance.schemas.evaluation import Evaluation
+    from provenance.schemas.figures import Arrival, CompactionFigures, IndexFigures, RepoFigures, StoreStatus
+    from provenance.schemas.results import Answer, Comparison, LineageRow, ModelDescription
+    from provenance.schemas.tabular import Rows
 
 
 def open_database(store: str | os.PathLike[str] | None = None, *, create: bool = False) -> Database:
@@ -44,7 +48,7 @@ class Database:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._lookup = Lookup(store)
+        self._catalogue: Catalogue | None = None
 
     def __enter__(self) -> Database:
         return self
@@ -54,7 +58,24 @@ class Database:
 
     def close(self) -> None:
         """Let go of the index; the store itself holds nothing open."""
-        self._lookup.refresh()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Let go of all that was read: the next question is about the store as it is then."""
+        self._catalogue = None
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What questions are held against: the store as it was at the first of them after the last `refresh`.
+
+        Raises:
+            StoreCorruptError: the index is damaged.
+        """
+        from provenance.query.catalogue import open_catalogue
+
+        if self._catalogue is None:
+            self._catalogue = open_catalogue(self.store)
+        return self._catalogue
 
     def crawl(
         self,
@@ -63,7 +84,7 @@ class Database:
         progress: Progress | None = None,
         *,
         listing: HubListing | None = None,
-    ) -> RunSummary:
+    ) -> CrawlSummary:
         """Crawl local folders and repos of a hub into the store; see `provenance crawl --help`.
 
         Raises:
@@ -72,24 +93,25 @@ class Database:
         from provenance.ingest import crawl
 
         try:
-            return crawl(self.store, list(sources), options or CrawlOptions(), listing, progress)
+            return crawl(self.store, sources, options, listing, progress)
         finally:
-            self._lookup.refresh()
+            self.refresh()
 
-    def index(self, *, kind: str = "auto", spec: str | None = None) -> Mapping[str, Any]:
-        """Build a new generation of the index over all latest checkpoints; returns its figures.
+    def index(self, *, kind: str = "auto", spec: str | None = None) -> IndexFigures:
+        """Build a new generation of the index over all latest checkpoints.
 
         Raises:
             ProvenanceError: an unknown signature spec.
         """
         from provenance.indexer.build import build_index
         from provenance.indexer.signature import SPEC
-        from provenance.query.evidence.calibration import learn_backgrounds
+        from provenance.query.evidence.backgrounds import learn_backgrounds
+        from provenance.schemas.figures import IndexFigures
 
-        self._lookup.refresh()
+        self.refresh()
         generation = build_index(self.store, learn_backgrounds, kind=kind, spec=spec or SPEC)
         self.store.write_views()
-        return {"generation": generation.name, "checkpoints": len(generation), "spec": generation.info["spec"]}
+        return IndexFigures(generation.name, len(generation), generation.info["spec"])
 
     def query(
         self,
@@ -100,30 +122,25 @@ class Database:
         min_probability: float = 0.0,
         save: bool = False,
         options: CrawlOptions | None = None,
-    ) -> dict[str, Any]:
-        """The `k` most suspected parents of a model, as the JSON object of `provenance query`.
+    ) -> Answer:
+        """The `k` most suspected parents of a model.
+
+        Args:
+            model: what `find` takes.
+            k: candidates at the most.
+            spec: signature to search with; the index's own by default.
+            min_probability: candidates below are left out.
+            save: keep the model in the store, which then counts as one of its checkpoints.
+            options: how a model that is not stored is read.
 
         Raises:
-            UnknownModelError: the model is neither stored nor a folder with a checkpoint.
+            UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
             IndexMissingError: the index holds no signatures of this spec.
         """
-        if save:
-            self.crawl([model], options)
-        return self.answer(self.find(model, options), spec=spec, min_probability=min_probability).to_json(k)
-
-    def answer(self, model: Dossier, *, spec: str | None = None, min_probability: float = 0.0) -> Answer:
-        """Judge every candidate for a model, best first."""
         from provenance.query.engine import answer
 
-        return answer(
-            model,
-            self._lookup.generation(),
-            self._lookup.unindexed(),
-            self._lookup.background(),
-            spec=spec,
-            min_probability=min_probability,
-            subject=self._lookup.subject,
-        )
+        dossier = self._save(model, options) if save else self.find(model, options)
+        return answer(dossier, self.catalogue, k=k, spec=spec, min_probability=min_probability)
 
     def find(self, model: str, options: CrawlOptions | None = None) -> Dossier:
         """The dossier of a model: stored (checkpoint id or repo id), or fingerprinted now from a folder or the hub.
@@ -131,57 +148,59 @@ class Database:
         Raises:
             UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
         """
-        return self._lookup.find(model, options)
+        stored = None if is_path(model) else self.catalogue.find(model)
+        return stored or fingerprinted(model, options or CrawlOptions(), self.store.path)
+
+    def _save(self, model: str, options: CrawlOptions | None) -> Dossier:
+        """Crawl a model, and take what was stored, which the store may know under another name than `model`."""
+        listener = StoredByCrawl()
+        self.crawl([model], options, listener)
+        return listener.dossier(self.catalogue, options.mode if options else None) or self.find(model, options)
 
     def dossiers(self) -> Sequence[Dossier]:
         """Every latest checkpoint, indexed or not."""
-        return self._lookup.dossiers()
+        return self.catalogue.dossiers()
 
-    def pair(self, a: str, b: str) -> Pair:
-        """Two models laid on each other, with all lines of evidence at hand."""
-        from provenance.query.evidence.pair import Pair, Subject
+    def compare(self, a: str, b: str, *, plot: str | None = None) -> Comparison:
+        """Every line of evidence for `b` as a parent of `a`.
 
-        return Pair(Subject(self.find(a)), Subject(self.find(b)), self._lookup.background())
-
-    def compare(self, a: str, b: str) -> dict[str, Any]:
-        """Every line of evidence for `b` as a parent of `a`, as the JSON object of `provenance compare`.
+        Args:
+            a: what `find` takes.
+            b: likewise.
+            plot: a `.png` or `.svg` file to draw curves and cells into.
 
         Raises:
             UnknownModelError: one of them is neither stored nor a folder with a checkpoint.
+            ProvenanceError: the plot cannot be drawn.
         """
         from provenance.query.compare import compare
-        from provenance.query.evidence.pair import Subject
+        from provenance.query.evidence.pair import Pair, Subject
 
-        dossiers = self.dossiers()
-        return compare(self.pair(a, b), map(Subject, dossiers), len(dossiers))
+        pair = Pair(Subject(self.find(a)), Subject(self.find(b)), self.catalogue.background)
+        found = compare(pair, self.catalogue)
+        if plot is not None:
+            from provenance.plot import plot_pair
+
+            plot_pair(pair, plot)
+        return found
 
     def sql(self) -> duckdb.DuckDBPyConnection:
         """A read-only DuckDB connection over the views of the store as it is now; close it after use."""
         return self.store.connect()
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> StoreStatus:
         """Figures of the store, the last runs, the reasons of failures, and model types without roles."""
-        from provenance.query.overview import status
+        from provenance.query.status import status
 
-        manifest = self.store.manifest()
-        with self.sql() as connection:
-            found = status(connection)
-        found["store"] = {
-            "path": str(self.store.path),
-            **found["store"],
-            "unindexed": len(self._lookup.unindexed()),
-            "generation": (generation := self._lookup.generation()) and generation.name,
-            "bytes_on_disk": sum(part.bytes for parts in manifest.parts.values() for part in parts),
-        }
-        return found
+        return status(self.store, self.catalogue)
 
-    def arrivals(self, since: str) -> pa.Table:
+    def arrivals(self, since: str) -> Rows[Arrival]:
         """Checkpoints fingerprinted since a date or time (ISO 8601, UTC), a run (its id), or the `last` run.
 
         Raises:
             ProvenanceError: `since` is none of these.
         """
-        from provenance.query.overview import arrivals
+        from provenance.query.status import arrivals
 
         with self.sql() as connection:
             return arrivals(connection, since)
@@ -192,7 +211,7 @@ class Database:
 
         return stream_view(self.store, view)
 
-    def mentions(self, repos: Iterable[str]) -> dict[str, int]:
+    def mentions(self, repos: Iterable[str]) -> Rows[RepoFigures]:
         """How many checkpoints the store has of each of some repos, all of which it knows, if only by a failed visit.
 
         Raises:
@@ -200,7 +219,7 @@ class Database:
         """
         return upkeep.mentions(self.store, repos)
 
-    def forget(self, repos: Iterable[str]) -> dict[str, int]:
+    def forget(self, repos: Iterable[str]) -> Rows[RepoFigures]:
         """Take repos out of the store: nothing shows them from now on, and `index` and `compact` drop what is left.
 
         One that is crawled again by name comes back.
@@ -214,19 +233,14 @@ class Database:
         try:
             return upkeep.forget(self.store, repos)
         finally:
-            self._lookup.refresh()
+            self.refresh()
 
-    def compact(self) -> dict[str, int]:
-        """Drop what was forgotten, merge small parts, and remove what nobody uses any more.
-
-        Returns:
-            `parts_before` and `parts`; rows of forgotten repos that were dropped, of those `checkpoints`; and how many
-            such checkpoints the index still holds.
-        """
+    def compact(self) -> CompactionFigures:
+        """Drop what was forgotten, merge small parts, and remove what nobody uses any more."""
         try:
             return upkeep.compact(self.store)
         finally:
-            self._lookup.refresh()
+            self.refresh()
 
     def take_over(self, store: str | os.PathLike[str]) -> Taken:
         """Copy the checkpoints of another store that this one does not have, a few hundred a commit.
@@ -239,15 +253,24 @@ class Database:
         try:
             return upkeep.take_over(self.store, store)
         finally:
-            self._lookup.refresh()
+            self.refresh()
 
-    def show(self, model: str) -> dict[str, Any]:
+    def verify(self) -> list[str]:
+        """What is wrong with the store and its index, one line each; empty when both are sound.
+
+        Reads every byte of every live part and of the live index, in pieces.
+        """
+        from provenance.indexer.check_index import index_problems
+
+        return [*self.store.verify(), *index_problems(self.store.index_path)]
+
+    def show(self, model: str) -> ModelDescription:
         """What is known of a model: metadata, roles, curves.
 
         Raises:
             UnknownModelError: the model is neither stored nor a folder with a checkpoint.
         """
-        from provenance.query.overview import describe
+        from provenance.query.description import describe
 
         dossier = self.find(model)
         with self.sql() as connection:
@@ -261,20 +284,23 @@ class Database:
         """
         from provenance.query.lineage.refresh import refresh_lineage
 
-        return refresh_lineage(self.store, self.dossiers(), self.answer)
+        return refresh_lineage(self.store, self.catalogue)
 
-    def lineage(self) -> list[dict[str, Any]]:
-        """The rows of the table `lineage`, `evidence` as JSON text.
+    def lineage(self) -> Rows[LineageRow]:
+        """The rows of the table `lineage`.
 
         Raises:
             IndexMissingError: it was never computed.
         """
-        rows: list[dict[str, Any]] = self.store.read("lineage").to_pylist()
+        from provenance.schemas.results import LineageRow
+        from provenance.schemas.tabular import Rows
+
+        rows = self.store.read("lineage").to_pylist()
         if not rows and not self.store.read("verdicts", ["repo_id"]).num_rows:
             raise IndexMissingError(f"{self.store.path}: no lineage yet; run `provenance lineage --refresh`")
-        return rows
+        return Rows(LineageRow, map(LineageRow.from_row, rows))
 
-    def evaluate(self, truth: str | os.PathLike[str]) -> dict[str, Any]:
+    def evaluate(self, truth: str | os.PathLike[str]) -> Evaluation:
         """Measure the answers about every checkpoint of a truth table.
 
         Raises:
@@ -283,4 +309,4 @@ class Database:
         from provenance.query.evaluation.evaluate import evaluate
         from provenance.query.evaluation.truth import read_truth
 
-        return evaluate(read_truth(Path(truth)), {d.repo_id: d for d in self.dossiers()}, self.answer)
+        return evaluate(read_truth(Path(truth)), self.catalogue)

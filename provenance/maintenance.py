@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provenance.indexer.store.store import Store
-from provenance.lookup import Lookup
 from provenance.schemas.errors import UnknownModelError
+from provenance.schemas.figures import CompactionFigures, RepoFigures
+from provenance.schemas.tabular import Rows
 
 if TYPE_CHECKING:
     from provenance.indexer.store.transfer import Taken
 
 
-def mentions(store: Store, repos: Iterable[str]) -> dict[str, int]:
+def mentions(store: Store, repos: Iterable[str]) -> Rows[RepoFigures]:
     """How many checkpoints a store has of each of some repos; see `Database.mentions`."""
-    return {repo: checkpoints for repo, (checkpoints, _) in _mentions(store, repos).items()}
+    return _figures(_mentions(store, repos))
 
 
-def forget(store: Store, repos: Iterable[str]) -> dict[str, int]:
+def forget(store: Store, repos: Iterable[str]) -> Rows[RepoFigures]:
     """Take repos out of a store; see `Database.forget`."""
     from provenance.query.lineage.refresh import unsettle
     from provenance.schemas import tables
@@ -36,26 +37,27 @@ def forget(store: Store, repos: Iterable[str]) -> dict[str, int]:
     unsettle(store, found)
     store.commit({"tombstones": tables.from_rows("tombstones", rows)})
     store.write_views()
-    return {repo: checkpoints for repo, (checkpoints, _) in found.items()}
+    return _figures(found)
 
 
-def compact(store: Store) -> dict[str, int]:
+def compact(store: Store) -> CompactionFigures:
     """Tidy a store and its index; see `Database.compact`."""
     from provenance.indexer.build import clear_leavings
+    from provenance.query.catalogue import open_live
 
     before = store.manifest()
     dropped = store.purge()
     after = store.compact()
     clear_leavings(store)
     store.write_views()
-    generation = Lookup(store).generation()
-    return {
-        "parts_before": sum(len(parts) for parts in before.parts.values()),
-        "parts": sum(len(parts) for parts in after.parts.values()),
-        "rows_dropped": sum(dropped.values()),
-        "checkpoints_dropped": dropped.get("checkpoints", 0),
-        "still_indexed": len(generation.hidden) if generation else 0,
-    }
+    generation = open_live(store)
+    return CompactionFigures(
+        parts_before=sum(len(parts) for parts in before.parts.values()),
+        parts=sum(len(parts) for parts in after.parts.values()),
+        rows_dropped=sum(dropped.values()),
+        checkpoints_dropped=dropped.get("checkpoints", 0),
+        still_indexed=len(generation.hidden) if generation else 0,
+    )
 
 
 def take_over(store: Store, other: str | os.PathLike[str]) -> Taken:
@@ -70,8 +72,12 @@ def take_over(store: Store, other: str | os.PathLike[str]) -> Taken:
     return taken
 
 
+def _figures(found: Mapping[str, tuple[int, datetime | None]]) -> Rows[RepoFigures]:
+    return Rows(RepoFigures, (RepoFigures(repo, checkpoints) for repo, (checkpoints, _) in found.items()))
+
+
 def _mentions(store: Store, repos: Iterable[str]) -> dict[str, tuple[int, datetime | None]]:
-    from provenance.query.overview import mentions
+    from provenance.query.mentions import mentions
 
     asked = list(dict.fromkeys(repos))
     with store.connect() as connection:

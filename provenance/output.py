@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -16,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from provenance.schemas.enums import Status
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from provenance.crawler.engine.summary import CrawlSummary
     from provenance.crawler.hub.transport import HubTransport
-    from provenance.journal import RunSummary
     from provenance.schemas.records import Outcome
 
 LINE_SECONDS = 60.0
@@ -46,11 +47,9 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: str) -> None:
     if output == "json":
         print_json(rows)
     elif output == "csv":
-        click.echo(to_csv(rows, list(rows[0]) if rows else []), nl=False)
+        click.echo(to_csv(_as_arrow(rows)), nl=False)
     elif output == "parquet":
-        import pyarrow as pa
-
-        write_parquet(pa.Table.from_pylist([dict(row) for row in rows]))
+        write_parquet(_as_arrow(rows))
     else:
         print_table(rows)
 
@@ -66,7 +65,7 @@ def print_arrow(table: pa.Table, output: str) -> None:
     if output == "parquet":
         write_parquet(table)
     elif output == "csv":
-        click.echo(to_csv(as_rows(table), table.column_names), nl=False)
+        click.echo(to_csv(table), nl=False)
     else:
         print_rows(as_rows(table), output)
 
@@ -81,20 +80,42 @@ def to_json(value: object) -> str:
     return json.dumps(_finite(value), indent=2, default=_plain, allow_nan=False)
 
 
-def to_csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """CSV of the columns `names` with a header; lists and objects as JSON."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows:
-        values = (row[name] for name in names)
-        writer.writerow(
-            [
-                "" if v is None else json.dumps(_finite(v), default=_plain) if isinstance(v, list | dict) else v
-                for v in values
-            ]
-        )
-    return stream.getvalue()
+def to_csv(table: pa.Table, *, header: bool = True) -> bytes:
+    """An Arrow table as CSV in UTF-8: null is empty, the empty text `""`, lists and objects JSON, bytes hexadecimal.
+
+    Raises:
+        SqlError: it holds a time that Python cannot represent.
+    """
+    import polars as pl
+    import pyarrow as pa
+
+    from provenance.query.analytics import as_rows
+
+    kinds = pa.types
+    plain = (kinds.is_integer, kinds.is_float32, kinds.is_float64, kinds.is_string, kinds.is_large_string)
+    composed = [field.name for field in table.schema if not any(is_kind(field.type) for is_kind in plain)]
+    rows = as_rows(table.select(composed)) if composed else []
+    columns = [
+        pl.Series(name, [_cell(row[name]) for row in rows], dtype=pl.String)
+        if name in composed
+        else pl.Series(name, table[name])
+        for name in table.column_names
+    ]
+    return pl.DataFrame(columns).write_csv(include_header=header).encode()
+
+
+def _cell(value: object) -> str | None:
+    if isinstance(value, list | dict):
+        return json.dumps(_finite(value), default=_plain)
+    if isinstance(value, bytes):
+        return value.hex()
+    return None if value is None else str(value)
+
+
+def _as_arrow(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([dict(row) for row in rows])
 
 
 def write_parquet(table: pa.Table) -> None:
@@ -201,8 +222,8 @@ class CrawlProgress:
     def visited(self, outcome: Outcome) -> None:
         self._done += 1
         self._bytes += outcome.bytes_read
-        self._failed += outcome.status == "failed"
-        self._skipped += outcome.status == "skipped"
+        self._failed += outcome.status == Status.FAILED
+        self._skipped += outcome.status == Status.SKIPPED
         self._show()
 
     def passed(self, listed: int) -> None:
@@ -229,7 +250,7 @@ class CrawlProgress:
             click.echo(f"{self._done} visited  {facts}", err=True)
 
 
-def report_run(summary: RunSummary) -> None:
+def report_crawl(summary: CrawlSummary) -> None:
     """Say on stderr what a crawl did; every failure has one line."""
     for outcome in summary.failures[:20]:
         click.echo(f"failed: {clean(outcome.message)}", err=True)

@@ -16,7 +16,7 @@ POOL = 100
 def candidates(
     query: Dossier,
     generation: Generation | None,
-    fresh: Sequence[Dossier],
+    unindexed: Sequence[Dossier],
     *,
     spec: str | None = None,
     pool: int = POOL,
@@ -25,9 +25,9 @@ def candidates(
 
     They come from the signature search (survives permutation and long training), the sketch search (survives changes
     of depth and shape), equal digests, and what cards declare in either direction. Checkpoints that were crawled after
-    the last `provenance index` (`fresh`) are all taken.
+    the last `provenance index` (`unindexed`) are all taken.
     """
-    found: list[Dossier] = list(fresh)
+    found: list[Dossier] = list(unindexed)
     if generation is not None and len(generation):
         rows: set[int] = set()
         vectors = {
@@ -46,19 +46,19 @@ def candidates(
 
 
 def newest(dossiers: Iterable[Dossier]) -> list[Dossier]:
-    """The first dossier of every place (repo, subfolder, variant): fresh ones stand before those they replace."""
+    """The first dossier of every place (repo, subfolder, variant): newer ones stand before those they replace."""
     found: dict[tuple[str, str | None, str | None], Dossier] = {}
     for dossier in dossiers:
-        found.setdefault((dossier.repo_id, dossier.meta["subfolder"], dossier.meta["variant"]), dossier)
+        found.setdefault((dossier.repo_id, dossier.meta.subfolder, dossier.meta.variant), dossier)
     return list(found.values())
 
 
 def _by_name(query: Dossier, generation: Generation) -> set[int]:
     meta = query.meta
-    rows = set(generation.find("content", str(meta["content_digest"])))
-    for digest in meta["sha256"]:
+    rows = set(generation.find("content", str(meta.content_digest)))
+    for digest in meta.sha256:
         rows.update(generation.find("sha256", digest))
-    for parent in meta["declared_parents"] or ():
+    for parent in meta.declared_parents or ():
         rows.update(generation.find("repo", parent))
     rows.update(generation.find("parent", query.repo_id))
     return rows

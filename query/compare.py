@@ -3,70 +3,81 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from provenance.indexer.dossier_meta import DossierMeta
 from provenance.indexer.signature import published_score
-from provenance.query.engine import candidate_json
+from provenance.query.catalogue import Catalogue
 from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.evidence.profile_correlation import profile_score
 from provenance.query.statistics.curves import kl_divergence, wasserstein
 from provenance.query.verdict.rule import SUSPICION, assess, settle
+from provenance.schemas.results import ComparedModel, Comparison, Controls, CurveScores, Evidence, Spread
+from provenance.schemas.tabular import Rows
 
-SHAPE = ("n_layers", "hidden_size", "n_heads", "n_kv_heads")
 MAX_CONTROLS = 200
 
 
-def compare(pair: Pair, others: Iterable[Subject], n_store: int) -> dict[str, Any]:
-    """Everything there is to say about one pair, as the JSON object of `provenance compare`.
+def compare(pair: Pair, catalogue: Catalogue) -> Comparison:
+    """Everything there is to say about one pair.
 
     Args:
         pair: the two models; the second is judged as a parent of the first.
-        others: stored checkpoints to draw controls from.
-        n_store: checkpoints in the store.
+        catalogue: the stored checkpoints, among which the controls are found.
     """
-    (judged,) = settle([assess(pair, n_store)])
-    claims = candidate_json(1, judged)
-    del claims["rank"], claims["declared"], claims["merge_weight"]
-    a, b = (subject.dossier for subject in (pair.a, pair.b))
-    return {
-        "format": 1,
-        "a": {name: a.meta[name] for name in ("checkpoint_id", "repo_id", *SHAPE)},
-        "b": {name: b.meta[name] for name in ("checkpoint_id", "repo_id", *SHAPE)},
-        **{name: value for name, value in claims.items() if name not in ("checkpoint_id", "repo_id")},
-        "curves": _curves(pair),
-        "controls": controls(pair, others),
-    }
+    others = catalogue.dossiers()
+    (found,) = settle([assess(pair, len(others))])
+    return Comparison(
+        a=ComparedModel.from_attributes(pair.a.dossier.meta),
+        b=ComparedModel.from_attributes(pair.b.dossier.meta),
+        verdict=found.verdict,
+        relation=found.relation,
+        direction=found.direction,
+        probability=found.probability,
+        p_value=found.p_value,
+        p_adjusted=found.p_adjusted,
+        log10_p=found.log10_p,
+        score=found.score,
+        license=found.meta.license,
+        created_at=found.meta.created_at,
+        evidence=Rows(Evidence, found.evidence),
+        curves=_curves(pair),
+        controls=controls(pair, map(Subject, others)),
+    )
 
 
-def controls(pair: Pair, others: Iterable[Subject]) -> dict[str, Any]:
+def controls(pair: Pair, others: Iterable[Subject]) -> Controls:
     """How `a` scores against strangers that have the shape of `b`: what the architecture alone explains.
 
     A stranger is a stored checkpoint of the same shape whose weights agree with neither of the two.
-
-    Returns:
-        `n`, and for each score of the curves its median and maximum over the controls, null without controls.
     """
-    shape = [pair.b.dossier.meta[name] for name in SHAPE]
-    found: list[dict[str, float | None]] = []
+    shape = _shape(pair.b.dossier.meta)
+    found: list[CurveScores] = []
     for other in others:
         if len(found) >= MAX_CONTROLS:
             break
-        if [other.dossier.meta[name] for name in SHAPE] != shape or _related(other, pair.a) or _related(other, pair.b):
+        if _shape(other.dossier.meta) != shape or _related(other, pair.a) or _related(other, pair.b):
             continue
         found.append(_curves(replace(pair, b=other)))
-    result: dict[str, Any] = {"n": len(found)}
-    for name in _curves(pair):
-        values = [value for row in found if (value := row[name]) is not None]
-        result[name] = (
-            {"median": float(np.median(values)), "lowest": float(np.min(values)), "highest": float(np.max(values))}
-            if values
-            else None
-        )
-    return result
+    return Controls(
+        n=len(found),
+        published_score=_spread([scores.published_score for scores in found]),
+        profile_correlation=_spread([scores.profile_correlation for scores in found]),
+        wasserstein=_spread([scores.wasserstein for scores in found]),
+        kl_divergence=_spread([scores.kl_divergence for scores in found]),
+    )
+
+
+def _spread(scores: Sequence[float | None]) -> Spread | None:
+    values = [score for score in scores if score is not None]
+    return Spread(float(np.median(values)), float(np.min(values)), float(np.max(values))) if values else None
+
+
+def _shape(meta: DossierMeta) -> tuple[int | None, ...]:
+    return meta.n_layers, meta.hidden_size, meta.n_heads, meta.n_kv_heads
 
 
 def _related(a: Subject, b: Subject) -> bool:
@@ -77,11 +88,11 @@ def _related(a: Subject, b: Subject) -> bool:
     return log10_p < math.log10(SUSPICION)
 
 
-def _curves(pair: Pair) -> dict[str, float | None]:
+def _curves(pair: Pair) -> CurveScores:
     a, b = pair.a.dossier, pair.b.dossier
-    return {
-        "published_score": published_score(a.curves(), b.curves()),
-        "profile_correlation": profile_score(a, b),
-        "wasserstein": wasserstein(a.curves(), b.curves()),
-        "kl_divergence": kl_divergence(a.curves(), b.curves()),
-    }
+    return CurveScores(
+        published_score=published_score(a.curves(), b.curves()),
+        profile_correlation=profile_score(a, b),
+        wasserstein=wasserstein(a.curves(), b.curves()),
+        kl_divergence=kl_divergence(a.curves(), b.curves()),
+    )

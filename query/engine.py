@@ -1,115 +1,89 @@
-"""One question, one answer: candidates -> evidence -> verdict, as the object that `provenance query` prints."""
+"""One question, one answer: candidates -> evidence -> verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from provenance.indexer.dossier import Dossier
-from provenance.indexer.generation import Generation
 from provenance.query.candidates import candidates
-from provenance.query.evidence.pair import Pair, Subject
-from provenance.query.statistics.background import Background
-from provenance.query.statistics.significance import to_p
-from provenance.query.verdict.rule import MIN_MATRICES, Candidate, assess, model_verdict, settle
+from provenance.query.catalogue import Catalogue
+from provenance.query.evidence.pair import Pair
+from provenance.query.verdict.rule import MIN_MATRICES, Assessment, assess, model_verdict, settle
+from provenance.schemas.enums import ModelVerdict
+from provenance.schemas.results import Answer, Candidate, Evidence, ModelSummary, SearchedStore
+from provenance.schemas.tabular import Rows
 
 
 @dataclass(frozen=True)
-class Answer:
+class Judgement:
     """The settled candidates of one model, best first, and the verdict about the model."""
 
     model: Dossier
-    verdict: str
-    candidates: tuple[Candidate, ...]
+    verdict: ModelVerdict
+    candidates: tuple[Assessment, ...]
     n_checkpoints: int
     n_unindexed: int
     generation: str | None
 
-    def to_json(self, k: int) -> dict[str, Any]:
-        """The JSON object of `provenance query`, with the `k` best candidates."""
-        meta = self.model.meta
-        return {
-            "model": {
-                name: meta[name]
-                for name in (
-                    "checkpoint_id",
-                    "repo_id",
-                    "n_layers",
-                    "declared_parents",
-                    "license",
-                    "created_at",
-                    "mode",
-                )
-            },
-            "store": {
-                "checkpoints": self.n_checkpoints,
-                "unindexed": self.n_unindexed,
-                "generation": self.generation,
-            },
-            "verdict": self.verdict,
-            "candidates": [candidate_json(rank, c) for rank, c in enumerate(self.candidates[:k], start=1)],
-        }
-
-
-def candidate_json(rank: int, candidate: Candidate) -> dict[str, Any]:
-    """One candidate as a JSON object."""
-    meta = candidate.pair.b.dossier.meta
-    return {
-        "rank": rank,
-        "checkpoint_id": meta["checkpoint_id"],
-        "repo_id": meta["repo_id"],
-        "verdict": candidate.verdict,
-        "relation": candidate.relation,
-        "direction": candidate.direction,
-        "declared": candidate.declared,
-        "probability": candidate.probability,
-        "p_value": to_p(candidate.log10_p),
-        "p_adjusted": to_p(candidate.log10_p_adjusted),
-        "log10_p": candidate.log10_p,
-        "score": candidate.score,
-        "merge_weight": candidate.merge_weight,
-        "license": meta["license"],
-        "created_at": meta["created_at"],
-        "evidence": [
-            {
-                "kind": e.kind,
-                "value": e.value,
-                "p_value": e.p_value,
-                "log10_p": e.log10_p,
-                "n": e.n,
-                "note": e.note,
-            }
-            for e in candidate.evidence
-        ],
-    }
+    def answer(self, k: int) -> Answer:
+        """The public record of it, with the `k` best candidates."""
+        return Answer(
+            ModelSummary.from_attributes(self.model.meta),
+            SearchedStore(self.n_checkpoints, self.n_unindexed, self.generation),
+            self.verdict,
+            Rows(Candidate, (_candidate(rank, a) for rank, a in enumerate(self.candidates[:k], start=1))),
+        )
 
 
 def answer(
-    model: Dossier,
-    generation: Generation | None,
-    fresh: Sequence[Dossier],
-    background: Background,
-    *,
-    spec: str | None = None,
-    min_probability: float = 0.0,
-    subject: Callable[[Dossier], Subject] = Subject,
+    model: Dossier, catalogue: Catalogue, *, k: int = 10, spec: str | None = None, min_probability: float = 0.0
 ) -> Answer:
+    """The `k` most suspected parents of a model; the arguments and errors are those of `judge`."""
+    return judge(model, catalogue, spec=spec, min_probability=min_probability).answer(k)
+
+
+def judge(model: Dossier, catalogue: Catalogue, *, spec: str | None = None, min_probability: float = 0.0) -> Judgement:
     """Find and judge the suspected parents of a model.
 
     Args:
         model: the model asked about; its own repo is never a candidate.
-        generation: the live index, or null when there is none yet.
-        fresh: checkpoints crawled after it was built.
-        background: scores of unrelated pairs.
+        catalogue: what it is held against.
         spec: signature to search with; the index's own by default.
         min_probability: candidates below are left out.
-        subject: lays a checkpoint out for comparison; one that remembers saves time where many models are asked about.
+
+    Raises:
+        IndexMissingError: the index holds no signatures of this spec.
     """
-    n_store = (len(generation) if generation else 0) + len(fresh)
-    asked = subject(model)
-    pairs = [Pair(asked, subject(other), background) for other in candidates(model, generation, fresh, spec=spec)]
-    settled = settle([assess(pair, n_store) for pair in pairs])
-    verdict = model_verdict(settled, judgeable=len(model.matrices.facts) >= MIN_MATRICES)
-    kept = tuple(c for c in settled if c.probability >= min_probability)
-    return Answer(model, verdict, kept, n_store, len(fresh), generation.name if generation else None)
+    asked = catalogue.subject(model)
+    found = candidates(model, catalogue.generation, catalogue.unindexed, spec=spec)
+    pairs = [Pair(asked, catalogue.subject(other), catalogue.background) for other in found]
+    settled = settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
+    return Judgement(
+        model,
+        model_verdict(settled, judgeable=len(model.matrices.facts) >= MIN_MATRICES),
+        tuple(a for a in settled if a.probability >= min_probability),
+        catalogue.n_checkpoints,
+        len(catalogue.unindexed),
+        catalogue.generation.name if catalogue.generation else None,
+    )
+
+
+def _candidate(rank: int, a: Assessment) -> Candidate:
+    return Candidate(
+        rank=rank,
+        checkpoint_id=a.meta.checkpoint_id,
+        repo_id=a.meta.repo_id,
+        verdict=a.verdict,
+        relation=a.relation,
+        direction=a.direction,
+        declared=a.declared,
+        probability=a.probability,
+        p_value=a.p_value,
+        p_adjusted=a.p_adjusted,
+        log10_p=a.log10_p,
+        score=a.score,
+        merge_weight=a.merge_weight,
+        license=a.meta.license,
+        created_at=a.meta.created_at,
+        evidence=Rows(Evidence, a.evidence),
+    )

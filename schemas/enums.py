@@ -54,6 +54,17 @@ class Relation(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Null(StrEnum):
+    """What a line of evidence is held against: how it is distributed over unrelated pairs."""
+
+    THEORETICAL = "theoretical"
+    """Known from the statistic itself."""
+    EMPIRICAL = "empirical"
+    """Known from the scores of unrelated pairs alone: no p-value is below 1 / (n + 1)."""
+    NONE = "none"
+    """Not known: the line describes."""
+
+
 class Mode(StrEnum):
     """How much of a checkpoint is read."""
 
@@ -94,19 +105,29 @@ class Reason(StrEnum):
     """Why an attempt did not end with a fingerprint."""
 
     KNOWN = "known"
+    """It is stored already."""
     RENAMED = "renamed"
+    """The repo has another id now."""
     NO_WEIGHTS = "no-weights"
     NO_REPO = "no-repo"
+    NO_REVISION = "no-revision"
+    NO_FILE = "no-file"
+    NO_FILES = "no-files"
+    """The hub lists a repo without any."""
     GATED = "gated"
     DISABLED = "disabled"
     LOGIN = "login"
+    """The hub wants a valid one."""
     FORBIDDEN = "forbidden"
     EXPIRED = "expired"
+    """The storage refuses a signed address."""
     CHANGED = "changed"
+    """Other files than were listed, or another commit."""
     MALFORMED = "malformed"
     BAD_WEIGHTS = "bad-weights"
     UNREADABLE = "unreadable"
     BAD_ANSWER = "bad-answer"
     NETWORK = "network"
     STOPPED = "stopped"
+    """The crawl ended first; no outcome."""
     UNEXPECTED = "unexpected"

@@ -18,6 +18,8 @@ ProvenanceError                 something the user can read in one line: what, w
 
 from __future__ import annotations
 
+from provenance.schemas.enums import Reason, Stage
+
 
 class ProvenanceError(Exception):
     """Base of all errors raised on purpose. `str(error)` is one line fit for a user."""
@@ -31,14 +33,14 @@ class CheckpointError(ProvenanceError):
     """One checkpoint cannot be fingerprinted.
 
     Attributes:
-        stage: where it stopped (`listing`, `plan`, `header`, `roles`, `read`, `statistics`, `store`).
+        stage: where it stopped.
         reason: why, in one word that programs may go by.
     """
 
-    stage = "read"
-    reason = "unreadable"
+    stage = Stage.READ
+    reason = Reason.UNREADABLE
 
-    def __init__(self, message: str, *, stage: str | None = None, reason: str | None = None) -> None:
+    def __init__(self, message: str, *, stage: Stage | None = None, reason: Reason | None = None) -> None:
         super().__init__(message)
         if stage is not None:
             self.stage = stage
@@ -55,8 +57,8 @@ class HeaderError(CheckpointError):
         fault: what is wrong, in words.
     """
 
-    stage = "header"
-    reason = "malformed"
+    stage = Stage.HEADER
+    reason = Reason.MALFORMED
 
     def __init__(self, fault: str, *, file: str, repo: str = "") -> None:
         self.repo, self.file, self.fault = repo, file, fault
@@ -67,15 +69,15 @@ class HeaderError(CheckpointError):
 class WeightsError(CheckpointError):
     """The weights that a checkpoint announces are missing, partial or unreadable."""
 
-    stage = "plan"
-    reason = "bad-weights"
+    stage = Stage.PLAN
+    reason = Reason.BAD_WEIGHTS
 
 
 class SkippedCheckpoint(CheckpointError):
     """There is nothing to read here, and that is no failure."""
 
-    stage = "plan"
-    reason = "no-weights"
+    stage = Stage.PLAN
+    reason = Reason.NO_WEIGHTS
 
 
 class SourceError(ProvenanceError):

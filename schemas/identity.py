@@ -16,6 +16,11 @@ _REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _FORM = re.compile(r"(?P<repo>[^@:#]+)@(?P<revision>[0-9a-f]{1,40})(?::(?P<subfolder>[^#]+))?(?:#(?P<variant>.+))?")
 
 
+def short_revision(revision: str) -> str:
+    """A commit as checkpoint ids hold it."""
+    return revision[:REVISION_DIGITS]
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class CheckpointId:
     """One set of weights: repo, commit, and where in the repo they lie.

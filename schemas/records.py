@@ -1,19 +1,21 @@
-"""Frozen records that travel between the rooms: what was listed, what a header says, what was measured."""
+"""Frozen records that the parts of the program hand to each other: what was listed, a fingerprint, an outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from provenance.schemas.roles import MAIN_STACK
+from provenance.schemas.enums import Reason, Source, Stage, Status
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from provenance.schemas.enums import Mode
     from provenance.schemas.identity import CheckpointId
+    from provenance.schemas.roles import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,132 +49,23 @@ class RepoMetadata:
 
 @dataclass(frozen=True, slots=True)
 class ListedCheckpoint:
-    """One checkpoint to visit: its identity, the files that hold its weights, and what was listed about it.
+    """One checkpoint to crawl: its identity, the files that hold its weights, and what was listed about it.
 
     `revision` inside `identity` is null-like (`"0"`) for a local folder without a listed sha until its
     content digest is known. `weight_files` are in shard order. `config_file` is `config.json`, or
     Meta's `params.json`, or null. `config` is what a hub's listing says of it (model type, architectures): enough where
-    names and shapes settle the roles, and then the file is not read.
+    names and shapes settle the roles, and then the file is not read. `commit` is the whole hash of the revision, null
+    where no commit is known.
     """
 
     identity: CheckpointId
-    source: str
+    source: Source
     weight_files: tuple[str, ...]
     files: tuple[RepoFile, ...]
     config_file: str | None = None
     metadata: RepoMetadata = field(default_factory=RepoMetadata)
-    config: Mapping[str, Any] | None = field(default=None, hash=False)
-
-
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """One tensor as a safetensors header describes it. `start` and `stop` are byte offsets in the file."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: str
-    start: int
-    stop: int
-
-    @property
-    def n_elements(self) -> int:
-        n = 1
-        for length in self.shape:
-            n *= length
-        return n
-
-
-@dataclass(frozen=True, slots=True)
-class OutputRows:
-    """Which output rows of a stored matrix make one logical matrix.
-
-    `groups` runs of `size` rows, `stride` apart, from `start`: a contiguous slice has one group, a
-    per-head interleave one group a head. `rotary_head` > 0 undoes Meta's rotary row order inside heads of
-    that many rows (stored `(i, half)`, logical `(half, i)`).
-    """
-
-    start: int
-    size: int
-    groups: int = 1
-    stride: int = 0
-    rotary_head: int = 0
-
-    @property
-    def count(self) -> int:
-        return self.groups * self.size
-
-
-@dataclass(frozen=True, slots=True)
-class LogicalTensor:
-    """A stored tensor, or a part of one, with the role it plays.
-
-    Attributes:
-        name: the stored tensor's name.
-        part: which part of a fused tensor (`q`, `gate`, …), null for a whole tensor.
-        role: one of `schemas.roles.ROLES`.
-        layer: 0-based layer in its stack, null outside the layers.
-        stack: `main`, or the name of another stack.
-        expert: 0-based expert, null for dense tensors.
-        shape: logical shape: `(out, in)` for matrices, whatever the storage orientation.
-        entry: where the stored tensor lies.
-        element_offset: elements of the stored tensor before the stored matrix (stacked experts).
-        stored_shape: the stored matrix's 2-D shape (`(n, 1)` never occurs: vectors keep `(n,)`).
-        transposed: stored as `(in, out)`.
-        rows: which of the stored output rows belong to the part; null = all, in order.
-    """
-
-    name: str
-    part: str | None
-    role: str
-    layer: int | None
-    shape: tuple[int, ...]
-    entry: TensorEntry
-    stack: str = MAIN_STACK
-    expert: int | None = None
-    element_offset: int = 0
-    stored_shape: tuple[int, ...] = ()
-    transposed: bool = False
-    rows: OutputRows | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedRoles:
-    """All tensors of a checkpoint with their roles, and what could not be settled.
-
-    `notes` are reasons, in words, why a tensor that looked like a projection stayed `other`.
-    """
-
-    tensors: tuple[LogicalTensor, ...]
-    n_layers: int
-    hidden_size: int | None
-    n_heads: int | None
-    n_kv_heads: int | None
-    model_type: str | None
-    architecture: str | None
-    quantization: str | None
-    adapter: bool = False
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TensorStatistics:
-    """Moments of the elements read of one logical tensor; null where nothing was read.
-
-    `std` is the population standard deviation over the finite elements, `std_error` the standard error
-    of `std` from reading only bands (0 when all was read), `skewness` and `kurtosis` the standardised third
-    and fourth moments (3 for a Gaussian), null for a constant tensor.
-    """
-
-    n_read: int = 0
-    mean: float | None = None
-    std: float | None = None
-    std_error: float | None = None
-    skewness: float | None = None
-    kurtosis: float | None = None
-    min: float | None = None
-    max: float | None = None
-    n_nonfinite: int = 0
+    config: Mapping[str, object] | None = field(default=None, hash=False)
+    commit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +77,7 @@ class SampleEntry:
     """
 
     stack: str
-    role: str
+    role: Role
     layer: int | None
     expert: int | None
     shape: tuple[int, ...]
@@ -203,31 +96,99 @@ class WeightSample:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointRow:
+    """A row of the table `checkpoints`, without its `fingerprint_id`: `schemas.tables` says what each column means."""
+
+    checkpoint_id: str
+    repo_id: str
+    revision: str
+    subfolder: str | None
+    variant: str | None
+    source: Source
+    author: str | None
+    created_at: datetime | None
+    last_modified: datetime | None
+    downloads: int | None
+    likes: int | None
+    license: str | None
+    gated: str | None
+    private: bool | None
+    pipeline_tag: str | None
+    tags: tuple[str, ...]
+    declared_parents: tuple[str, ...]
+    declared_relation: str | None
+    architecture: str | None
+    model_type: str | None
+    n_layers: int
+    hidden_size: int | None
+    n_heads: int | None
+    n_kv_heads: int | None
+    n_parameters: int
+    dtype: str | None
+    quantization: str | None
+    n_tensors: int
+    n_files: int
+    total_bytes: int
+    bytes_read: int
+    requests: int
+    mode: Mode
+    sample_version: str
+    fingerprint_version: int
+    fingerprinted_at: datetime
+    content_digest: str
+    resolved: int
+    unresolved: int
+    adapter: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRow:
+    """A row of the table `tensors`, without its two keys: `schemas.tables` says what each column means."""
+
+    name: str
+    part: str | None
+    role: Role
+    layer: int | None
+    stack: str
+    expert: int | None
+    shape: tuple[int, ...]
+    dtype: str
+    n_elements: int
+    n_read: int = 0
+    mean: float | None = None
+    std: float | None = None
+    std_error: float | None = None
+    skewness: float | None = None
+    kurtosis: float | None = None
+    min: float | None = None
+    max: float | None = None
+    n_nonfinite: int = 0
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Everything that one visit to a checkpoint yields: rows for the tables of `schemas.tables`.
+    """Everything that one read of a checkpoint yields: what the tables of `schemas.tables` hold, but for their keys."""
 
-    `tensors` and `files` are rows as mappings (column -> value) without the key columns, `checkpoint` is
-    the row of `checkpoints`.
-    """
-
-    checkpoint: Mapping[str, Any]
-    files: tuple[Mapping[str, Any], ...]
-    tensors: tuple[Mapping[str, Any], ...]
+    checkpoint: CheckpointRow
+    files: tuple[RepoFile, ...]
+    tensors: tuple[TensorRow, ...]
     sample: WeightSample
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one visit ended: a row of `outcomes`."""
+    """How one attempt to fingerprint a checkpoint ended: a row of `outcomes`. `error` is the class of the error."""
 
     repo_id: str
     revision: str | None
-    status: str
-    stage: str | None = None
+    status: Status
+    stage: Stage | None = None
     error: str | None = None
     message: str | None = None
-    reason: str | None = None
-    source: str | None = None
+    reason: Reason | None = None
+    source: Source | None = None
     attempts: int = 1
     next_attempt_at: datetime | None = None
     bytes_read: int = 0
@@ -236,16 +197,43 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """One measured line of argument about a pair of checkpoints.
+class EarlierFailure:
+    """The last attempt at a repo of a hub, which failed.
 
-    `p_value` is null where the line has no null distribution (descriptive lines); `log10_p` keeps what
-    a float cannot. `n` is the number of cells, layers or tensors compared.
+    Attributes:
+        revision: of the repo, null where it was not known.
+        reason: why it failed.
+        attempts: failed ones in a row.
+        next_attempt_at: when to try again, null for not before the repo changes.
+        listings: keys of the listings in whose crawls the repo was ever tried.
     """
 
-    kind: str
-    value: float | None
-    p_value: float | None
-    log10_p: float | None
-    n: int
-    note: str = ""
+    revision: str | None
+    reason: Reason | None
+    attempts: int
+    next_attempt_at: datetime | None
+    listings: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class CrawlRun:
+    """One crawl at its start or at its end: a row of `runs`. `arguments` and `budgets` are JSON."""
+
+    run_id: str
+    started_at: datetime
+    finished_at: datetime | None
+    source: str
+    arguments: str
+    listed: int
+    fingerprinted: int
+    skipped: int
+    failed: int
+    bytes_read: int
+    api_requests: int
+    resolve_requests: int
+    range_requests: int
+    waited: float
+    budgets: str
+    listing: str | None
+    watermark: datetime | None
+    stopped: str | None

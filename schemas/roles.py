@@ -1,46 +1,57 @@
 """The role vocabulary: what a tensor does in a transformer.
 
-The order of `ROLES` is part of the store's format (`ROLE_CODE` is written into the memory-mapped
+The order of the roles is part of the store's format (`ROLE_CODE` is written into the memory-mapped
 dossiers): append, never reorder.
 """
 
 from __future__ import annotations
 
-ROLES = (
-    "other",
-    "q",
-    "k",
-    "v",
-    "o",
-    "gate",
-    "up",
-    "down",
-    "attn_norm",
-    "ffn_norm",
-    "final_norm",
-    "q_bias",
-    "k_bias",
-    "v_bias",
-    "embed",
-    "lm_head",
-    "router",
-    "q_a",
-    "q_b",
-    "kv_a",
-    "kv_b",
-)
-ROLE_CODE = {role: code for code, role in enumerate(ROLES)}
+from enum import StrEnum
 
-ATTENTION = ("q", "k", "v", "o")
+
+class Role(StrEnum):
+    """What a tensor does. `A` and `B` are the two halves of a projection through a latent: down to it, up from it."""
+
+    OTHER = "other"
+    """None of the roles below, or not known."""
+    QUERY = "q"
+    KEY = "k"
+    VALUE = "v"
+    OUTPUT = "o"
+    GATE = "gate"
+    UP = "up"
+    DOWN = "down"
+    ATTENTION_NORM = "attn_norm"
+    FEED_FORWARD_NORM = "ffn_norm"
+    FINAL_NORM = "final_norm"
+    QUERY_BIAS = "q_bias"
+    KEY_BIAS = "k_bias"
+    VALUE_BIAS = "v_bias"
+    EMBEDDING = "embed"
+    HEAD = "lm_head"
+    ROUTER = "router"
+    QUERY_A = "q_a"
+    QUERY_B = "q_b"
+    KEY_VALUE_A = "kv_a"
+    KEY_VALUE_B = "kv_b"
+
+
+ROLES = tuple(Role)
+ROLE_BY_NAME: dict[str, Role] = {role.value: role for role in ROLES}
+"""For many look-ups: three times as fast as `Role(name)`, and `get` says null where no role has the name."""
+
+ROLE_CODE: dict[Role, int] = {role: code for code, role in enumerate(ROLES)}
+
+ATTENTION = (Role.QUERY, Role.KEY, Role.VALUE, Role.OUTPUT)
 """The four projections whose standard deviations make the published curves."""
 
-LATENT_ATTENTION = ("q_a", "q_b", "kv_a", "kv_b")
-FEED_FORWARD = ("gate", "up", "down")
+LATENT_ATTENTION = (Role.QUERY_A, Role.QUERY_B, Role.KEY_VALUE_A, Role.KEY_VALUE_B)
+FEED_FORWARD = (Role.GATE, Role.UP, Role.DOWN)
 LAYER_MATRICES = ATTENTION + LATENT_ATTENTION + FEED_FORWARD
 """Matrices inside a layer: the only ones whose sampled weights may convict."""
 
-LAYER_VECTORS = ("attn_norm", "ffn_norm", "q_bias", "k_bias", "v_bias")
-VECTORS = (*LAYER_VECTORS, "final_norm")
+LAYER_VECTORS = (Role.ATTENTION_NORM, Role.FEED_FORWARD_NORM, Role.QUERY_BIAS, Role.KEY_BIAS, Role.VALUE_BIAS)
+VECTORS = (*LAYER_VECTORS, Role.FINAL_NORM)
 
 MAIN_STACK = "main"
 """Name of the stack of layers that makes the curves; others carry their own (`vision`, `encoder`, …)."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from provenance.schemas.roles import ATTENTION, FEED_FORWARD, LATENT_ATTENTION, VECTORS
+from provenance.schemas.roles import ATTENTION, FEED_FORWARD, LATENT_ATTENTION, VECTORS, Role
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,11 +40,11 @@ SEQUENCE_LENGTH = len(OFFSETS) ** 2 * TILE**2
 N_TILES = len(OFFSETS) ** 2
 
 _WHOLE = frozenset(ATTENTION + LATENT_ATTENTION)
-_FIRST_BAND = frozenset((*FEED_FORWARD, "router"))
+_FIRST_BAND = frozenset((*FEED_FORWARD, Role.ROUTER))
 _VECTOR = frozenset(VECTORS)
 
 
-def is_sampled(role: str, expert: int | None) -> bool:
+def is_sampled(role: Role, expert: int | None) -> bool:
     """Whether tensors of this role and expert have sample cells."""
     if role in _VECTOR:
         return True
@@ -60,14 +60,14 @@ def sequence() -> NDArray[np.int64]:
     """
     n = len(OFFSETS)
     tiles = sorted(((a, b) for a in range(n) for b in range(n)), key=lambda t: (max(t), t))
-    # Within a tile a Latin-square walk: each pass of four touches every row and every column once.
-    walk = [(i, (i + shift) % TILE) for shift in range(TILE) for i in range(TILE)]
-    cells = [(a * n + b, OFFSETS[a] + i, OFFSETS[b] + j) for i, j in walk for a, b in tiles]
+    # Within a tile a Latin square: each pass of four touches every row and every column once.
+    order = [(i, (i + shift) % TILE) for shift in range(TILE) for i in range(TILE)]
+    cells = [(a * n + b, OFFSETS[a] + i, OFFSETS[b] + j) for i, j in order for a, b in tiles]
     return np.array(cells, dtype=np.int64)
 
 
 @lru_cache(maxsize=4096)
-def matrix_cells(shape: tuple[int, int], role: str) -> NDArray[np.int64]:
+def matrix_cells(shape: tuple[int, int], role: Role) -> NDArray[np.int64]:
     """The cells of a matrix, in sampling order.
 
     Args:
@@ -81,12 +81,12 @@ def matrix_cells(shape: tuple[int, int], role: str) -> NDArray[np.int64]:
     inside = (cells[:, 1] < shape[0]) & (cells[:, 2] < shape[1])
     if role in _FIRST_BAND:
         inside &= cells[:, 0] < len(OFFSETS)
-    found = np.flatnonzero(inside)
-    found.flags.writeable = False
-    return found
+    positions = np.flatnonzero(inside)
+    positions.flags.writeable = False
+    return positions
 
 
-def n_cells(role: str, shape: Sequence[int]) -> int:
+def n_cells(role: Role, shape: Sequence[int]) -> int:
     """How many sample cells a tensor of this role and shape has before any budget."""
     if role in _VECTOR:
         return shape[0] if len(shape) == 1 else 0

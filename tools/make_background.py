@@ -14,11 +14,12 @@ from itertools import combinations
 from pathlib import Path
 
 import provenance
-from provenance.query.evidence import LINES, SUPPORTING
 from provenance.query.evidence.pair import Pair, Subject
+from provenance.query.evidence.registry import LINES
 from provenance.query.statistics.background import key, stratum
+from provenance.schemas.enums import Null
 
-TARGET = Path(__file__).resolve().parents[1] / "query" / "statistics" / "background.json"
+TARGET = Path(__file__).resolve().parents[1] / "provenance" / "query" / "statistics" / "background.json"
 
 
 def main(store: str, repos: list[str]) -> None:
@@ -27,10 +28,9 @@ def main(store: str, repos: list[str]) -> None:
         subjects = [Subject(database.find(repo)) for repo in repos]
     scores: dict[str, list[float]] = defaultdict(list)
     for a, b in combinations(subjects, 2):
-        for kind in SUPPORTING:
-            evidence = LINES[kind](Pair(a, b))
-            if evidence is not None and evidence.value is not None:
-                scores[key(kind, stratum(a.dossier, b.dossier))].append(round(evidence.value, 4))
+        for line in LINES:
+            if line.null is Null.EMPIRICAL and (found := line.measure(Pair(a, b))) and found.value is not None:
+                scores[key(line.name, stratum(a.dossier, b.dossier))].append(round(found.value, 4))
     lines = [f" {json.dumps(name)}: {json.dumps(sorted(values))}" for name, values in sorted(scores.items())]
     TARGET.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 

@@ -8,16 +8,21 @@ from typing import TypeAlias
 
 from provenance.crawler.architectures.fused import Unsettled
 from provenance.crawler.architectures.notes import Notes
-from provenance.schemas.records import LogicalTensor
-from provenance.schemas.roles import FEED_FORWARD
+from provenance.schemas.roles import FEED_FORWARD, Role
+from provenance.schemas.tensors import LogicalTensor
 
-READ_RESIDUAL = ("q", "k", "v", "q_a", "kv_a")
+READ_RESIDUAL = (Role.QUERY, Role.KEY, Role.VALUE, Role.QUERY_A, Role.KEY_VALUE_A)
+
+_OTHER, _OUTPUT, _DOWN = Role.OTHER, Role.OUTPUT, Role.DOWN  # compared for every tensor: see `layer`
+_WRITE_RESIDUAL = (_OUTPUT, _DOWN)
+_OF_WIDTH = (*FEED_FORWARD, _OUTPUT)
+_WRITE_INNER = (Role.GATE, Role.UP)
 
 _Shape: TypeAlias = tuple[int, ...] | None
 
 
-def agreeing(tensors: list[LogicalTensor], notes: Notes, readers: tuple[str, ...]) -> list[LogicalTensor]:
-    """The tensors of one layer, those without a role that contradict one another; `readers` read one width."""
+def agreeing(tensors: list[LogicalTensor], notes: Notes, readers: tuple[Role, ...]) -> list[LogicalTensor]:
+    """The tensors of one layer; those that contradict one another lose their role. `readers` must read one width."""
     return _whole(_of_one_width(_unclaimed_twice(tensors, notes), notes, readers), notes)
 
 
@@ -39,14 +44,14 @@ def latent_fits(q: _Shape, kv_a: _Shape, kv_b: _Shape, o: _Shape) -> bool:
 
 def _unclaimed_twice(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
     """Where two stored tensors claim one role of one layer, neither has it."""
-    claims = Counter((t.role, t.expert) for t in tensors if t.role != "other")
+    claims = Counter((t.role, t.expert) for t in tensors if t.role != _OTHER)
     return [
         _refused(t, "another tensor of the layer claims the same role", notes) if claims[t.role, t.expert] > 1 else t
         for t in tensors
     ]
 
 
-def _of_one_width(tensors: list[LogicalTensor], notes: Notes, readers: tuple[str, ...]) -> list[LogicalTensor]:
+def _of_one_width(tensors: list[LogicalTensor], notes: Notes, readers: tuple[Role, ...]) -> list[LogicalTensor]:
     """Refuse matrices that cannot stand in one layer: q, k, v and the feed-forward share the residual stream."""
     widths = {t.shape[1] for t in tensors if t.role in readers}
     if len(widths) > 1:
@@ -57,10 +62,10 @@ def _of_one_width(tensors: list[LogicalTensor], notes: Notes, readers: tuple[str
     width = widths.pop()
     checked = []
     for tensor in tensors:
-        side = 0 if tensor.role in ("down", "o") else 1
-        if tensor.role in (*FEED_FORWARD, "o") and tensor.shape[side] != width:
+        side = 0 if tensor.role in _WRITE_RESIDUAL else 1
+        if tensor.role in _OF_WIDTH and tensor.shape[side] != width:
             gap = f"{'writes' if side == 0 else 'reads'} {tensor.shape[side]} numbers where q reads {width}"
-            if tensor.role == "o":
+            if tensor.role == _OUTPUT:
                 notes.add(tensor.name, Unsettled(gap))
             else:
                 tensor = _refused(tensor, gap, notes)
@@ -74,10 +79,10 @@ def _whole(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
     attends = any(t.role in READ_RESIDUAL for t in tensors)
     checked = []
     for tensor in tensors:
-        down = inner.get(("down", tensor.expert))
-        if tensor.role == "o" and not attends:
+        down = inner.get((_DOWN, tensor.expert))
+        if tensor.role == _OUTPUT and not attends:
             tensor = _refused(tensor, "nothing in the layer tells which attention it belongs to", notes)
-        elif tensor.role in ("gate", "up") and down and tensor.shape[0] != down[1]:
+        elif tensor.role in _WRITE_INNER and down and tensor.shape[0] != down[1]:
             tensor = _refused(tensor, f"writes {tensor.shape[0]} numbers where down reads {down[1]}", notes)
         checked.append(tensor)
     return checked
@@ -85,4 +90,4 @@ def _whole(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
 
 def _refused(tensor: LogicalTensor, reason: str, notes: Notes) -> LogicalTensor:
     notes.add(tensor.name, Unsettled(reason))
-    return replace(tensor, role="other")
+    return replace(tensor, role=_OTHER)

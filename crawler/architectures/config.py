@@ -1,13 +1,12 @@
 """The few facts of a config.json or params.json that names and shapes cannot give.
 
-A config is a stranger's file and may hold anything: what is not of the expected kind counts as absent.
+A config is not to be trusted and may hold anything: what is not of the expected kind counts as absent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 _NESTED = (
     "thinker_config",
@@ -65,7 +64,7 @@ class Settings:
         return self.model_types[0] if self.model_types else None
 
 
-def read_settings(config: Mapping[str, Any] | None) -> Settings:
+def read_settings(config: Mapping[str, object] | None) -> Settings:
     """Read the known keys, the language model's own section first. Never raises."""
     sections = list(_sections(config, 0))
     inner_first = sections[::-1]
@@ -79,7 +78,7 @@ def read_settings(config: Mapping[str, Any] | None) -> Settings:
     methods = [_mapping(section.get("quantization_config")).get("quant_method") for section in sections]
     return Settings(
         model_types=tuple(text for section in sections if (text := _text(section.get("model_type")))),
-        architecture=next((text for found in architectures if isinstance(found, list) for text in _texts(found)), None),
+        architecture=next((text for names in architectures if isinstance(names, list) for text in _texts(names)), None),
         quantization=next(_texts(methods), None),
         hidden_size=_count(inner_first, _HIDDEN),
         n_heads=_count(inner_first, _HEADS),
@@ -88,7 +87,7 @@ def read_settings(config: Mapping[str, Any] | None) -> Settings:
     )
 
 
-def _sections(config: object, depth: int) -> Iterator[Mapping[str, Any]]:
+def _sections(config: object, depth: int) -> Iterator[Mapping[str, object]]:
     section = _mapping(config)
     if not section:
         return
@@ -98,11 +97,11 @@ def _sections(config: object, depth: int) -> Iterator[Mapping[str, Any]]:
             yield from _sections(section.get(key), depth + 1)
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _count(sections: list[Mapping[str, Any]], keys: tuple[str, ...]) -> int | None:
+def _count(sections: list[Mapping[str, object]], keys: tuple[str, ...]) -> int | None:
     for section in sections:
         for key in keys:
             value = section.get(key)
@@ -116,5 +115,5 @@ def _text(value: object) -> str | None:
     return str(value) if usable else None
 
 
-def _texts(values: list[Any]) -> Iterator[str]:
+def _texts(values: list[object]) -> Iterator[str]:
     return (text for value in values if (text := _text(value)))

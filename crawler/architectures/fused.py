@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from provenance.crawler.architectures.config import Settings
-from provenance.schemas.records import OutputRows
+from provenance.schemas.tensors import OutputRows
 
 Parts: TypeAlias = Mapping[str, OutputRows]
 
@@ -149,7 +149,7 @@ def gate_first(rows: int, geometry: Geometry) -> Parts:
     if query is None:
         raise Unsettled("the output projection that tells the size of the queries is missing")
     parts = contiguous(rows - query, geometry)
-    shifted = {part: OutputRows(query + found.start, found.size) for part, found in parts.items()}
+    shifted = {part: OutputRows(query + own.start, own.size) for part, own in parts.items()}
     return {"output_gate": OutputRows(0, query), **shifted}
 
 

@@ -26,10 +26,13 @@ from provenance.crawler.architectures.names import (
 )
 from provenance.crawler.architectures.notes import FLOAT_DTYPES, Notes
 from provenance.crawler.architectures.stacks import Place
-from provenance.schemas.records import LogicalTensor, TensorEntry
-from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, ROLE_CODE, VECTORS
+from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, ROLE_BY_NAME, VECTORS, Role
+from provenance.schemas.tensors import LogicalTensor, TensorEntry
 
-_BIASED = ("q", "k", "v")
+_BIAS_OF_PART: dict[str, Role] = {"q": Role.QUERY_BIAS, "k": Role.KEY_BIAS, "v": Role.VALUE_BIAS}
+_QUERIES = (Role.QUERY, Role.QUERY_B)
+_READ_HIDDEN = (*READ_RESIDUAL, Role.ROUTER)
+_OTHER = Role.OTHER  # compared for every tensor, and Python 3.11 finds a member of an enumeration slowly
 _MAX_EXPERTS = 4096
 _TELL_WIDTH = ("self_attn.q_proj", "attn.in_proj", "attn.qkv")
 
@@ -72,16 +75,16 @@ class Context:
 
 def other(entry: TensorEntry) -> LogicalTensor:
     """A tensor without a role."""
-    return LogicalTensor(entry.name, None, "other", None, entry.shape, entry, stored_shape=entry.shape)
+    return LogicalTensor(entry.name, None, _OTHER, None, entry.shape, entry, stored_shape=entry.shape)
 
 
 def resolve_layer(places: Sequence[Place], context: Context) -> list[LogicalTensor]:
     """The logical tensors of one layer, with `layer` and `expert` set and `stack` left for later."""
     layer = _Layer(places, context)
     resolved = [
-        replace(tensor, layer=found.layer, expert=found.expert if tensor.expert is None else tensor.expert)
-        for found in places
-        for tensor in layer.resolve(found)
+        replace(tensor, layer=place.layer, expert=place.expert if tensor.expert is None else tensor.expert)
+        for place in places
+        for tensor in layer.resolve(place)
     ]
     return agreeing(resolved, context.notes, layer.readers)
 
@@ -90,29 +93,34 @@ class _Layer:
     def __init__(self, places: Sequence[Place], context: Context) -> None:
         self.context = context
         self.matrices = {
-            found.stem: found.entry.shape
-            for found in places
-            if found.suffix == "weight" and len(found.entry.shape) == 2 and found.expert is None
+            place.stem: place.entry.shape
+            for place in places
+            if place.suffix == "weight" and len(place.entry.shape) == 2 and place.expert is None
         }
-        stems = {found.stem for found in places}
-        self.readers = tuple(r for r in READ_RESIDUAL if r != "v" or BOTTLENECK not in stems)
+        stems = {place.stem for place in places}
+        self.readers = tuple(r for r in READ_RESIDUAL if r != Role.VALUE or BOTTLENECK not in stems)
         self.linear = {module for module, _, member in (stem.rpartition(".") for stem in stems) if member in NO_SOFTMAX}
         none = any(word in NO_SOFTMAX_FAMILIES for word in places[0].container.split("."))
+        known = _roles(stems)
         self.roles = {
-            stem: "other" if role in ATTENTION and (none or stem.rpartition(".")[0] in self.linear) else role
-            for stem, role in _roles(stems).items()
+            stem: _OTHER if role in ATTENTION and (none or stem.rpartition(".")[0] in self.linear) else role
+            for stem in stems
+            if (role := known.get(stem)) is not None
         }
         self.rotary = "attention_norm" in stems  # Meta's own files; vision towers write `attention.wq` too
         self.conv1d = _conv1d(self.matrices)
         if self.conv1d is None:
             self.matrices = {stem: shape for stem, shape in self.matrices.items() if stem not in CONV1D_STEMS}
         self.inputs = {role: self._input(stem) for stem in self.matrices if (role := self.roles.get(stem))}
-        query = next((shape[0] for stem, shape in self.matrices.items() if self.roles.get(stem) == "q"), None)
-        self.geometry = Geometry(context.settings, self.inputs.get("o") or query)
+        query = next((shape[0] for stem, shape in self.matrices.items() if self.roles.get(stem) == Role.QUERY), None)
+        self.geometry = Geometry(context.settings, self.inputs.get(Role.OUTPUT) or query)
         self.latent = any(role in self.inputs for role in LATENT_ATTENTION)
         rows = {self.roles.get(stem): shape for stem, shape in self.matrices.items()}
         self.latent_fits = latent_fits(
-            rows.get("q_b") or rows.get("q"), rows.get("kv_a"), rows.get("kv_b"), rows.get("o")
+            rows.get(Role.QUERY_B) or rows.get(Role.QUERY),
+            rows.get(Role.KEY_VALUE_A),
+            rows.get(Role.KEY_VALUE_B),
+            rows.get(Role.OUTPUT),
         )
 
     def _transposed(self, stem: str) -> bool:
@@ -121,78 +129,78 @@ class _Layer:
     def _input(self, stem: str) -> int:
         return self.matrices[stem][0 if self._transposed(stem) else 1]
 
-    def resolve(self, found: Place) -> list[LogicalTensor]:
+    def resolve(self, place: Place) -> list[LogicalTensor]:
         """The parts of one stored tensor; itself as `other`, with a note, where its role is not certain."""
         try:
-            return list(self._claim(found))
+            return list(self._claim(place))
         except Unsettled as gap:
-            self.context.notes.add(found.entry.name, gap)
-            return [other(found.entry)]
+            self.context.notes.add(place.entry.name, gap)
+            return [other(place.entry)]
 
-    def _claim(self, found: Place) -> Iterator[LogicalTensor]:
-        entry, stem = found.entry, found.stem
-        role = self.roles.get(stem, "other")
-        fused = self._fused(found, role)
-        if role == "other" and fused is None:
+    def _claim(self, place: Place) -> Iterator[LogicalTensor]:
+        entry, stem = place.entry, place.stem
+        role = self.roles.get(stem, _OTHER)
+        fused = self._fused(place, role)
+        if role == _OTHER and fused is None:
             self.context.notes.add_look_alike(entry)
             yield other(entry)
-        elif found.suffix == "bias":
-            yield from self._bias(found, role, fused)
+        elif place.suffix == "bias":
+            yield from self._bias(place, role, fused)
         elif role in VECTORS:
-            yield self._vector(entry, role) if found.suffix and len(entry.shape) == 1 else other(entry)
-        elif _holds_experts(found):
-            yield from self._stacked(found, role, fused)
-        elif found.suffix or stem in HEAD_AXIS:
-            yield from self._matrix(found, role, fused)
+            yield self._vector(entry, role) if place.suffix and len(entry.shape) == 1 else other(entry)
+        elif _holds_experts(place):
+            yield from self._stacked(place, role, fused)
+        elif place.suffix or stem in HEAD_AXIS:
+            yield from self._matrix(place, role, fused)
         else:
             self.context.notes.add_look_alike(entry)
             yield other(entry)
 
-    def _vector(self, entry: TensorEntry, role: str) -> LogicalTensor:
+    def _vector(self, entry: TensorEntry, role: Role) -> LogicalTensor:
         self.context.check_values(entry)
         return replace(other(entry), role=role)
 
-    def _fused(self, found: Place, role: str) -> Fused | None:
+    def _fused(self, place: Place, role: Role) -> Fused | None:
         """The row of a fused tensor, whether its name says so or only its shape does."""
-        if found.expert is not None:
+        if place.expert is not None:
             return None
-        rows, width = found.entry.shape[0] if found.entry.shape else 0, self.inputs.get("down")
-        if role == "q" and not self.latent and self.inputs.get("o", 0) * 2 == rows:
+        rows, width = place.entry.shape[0] if place.entry.shape else 0, self.inputs.get(Role.DOWN)
+        if role == Role.QUERY and not self.latent and self.inputs.get(Role.OUTPUT, 0) * 2 == rows:
             return GATED_QUERY
-        if found.stem in DOUBLE_UP and width is not None and rows == 2 * width:
-            return DOUBLE_UP[found.stem]
-        if found.stem.rpartition(".")[0] in self.linear:
+        if place.stem in DOUBLE_UP and width is not None and rows == 2 * width:
+            return DOUBLE_UP[place.stem]
+        if place.stem.rpartition(".")[0] in self.linear:
             return None
-        return FUSED.get(found.stem)
+        return FUSED.get(place.stem)
 
-    def _split(self, found: Place, fused: Fused, rows: int) -> Parts:
-        conv1d = fused.conv1d if self._transposed(found.stem) else None
-        layout = conv1d or self.context.layout(fused, found.container)
+    def _split(self, place: Place, fused: Fused, rows: int) -> Parts:
+        conv1d = fused.conv1d if self._transposed(place.stem) else None
+        layout = conv1d or self.context.layout(fused, place.container)
         return layout(rows, self.geometry)
 
-    def _bias(self, found: Place, role: str, fused: Fused | None) -> Iterator[LogicalTensor]:
+    def _bias(self, place: Place, role: Role, fused: Fused | None) -> Iterator[LogicalTensor]:
         """q, k and v biases go where their rows go; others have no role."""
-        entry = found.entry
-        if len(entry.shape) != 1 or role not in (*_BIASED, "other"):
+        entry = place.entry
+        if len(entry.shape) != 1 or (role != _OTHER and role not in _BIAS_OF_PART):
             yield other(entry)
         elif fused is None:
             self.context.check_values(entry)
-            rows = rotary(entry.shape[0], self.geometry) if self.rotary and found.stem in ROTARY_STEMS else None
-            yield replace(other(entry), role=f"{role}_bias", rows=rows)
+            rows = rotary(entry.shape[0], self.geometry) if self.rotary and place.stem in ROTARY_STEMS else None
+            yield replace(other(entry), role=_BIAS_OF_PART[role], rows=rows)
         else:
             self.context.check_values(entry)
-            for part, rows in self._split(found, fused, entry.shape[0]).items():
-                of_part = f"{part}_bias" if part in _BIASED else "other"
+            for part, rows in self._split(place, fused, entry.shape[0]).items():
+                of_part = _BIAS_OF_PART.get(part, _OTHER)
                 yield replace(other(entry), part=part, role=of_part, shape=(rows.count,), rows=rows)
 
-    def _matrix(self, found: Place, role: str, fused: Fused | None) -> Iterator[LogicalTensor]:
-        entry, stem = found.entry, found.stem
+    def _matrix(self, place: Place, role: Role, fused: Fused | None) -> Iterator[LogicalTensor]:
+        entry, stem = place.entry, place.stem
         self.context.check_values(entry)
         apart = stem in HEAD_AXIS and len(entry.shape) == 3
         stored = (entry.shape[0], entry.shape[1] * entry.shape[2]) if apart else entry.shape
         if len(stored) != 2 or 0 in stored:
             raise Unsettled(f"shape {list(entry.shape)[:4]} is no matrix")
-        if role in ("q", "q_b") and not self.latent_fits:
+        if role in _QUERIES and not self.latent_fits:
             raise Unsettled(f"{entry.shape[0]} rows are more than the queries of the layer's latent attention")
         if stem in CONV1D_STEMS and self.conv1d is None:
             raise Unsettled("nothing in the layer tells whether it is stored as [in, out] or [out, in]")
@@ -200,22 +208,24 @@ class _Layer:
         shape = stored[::-1] if transposed else stored
         whole = LogicalTensor(entry.name, None, role, None, shape, entry, stored_shape=stored, transposed=transposed)
         if fused is not None:
-            for part, rows in self._split(found, fused, shape[0]).items():
-                yield replace(whole, part=part, role=_role(part), shape=(rows.count, shape[1]), rows=rows)
+            for part, rows in self._split(place, fused, shape[0]).items():
+                yield replace(
+                    whole, part=part, role=ROLE_BY_NAME.get(part, _OTHER), shape=(rows.count, shape[1]), rows=rows
+                )
         elif self.rotary and stem in ROTARY_STEMS:
             yield replace(whole, rows=rotary(shape[0], self.geometry))
         else:
             yield whole
 
-    def _stack(self, found: Place) -> tuple[int, int, int]:
+    def _stack(self, place: Place) -> tuple[int, int, int]:
         """Number of experts and shape of each.
 
         Raises:
             Unsettled: no stack of matrices.
         """
-        shape = found.entry.shape
-        if found.stem in EXPERTS_IN_ROWS and len(shape) == 2:
-            n = next((self.matrices[stem][0] for stem in self.matrices if self.roles.get(stem) == "router"), 0)
+        shape = place.entry.shape
+        if place.stem in EXPERTS_IN_ROWS and len(shape) == 2:
+            n = next((self.matrices[stem][0] for stem in self.matrices if self.roles.get(stem) == Role.ROUTER), 0)
             if n == 0 or shape[0] % n:
                 raise Unsettled(f"{shape[0]} rows do not divide into the {n} experts of the router")
             shape = (n, shape[0] // n, shape[1])
@@ -223,38 +233,35 @@ class _Layer:
             raise Unsettled(f"shape {list(shape)[:4]} is no stack of at most {_MAX_EXPERTS} expert matrices")
         return shape[0], shape[1], shape[2]
 
-    def _stacked(self, found: Place, role: str, fused: Fused | None) -> Iterator[LogicalTensor]:
+    def _stacked(self, place: Place, role: Role, fused: Fused | None) -> Iterator[LogicalTensor]:
         """Experts stored as one `[experts, a, b]`; the width of the residual stream tells `a` from `b`."""
-        entry = found.entry
+        entry = place.entry
         self.context.check_values(entry)
-        n_experts, a, b = self._stack(found)
-        readers = (*READ_RESIDUAL, "router")
-        hidden = next((self.inputs[r] for r in readers if r in self.inputs), self.context.settings.hidden_size)
-        known = found.stem in EXPERTS_OUT_FIRST
+        n_experts, a, b = self._stack(place)
+        hidden = next((self.inputs[r] for r in _READ_HIDDEN if r in self.inputs), self.context.settings.hidden_size)
+        known = place.stem in EXPERTS_OUT_FIRST
         if not known and (a == b or hidden not in (a, b)):
             reason = f"experts of {a} x {b} may be stored as [in, out] or [out, in]"
             raise Unsettled(reason, config=a != b and hidden is None)
-        transposed = not known and (a == hidden) != (role == "down")
+        transposed = not known and (a == hidden) != (role == Role.DOWN)
         shape = (b, a) if transposed else (a, b)
         whole = LogicalTensor(entry.name, None, role, None, shape, entry, stored_shape=(a, b), transposed=transposed)
-        parts = self._split(found, fused, shape[0]) if fused is not None else None
+        parts = self._split(place, fused, shape[0]) if fused is not None else None
         for expert in range(n_experts):
             one = replace(whole, expert=expert, element_offset=expert * a * b)
             if parts is None:
                 yield one
             else:
                 for part, rows in parts.items():
-                    yield replace(one, part=part, role=part, shape=(rows.count, shape[1]), rows=rows)
+                    yield replace(
+                        one, part=part, role=ROLE_BY_NAME.get(part, _OTHER), shape=(rows.count, shape[1]), rows=rows
+                    )
 
 
-def _holds_experts(found: Place) -> bool:
+def _holds_experts(place: Place) -> bool:
     """Whether a tensor stacks the matrices of all experts."""
-    of_mixture = found.stem.startswith(("mlp.", "moe.", "block_sparse_moe."))
-    return found.expert is None and (".experts." in found.stem or (of_mixture and len(found.entry.shape) == 3))
-
-
-def _role(part: str) -> str:
-    return part if part in ROLE_CODE else "other"
+    of_mixture = place.stem.startswith(("mlp.", "moe.", "block_sparse_moe."))
+    return place.expert is None and (".experts." in place.stem or (of_mixture and len(place.entry.shape) == 3))
 
 
 def _conv1d(matrices: Mapping[str, tuple[int, ...]]) -> bool | None:
@@ -271,7 +278,7 @@ def _conv1d(matrices: Mapping[str, tuple[int, ...]]) -> bool | None:
     return False if rows != columns == width else None
 
 
-def _roles(stems: set[str]) -> dict[str, str]:
+def _roles(stems: set[str]) -> dict[str, Role]:
     roles = dict(ROLE_OF_STEM)
     for variant in VARIANTS:
         if variant.holds in stems and not (variant.lacks and variant.lacks in stems):

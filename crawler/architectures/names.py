@@ -14,6 +14,7 @@ from provenance.crawler.architectures import fused
 from provenance.crawler.architectures.decoders import DECODERS
 from provenance.crawler.architectures.encoders import ENCODERS
 from provenance.crawler.architectures.fused import Layout
+from provenance.schemas.roles import Role
 
 CONTAINERS = (
     r"layers\.[0-9]{1,5}\.blocks",  # Swin: blocks of a stage
@@ -29,7 +30,13 @@ SAME_LAYERS = {"ffns": "attentions"}
 
 FAMILIES = DECODERS | ENCODERS
 
-ROLE_OF_STEM: dict[str, str] = {stem: role for rows in FAMILIES.values() for stem, role in rows.items()}
+
+def _roles(rows: Mapping[str, str]) -> dict[str, Role]:
+    """Rows as the tables write them, name -> role, with members of `Role`: a role that does not exist is an error."""
+    return {name: Role(role) for name, role in rows.items()}
+
+
+ROLE_OF_STEM = _roles({stem: role for rows in FAMILIES.values() for stem, role in rows.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,72 +45,76 @@ class Variant:
 
     source: str
     holds: str
-    roles: Mapping[str, str]
+    roles: Mapping[str, Role]
     lacks: str = ""
 
 
+def _variant(source: str, holds: str, roles: Mapping[str, str], lacks: str = "") -> Variant:
+    return Variant(source, holds, _roles(roles), lacks)
+
+
 VARIANTS = (
-    Variant(
+    _variant(
         "Gemma2ForCausalLM, Gemma3ForCausalLM: norms before and after each block",
         holds="pre_feedforward_layernorm",
         roles={"post_attention_layernorm": "other", "pre_feedforward_layernorm": "ffn_norm"},
     ),
-    Variant(
+    _variant(
         "Olmo2ForCausalLM: norms only after each block",
         holds="post_feedforward_layernorm",
         lacks="pre_feedforward_layernorm",
         roles={"post_attention_layernorm": "attn_norm", "post_feedforward_layernorm": "ffn_norm"},
     ),
-    Variant(
+    _variant(
         "T5Model's decoder: the norm of layer.1 is cross attention's",
         holds="layer.2.layer_norm",
         roles={"layer.1.layer_norm": "other", "layer.2.layer_norm": "ffn_norm"},
     ),
-    Variant(
+    _variant(
         "MoonshineModel's and CanaryModel's decoders: the norm after self attention is cross attention's",
         holds="final_layernorm",
         roles={"post_attention_layernorm": "other", "final_layernorm": "ffn_norm"},
     ),
-    Variant(
+    _variant(
         "Sam3Model's encoder of prompts: the norm of cross attention comes second",
         holds="layer_norm3",
         roles={"layer_norm2": "other", "layer_norm3": "ffn_norm"},
     ),
-    Variant(
+    _variant(
         "Blip2QFormerModel: layers without text of their own have a feed-forward for queries alone",
         holds="intermediate_query.dense",
         lacks="intermediate.dense",
         roles={"intermediate_query.dense": "up", "output_query.dense": "down", "output_query.LayerNorm": "ffn_norm"},
     ),
-    Variant(
+    _variant(
         "torch.nn.TransformerDecoderLayer: the norm of cross attention comes second",
         holds="norm3",
         roles={"norm2": "other", "norm3": "ffn_norm"},
     ),
-    Variant("TimesFmModel: a gate by name alone", holds="self_attn.scaling", roles={"mlp.gate_proj": "up"}),
-    Variant(
+    _variant("TimesFmModel: a gate by name alone", holds="self_attn.scaling", roles={"mlp.gate_proj": "up"}),
+    _variant(
         "conformers: the last norm is that of the whole layer",
         holds="conv_module.pointwise_conv1",
         roles={"final_layer_norm": "other"},
     ),
-    Variant(
+    _variant(
         "RwkvForCausalLM: no softmax",
         holds="attention.receptance",
         roles={"attention.key": "other", "attention.value": "other"},
     ),
-    Variant(
-        "AutoformerModel: auto-correlation; nobody else's norm after the feed-forward wraps another",
+    _variant(
+        "AutoformerModel: auto-correlation; no other model's norm after the feed-forward wraps another",
         holds="final_layer_norm.layernorm",
         roles={f"self_attn.{name}_proj": "other" for name in ("q", "k", "v", "out")}
         | {"self_attn_layer_norm": "other"},
     ),
-    Variant(
-        "MoonViT, in Kimi-VL and Kimi K2.5: numbered from nought",
+    _variant(
+        "MoonViT, in Kimi-VL and Kimi K2.5: numbered from 0",
         holds="mlp.fc0",
         roles={"mlp.fc0": "up", "mlp.fc1": "down", "norm0": "attn_norm", "norm1": "ffn_norm"},
     ),
-    Variant("SwiftFormerModel: additive attention", holds="attn.to_query", roles={"attn.proj": "other"}),
-    Variant("Qwen-7B (2023): w1(x) * silu(w2(x))", holds="attn.c_attn", roles={"mlp.w1": "up", "mlp.w2": "gate"}),
+    _variant("SwiftFormerModel: additive attention", holds="attn.to_query", roles={"attn.proj": "other"}),
+    _variant("Qwen-7B (2023): w1(x) * silu(w2(x))", holds="attn.c_attn", roles={"mlp.w1": "up", "mlp.w2": "gate"}),
 )
 
 
@@ -263,7 +274,7 @@ CROSS = (
 DRAFT_STEMS = frozenset({"eh_proj", "enorm", "hnorm"})
 """DeepSeek's and GLM's multi-token prediction layers are numbered after the model's own and hold these."""
 
-OUTSIDE: dict[str, str] = {
+_OUTSIDE = {
     "embed_tokens.weight": "embed",
     "wte.weight": "embed",
     "tokens_embed.weight": "embed",
@@ -291,6 +302,7 @@ OUTSIDE: dict[str, str] = {
     "final_layernorm.weight": "final_norm",
     "layer_norm.weight": "final_norm",
 }
+OUTSIDE = _roles(_OUTSIDE)
 """Tensors outside the layers: end of the name -> role."""
 
 TOWERS: dict[str, tuple[str, int]] = {

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from provenance.crawler.architectures.fused import Unsettled
-from provenance.schemas.records import TensorEntry
+from provenance.schemas.tensors import TensorEntry
 
 FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 """Dtypes whose values are the weights themselves."""
@@ -31,7 +31,7 @@ class Notes:
     def add(self, name: str, gap: Unsettled) -> None:
         """Note a reason for one tensor."""
         self.wants_config |= gap.config
-        # A stranger chose the name: digits fold, control characters are escaped, the length is cut.
+        # The name is not to be trusted: digits fold, control characters are escaped, the length is cut.
         pattern = re.sub(r"[0-9]+", "*", name[:_MAX_NAME]).encode("unicode_escape").decode("ascii")
         self.counts[pattern, gap.reason] += 1
 

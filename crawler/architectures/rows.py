@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from provenance.schemas.records import OutputRows
+    from provenance.schemas.tensors import OutputRows
 
 
 @lru_cache(maxsize=32)

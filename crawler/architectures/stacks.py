@@ -13,8 +13,8 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from provenance.crawler.architectures.names import CONTAINERS, CROSS, DRAFT_STEMS, SAME_LAYERS, TOWERS
-from provenance.schemas.records import TensorEntry
 from provenance.schemas.roles import MAIN_STACK
+from provenance.schemas.tensors import TensorEntry
 
 # Five digits are plenty for a layer; longer runs of digits are no layer numbers.
 _IN_LAYER = re.compile(rf"((?:[^.]+\.)*?)({'|'.join(CONTAINERS)})\.([0-9]{{1,5}})\.(.+)")
@@ -45,7 +45,7 @@ class Place:
     cross: bool
 
 
-def place(entry: TensorEntry) -> Place | None:
+def place_of(entry: TensorEntry) -> Place | None:
     """Where a tensor's name puts it, null outside the layers."""
     match = _IN_LAYER.fullmatch(entry.name)
     if match is None:
@@ -76,10 +76,10 @@ def place(entry: TensorEntry) -> Place | None:
 def in_layers(entries: Iterable[TensorEntry], places: Iterable[Place]) -> dict[tuple[str, int, bool], list[Place]]:
     """Group tensors by container, layer and cross attention; a draft layer gets a container of its own."""
     layers: dict[tuple[str, int, bool], list[Place]] = {}
-    for found in places:
-        layers.setdefault((found.container, found.layer, found.cross), []).append(found)
-    drafts = [key for key, layer in layers.items() if any(found.stem in DRAFT_STEMS for found in layer)]
-    lone = {found.name.removesuffix("fc.weight") + "layers" for found in entries if _joins_states(found)}
+    for place in places:
+        layers.setdefault((place.container, place.layer, place.cross), []).append(place)
+    drafts = [key for key, layer in layers.items() if any(place.stem in DRAFT_STEMS for place in layer)]
+    lone = {entry.name.removesuffix("fc.weight") + "layers" for entry in entries if _joins_states(entry)}
     for container in lone:
         keys = [key for key in layers if key[0] == container]
         drafts += keys if len({number for _, number, _ in keys}) == 1 else []
@@ -103,7 +103,7 @@ def _tower(container: str) -> tuple[str, int]:
 
 def looks_like_attention(layer: Iterable[Place]) -> bool:
     """Whether a layer has a part called attention, known or not."""
-    return any("attn" in found.stem or "attention" in found.stem for found in layer)
+    return any("attn" in place.stem or "attention" in place.stem for place in layer)
 
 
 def name_stacks(n_layers: Mapping[str, int], n_attention: Mapping[str, int], unread: Container[str]) -> dict[str, str]:

@@ -7,11 +7,11 @@ each of their values exactly; F64 stays float64; integers and BOOL become float6
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.schemas.enums import Stage
 from provenance.schemas.errors import CheckpointError
 
 _FLOAT8 = {
@@ -69,11 +69,12 @@ def decode(data: bytes | memoryview, dtype: str) -> NDArray[np.float32] | NDArra
         CheckpointError: the dtype is not one that `is_numeric`, or `data` ends inside an element.
     """
     if dtype not in _STORED:
-        raise CheckpointError(f"dtype {dtype} is stored but its numbers are not read", stage="statistics")
+        raise CheckpointError(f"dtype {dtype} is stored but its numbers are not read", stage=Stage.STATISTICS)
     kind = np.dtype(_STORED[dtype])
     if len(data) % kind.itemsize:
         raise CheckpointError(
-            f"{len(data):,} bytes are no whole number of {dtype} elements of {kind.itemsize} bytes", stage="statistics"
+            f"{len(data):,} bytes are no whole number of {dtype} elements of {kind.itemsize} bytes",
+            stage=Stage.STATISTICS,
         )
     stored = np.frombuffer(data, kind)
     if dtype in ("F64", "F32"):
@@ -97,5 +98,5 @@ def _float8_values(dtype: str) -> NDArray[np.float32]:
     """`[256]` the value of each byte."""
     import ml_dtypes  # only here: most checkpoints never need it
 
-    patterns: NDArray[Any] = np.arange(256, dtype=np.uint8).view(getattr(ml_dtypes, _FLOAT8[dtype]))
+    patterns: NDArray[np.generic] = np.arange(256, dtype=np.uint8).view(getattr(ml_dtypes, _FLOAT8[dtype]))
     return patterns.astype(np.float32)

@@ -15,10 +15,9 @@ import reprlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from provenance.schemas.errors import HeaderError
-from provenance.schemas.records import TensorEntry
+from provenance.schemas.tensors import TensorEntry
 
 PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
@@ -125,12 +124,12 @@ def _header_stop(prefix: bytes, file_size: int) -> int:
     return PREFIX_BYTES + length
 
 
-def _document(raw: bytes) -> dict[str, Any]:
+def _document(raw: bytes) -> dict[str, object]:
     """The JSON object that the header must be, read as strictly as the reference reads it."""
     if raw[:1] != b"{":
         raise ValueError(f"the header must start with '{{', not with {raw[:8]!r}")
     try:
-        document: dict[str, Any] = json.loads(
+        document: dict[str, object] = json.loads(
             raw.decode("utf-8"),
             object_pairs_hook=_without_duplicates,
             parse_int=_integer,
@@ -151,12 +150,12 @@ def _document(raw: bytes) -> dict[str, Any]:
     return document
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the header gives {_quoted(twice)} twice")
-    return found
+    return document
 
 
 def _integer(text: str) -> int | float:
@@ -177,12 +176,12 @@ def _refuse_constant(text: str) -> None:
     raise ValueError(f"the header is not JSON: {text} is no number")
 
 
-def _metadata(found: object) -> dict[str, str]:
-    if found is None:
+def _metadata(value: object) -> dict[str, str]:
+    if value is None:
         return {}
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise ValueError(f"{_METADATA} must map strings to strings")
-    return found
+    return value
 
 
 def _entry(name: str, fields: object, file: str) -> TensorEntry:
@@ -213,9 +212,9 @@ def _entry(name: str, fields: object, file: str) -> TensorEntry:
     return TensorEntry(name, dtype, tuple(shape), file, start, stop)
 
 
-def _are_sizes(found: object) -> bool:
+def _are_sizes(value: object) -> bool:
     # `type(...) is int`: a bool is an int to Python. `_integer` has let no other integer than a u64 through.
-    return isinstance(found, list) and all(type(item) is int for item in found)
+    return isinstance(value, list) and all(type(item) is int for item in value)
 
 
 def _size(tensor: str, dtype: str, shape: list[int]) -> int:

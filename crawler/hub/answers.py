@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlsplit
 
 from provenance.crawler.metadata import sha256_or_null
+from provenance.schemas.enums import Reason, Stage
 from provenance.schemas.errors import CheckpointError
 
 Origin = tuple[str, str, int | None]
@@ -35,10 +36,13 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 _DISABLED = "Access to this resource is disabled."
 _LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 _REFUSALS = {
-    "GatedRepo": ("gated", f"the repo is gated; ask for access on its page and {_LOGIN}"),
-    "RepoNotFound": ("no-repo", f"there is no such repo, or it is private; check its name, or {_LOGIN}"),
-    "RevisionNotFound": ("no-revision", "the repo has no such revision; it may have been rewritten: list it again"),
-    "EntryNotFound": ("no-file", "the repo has no such file at this revision; list it again"),
+    "GatedRepo": (Reason.GATED, f"the repo is gated; ask for access on its page and {_LOGIN}"),
+    "RepoNotFound": (Reason.NO_REPO, f"there is no such repo, or it is private; check its name, or {_LOGIN}"),
+    "RevisionNotFound": (
+        Reason.NO_REVISION,
+        "the repo has no such revision; it may have been rewritten: list it again",
+    ),
+    "EntryNotFound": (Reason.NO_FILE, "the repo has no such file at this revision; list it again"),
 }
 
 
@@ -50,20 +54,20 @@ class RefusedError(TransportError):
     """The Hub refuses; asking again does not help.
 
     Attributes:
-        reason: `gated`, `disabled`, `no-repo`, `no-revision`, `no-file`, `login`, `forbidden`, or
-            `expired` where the storage refuses a signed address.
+        reason: gated, disabled, no repo, revision or file, login, forbidden, or expired where the storage refuses a
+            signed address.
     """
 
-    stage = "plan"
+    stage = Stage.PLAN
 
-    def __init__(self, message: str, *, reason: str, stage: str | None = None) -> None:
+    def __init__(self, message: str, *, reason: Reason, stage: Stage | None = None) -> None:
         super().__init__(message, stage=stage, reason=reason)
 
 
 class ResponseError(TransportError):
     """An answer that breaks HTTP or the Hub's own conventions; it was not used."""
 
-    reason = "bad-answer"
+    reason = Reason.BAD_ANSWER
 
 
 class TransferError(TransportError):
@@ -73,9 +77,9 @@ class TransferError(TransportError):
         retry_after: seconds to wait as the server asked, null where it did not say.
     """
 
-    reason = "network"
+    reason = Reason.NETWORK
 
-    def __init__(self, message: str, *, retry_after: float | None = None, stage: str | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, stage: Stage | None = None) -> None:
         super().__init__(message, stage=stage)
         self.retry_after = retry_after
 
@@ -83,7 +87,7 @@ class TransferError(TransportError):
 class AbandonedError(TransportError):
     """The crawl was stopped before an answer came. It is no outcome: whatever was asked for is asked for again."""
 
-    reason = "stopped"
+    reason = Reason.STOPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ class RateLimit:
 class Location:
     """Where the bytes of one file are: a signed address outside the Hub, or right here for a small file.
 
-    The address is renewed in place, so that whoever holds the location need not know that it ever expires.
+    The address is renewed in place, so that its users need not know that it ever expires.
 
     Attributes:
         repo_id: the repo's final id, which differs from the one asked for after a renaming.
@@ -187,7 +191,7 @@ def rate_limits(headers: Mapping[str, str], now: float) -> Iterator[RateLimit]:
         yield RateLimit(found["resource"], int(found["left"]), int(found["reset"]), now, quota, window)
 
 
-def failure(status: int, headers: Mapping[str, str], what: str, *, stage: str | None = None) -> TransportError:
+def failure(status: int, headers: Mapping[str, str], what: str, *, stage: Stage | None = None) -> TransportError:
     """The error that an answer stands for. `X-Error-Code` is trusted before the status, which varies with the login.
 
     Args:
@@ -198,11 +202,11 @@ def failure(status: int, headers: Mapping[str, str], what: str, *, stage: str | 
         reason, text = _REFUSALS[code]
         return RefusedError(f"{what}: {text}", reason=reason, stage=stage)
     if headers.get("X-Error-Message") == _DISABLED:
-        return RefusedError(f"{what}: the Hub has disabled access to this repo", reason="disabled", stage=stage)
+        return RefusedError(f"{what}: the Hub has disabled access to this repo", reason=Reason.DISABLED, stage=stage)
     if status == 401:
-        return RefusedError(f"{what}: the Hub asks for a valid login (401); {_LOGIN}", reason="login", stage=stage)
+        return RefusedError(f"{what}: the Hub asks for a valid login (401); {_LOGIN}", reason=Reason.LOGIN, stage=stage)
     if status == 403:
-        return RefusedError(f"{what}: forbidden (403) to this login; {_LOGIN}", reason="forbidden", stage=stage)
+        return RefusedError(f"{what}: forbidden (403) to this login; {_LOGIN}", reason=Reason.FORBIDDEN, stage=stage)
     if status == 429:
         return TransferError(
             f"{what}: too many requests (429); wait for the next window, or log in for a larger budget",
@@ -227,13 +231,13 @@ def check_range(status: int, headers: Mapping[str, str], location: Location, sta
     length = str(stop - start)
     if status == 403:
         text = f"{what}: the storage refuses the address that the Hub signed (403); try again later"
-        raise RefusedError(text, reason="expired", stage="read")
+        raise RefusedError(text, reason=Reason.EXPIRED, stage=Stage.READ)
     if status == 200:
         raise ResponseError(f"{what}: the storage ignores Range and sends the whole file; it is not read")
     if status == 416:
         raise ResponseError(f"{what}: the storage has no bytes ({start}, {stop}), of {location.size} listed (416)")
     if status != 206:
-        raise failure(status, headers, what, stage="read")
+        raise failure(status, headers, what, stage=Stage.READ)
     found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if found is None or tuple(map(int, found.groups())) != (start, stop - 1, location.size):
         raise ResponseError(f"{what}: asked for bytes ({start}, {stop}) of {location.size}, the storage sends others")

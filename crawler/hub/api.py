@@ -11,6 +11,7 @@ from urllib.parse import urljoin
 from provenance.crawler.hub.answers import ResponseError, TransferError, failure, origin
 from provenance.crawler.hub.connections import READ_SECONDS
 from provenance.crawler.hub.transport import MAX_RETRIES, HubTransport
+from provenance.schemas.enums import Stage
 from provenance.schemas.errors import SourceError
 
 # Imported where it is used: a crawl of local folders must not wait for it. It exports what it documents without
@@ -99,18 +100,18 @@ def _ask_once(transport: HubTransport, url: str, params: Mapping[str, Any] | Non
         raise SourceError("the Hub cannot be asked: HF_HUB_OFFLINE is set; unset it") from error
     except HTTPError as error:
         text = f"{what}: the Hub did not answer ({type(error).__name__}); check the network, or try later"
-        raise TransferError(text, stage="listing") from error
+        raise TransferError(text, stage=Stage.LISTING) from error
     if origin(str(response.url)) != origin(url):
-        raise ResponseError(f"{what}: redirected away from the Hub; the answer is not used", stage="listing")
+        raise ResponseError(f"{what}: redirected away from the Hub; the answer is not used", stage=Stage.LISTING)
     if response.status_code == 400:
         text = f"{what}: the Hub does not understand the request (400); check its options"
-        raise BadRequestError(text, stage="listing")
+        raise BadRequestError(text, stage=Stage.LISTING)
     if response.status_code != 200:
-        raise failure(response.status_code, response.headers, what, stage="listing")
+        raise failure(response.status_code, response.headers, what, stage=Stage.LISTING)
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ResponseError(f"{what}: the answer is not valid JSON", stage="listing") from error
+        raise ResponseError(f"{what}: the answer is not valid JSON", stage=Stage.LISTING) from error
     return answer, _next_page(response.links, url, what)
 
 
@@ -118,11 +119,11 @@ def _body(response: Any, transport: HubTransport, what: str) -> bytes:
     """The whole body, within bounds of size and time: a server could go on for ever."""
     began, body = time.monotonic(), bytearray()
     for piece in response.iter_bytes():
-        transport.heed_stop()
+        transport.check_stop()
         body += piece
         if len(body) > MAX_BODY or time.monotonic() - began > BODY_SECONDS:
             text = f"{what}: the answer is longer than {MAX_BODY:,} bytes, or takes longer than {BODY_SECONDS:.0f} s"
-            raise ResponseError(text, stage="listing")
+            raise ResponseError(text, stage=Stage.LISTING)
     return bytes(body)
 
 
@@ -133,8 +134,8 @@ def _next_page(links: Mapping[str | None, Mapping[str, str]], url: str, what: st
     try:
         following = urljoin(url, following)
     except ValueError:
-        raise ResponseError(f"{what}: the address of its next page is malformed", stage="listing") from None
+        raise ResponseError(f"{what}: the address of its next page is malformed", stage=Stage.LISTING) from None
     if origin(following) != origin(url):
         # The next request would carry the token there.
-        raise ResponseError(f"{what}: its next page is on another server; not followed", stage="listing")
+        raise ResponseError(f"{what}: its next page is on another server; not followed", stage=Stage.LISTING)
     return following

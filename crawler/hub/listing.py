@@ -22,6 +22,7 @@ from provenance.crawler.hub.reader import HubReader
 from provenance.crawler.hub.transport import HubTransport
 from provenance.crawler.metadata import commit_from_listing, files_from_listing, metadata_from_listing
 from provenance.crawler.selection import select_weights
+from provenance.schemas.enums import Reason, Source, Stage
 from provenance.schemas.errors import IdentityError, WeightsError
 from provenance.schemas.identity import CheckpointId
 from provenance.schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
@@ -49,10 +50,10 @@ _EXPAND = (
 )
 _BASE_MODELS = "baseModels"  # not every version of the Hub gives it in a listing
 _PATIENCE = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 240.0, 240.0)
-"""Seconds before a page is asked for again, twelve minutes in all: a walk of hours must not end with a short outage."""
+"""Seconds before a page is asked for again, twelve minutes in all: no listing of hours ends with a short outage."""
 
 _OUT_OF_ORDER = 100
-"""So many repos in a row that changed before end a walk by the time of change; fewer may stand in the wrong place."""
+"""So many repos in a row that changed before end one by the time of change; fewer may stand in the wrong place."""
 
 _REMEMBERED = 10 * PAGE
 _LONGEST_ID = 200
@@ -78,7 +79,7 @@ class HubRepo:
     metadata: RepoMetadata
     paths: tuple[str, ...]
     files: tuple[RepoFile, ...]
-    fault: tuple[str, str] | None = None
+    fault: tuple[Reason, str] | None = None
     config: Mapping[str, Any] | None = None
 
     def reader(self, transport: HubTransport) -> HubReader:
@@ -98,14 +99,14 @@ def list_hub(
 ) -> Iterator[HubRepo]:
     """The repos that the Hub lists; a page is fetched when the one before is used up.
 
-    What moves along the listing while it is walked comes once, unless it comes again after ten thousand others: what is
+    What moves along the listing while it is read comes once, unless it comes again after ten thousand others: what is
     remembered must not grow with the listing.
 
     Args:
         author: of this user or organisation only.
         search: with this text in the id.
         filters: with all of these tags.
-        sort: the Hub's name of a field, the largest first; null for `createdAt`, which never changes during a walk,
+        sort: the Hub's name of a field, the largest first; null for `createdAt`, which never changes meanwhile,
             or with `since` for `lastModified`.
         limit: no more than so many.
         since: changed at this time or later, timezone-aware.
@@ -122,7 +123,7 @@ def list_hub(
         "sort": sort,
         "limit": min(limit or PAGE, PAGE),
     }
-    repos = _walk(transport, {name: value for name, value in query.items() if value})
+    repos = _listed_repos(transport, {name: value for name, value in query.items() if value})
     return islice(_changed_since(repos, since, in_order=sort == "lastModified"), limit)
 
 
@@ -141,14 +142,14 @@ def named(transport: HubTransport, repo_id: str, revision: str | None = None) ->
     try:
         CheckpointId(repo_id, "0")
     except IdentityError as error:
-        raise RefusedError(f"{error}; check its name", reason="no-repo", stage="listing") from error
+        raise RefusedError(f"{error}; check its name", reason=Reason.NO_REPO, stage=Stage.LISTING) from error
     path = f"api/models/{quote(repo_id)}"
     if revision is not None:
         path += f"/revision/{quote(revision, safe='')}"
     listed, _ = ask(transport, path, {"blobs": "true"}, what=what)
     repo = _repo(listed)
     if repo is None:
-        raise ResponseError(f"{what}: the Hub's answer is not the description of a repo", stage="listing")
+        raise ResponseError(f"{what}: the Hub's answer is not the description of a repo", stage=Stage.LISTING)
     return repo
 
 
@@ -162,7 +163,7 @@ def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckp
     """
     if repo.fault is not None:
         reason, text = repo.fault
-        raise WeightsError(f"{repo.repo_id}: {text}", stage="listing", reason=reason)
+        raise WeightsError(f"{repo.repo_id}: {text}", stage=Stage.LISTING, reason=reason)
     reader = repo.reader(transport)
     files = {file.path: file for file in repo.files}
     checkpoints = []
@@ -170,24 +171,25 @@ def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckp
         try:
             identity = CheckpointId(repo.repo_id, repo.revision or "", selection.subfolder, selection.variant)
         except IdentityError as error:
-            raise WeightsError(f"{error}; it cannot be named in the store", stage="listing") from error
+            raise WeightsError(f"{error}; it cannot be named in the store", stage=Stage.LISTING) from error
         paths = (*selection.weight_files, *([selection.config_file] if selection.config_file else []))
         checkpoints.append(
             ListedCheckpoint(
                 identity=identity,
-                source="hub",
+                source=Source.HUB,
                 weight_files=selection.weight_files,
                 files=tuple(files[path] for path in paths if path in files),
                 config_file=selection.config_file,
                 metadata=repo.metadata,
                 config=repo.config,
+                commit=repo.revision,
             )
         )
     return checkpoints
 
 
-def _walk(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo]:
-    """All pages, without what the last ones held already: a walk along a field that changes meets some repos again."""
+def _listed_repos(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo]:
+    """All pages, without what the last ones held already: sorted by a field that changes, some repos come again."""
     fields = [*_EXPAND, _BASE_MODELS]
     page: str | None = "api/models"
     params: dict[str, Any] | None = {**query, "expand": fields}
@@ -195,7 +197,7 @@ def _walk(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo
     pages: set[int] = set()
     while page is not None:
         if params is None and hash(page) in pages:
-            raise ResponseError("the Hub's listing leads in a circle: a page comes again", stage="listing")
+            raise ResponseError("the Hub's listing leads in a circle: a page comes again", stage=Stage.LISTING)
         pages.add(hash(page))
         try:
             listed, following = ask(transport, page, params, what="the Hub's listing", waits=_PATIENCE)
@@ -205,7 +207,7 @@ def _walk(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo
             fields.remove(_BASE_MODELS)
             continue
         if not isinstance(listed, list):
-            raise ResponseError("the Hub's listing: a page is not a list of repos", stage="listing")
+            raise ResponseError("the Hub's listing: a page is not a list of repos", stage=Stage.LISTING)
         for repo in map(_repo, listed):
             if repo is None:
                 log.warning("the Hub's listing holds something that is not a repo; passed over")
@@ -218,7 +220,7 @@ def _walk(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo
 
 
 def _changed_since(repos: Iterator[HubRepo], since: datetime | None, *, in_order: bool) -> Iterator[HubRepo]:
-    """Those changed since; in order the walk ends, but not for a few that are out of it, as where a listing lags."""
+    """Those changed since; in order the listing ends, but not for a few that are out of it, as where a listing lags."""
     older = 0
     for repo in repos:
         changed = repo.metadata.last_modified
@@ -243,11 +245,11 @@ def _repo(listed: object) -> HubRepo | None:
     commit = commit_from_listing(listed)
     fault = None
     if listed.get("disabled") is True:
-        fault = ("disabled", "the Hub has disabled access to this repo")
+        fault = (Reason.DISABLED, "the Hub has disabled access to this repo")
     elif commit is None:
-        fault = ("no-revision", "the Hub names no commit of it; it may be empty")
+        fault = (Reason.NO_REVISION, "the Hub names no commit of it; it may be empty")
     elif not siblings:
-        fault = ("no-files", "the Hub lists no files of it; crawl it by name")
+        fault = (Reason.NO_FILES, "the Hub lists no files of it; crawl it by name")
     found = (sibling.get("rfilename") for sibling in siblings or [] if isinstance(sibling, dict))
     paths = tuple(path for path in found if isinstance(path, str))
     config = said if isinstance(said := listed.get("config"), dict) else None

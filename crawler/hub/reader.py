@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from provenance.crawler.hub.answers import Location
 from provenance.crawler.hub.transport import HubTransport
+from provenance.schemas.enums import Reason
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.records import ListedCheckpoint, RepoFile
 
@@ -69,7 +70,7 @@ class HubReader:
         files = tuple(self._file(path) for path in listed.weight_files)
         final = {self._locations[path].repo_id for path in listed.weight_files}
         if len(final) > 1:
-            raise WeightsError(f"{self.repo_id} was renamed while it was read; list it again", reason="changed")
+            raise WeightsError(f"{self.repo_id} was renamed while it was read; list it again", reason=Reason.CHANGED)
         return replace(listed, identity=replace(listed.identity, repo_id=final.pop()), files=files)
 
     def _file(self, path: str) -> RepoFile:
@@ -90,7 +91,7 @@ class HubReader:
                 raise WeightsError(
                     f"{self.repo_id}/{path}: listed with {listed.size} bytes, served with {location.size}; "
                     "list the repo again",
-                    reason="changed",
+                    reason=Reason.CHANGED,
                 )
             self.requests += 1
             self.bytes_read += len(location.body or b"")

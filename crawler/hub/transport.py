@@ -32,6 +32,7 @@ from provenance.crawler.hub.answers import (
 )
 from provenance.crawler.hub.budget import Budgets
 from provenance.crawler.hub.connections import Connections, read_body
+from provenance.schemas.enums import Reason, Stage
 from provenance.schemas.errors import WeightsError
 
 LONGEST_WAIT = 330.0
@@ -126,7 +127,7 @@ class HubTransport:
             if not 0 <= start <= stop <= location.size:
                 raise WeightsError(
                     f"{location.path} has {location.size} bytes, ({start}, {stop}) are needed; it is incomplete",
-                    stage="read",
+                    stage=Stage.READ,
                 )
             if location.body is not None:
                 yield location.body[start:stop]
@@ -142,12 +143,12 @@ class HubTransport:
         Raises:
             AbandonedError: the crawl was stopped.
         """
-        self.heed_stop()
+        self.check_stop()
         with self.budgets.request("api") as answered:
             self._count(api_requests=1)
             yield answered
 
-    def heed_stop(self) -> None:
+    def check_stop(self) -> None:
         """Raise once the crawl was stopped: a listing may go on for hours without a repo that anybody would be told of.
 
         Raises:
@@ -192,7 +193,7 @@ class HubTransport:
                     text = (
                         f"{what}: asked for commit {revision}, the Hub answered with another one; list the repo again"
                     )
-                    raise ResponseError(text, reason="changed")
+                    raise ResponseError(text, reason=Reason.CHANGED)
                 if response.status == 200:
                     body = self._small_body(response, what)
                     return Location(final_id, revision, path, commit, len(body), body=body)
@@ -248,7 +249,7 @@ class HubTransport:
         try:
             return self.persist(lambda: self._read_range(location, start, stop))
         except RefusedError as error:
-            if error.reason != "expired":
+            if error.reason != Reason.EXPIRED:
                 raise
             self._renew(location)
             return self.persist(lambda: self._read_range(location, start, stop))
@@ -258,7 +259,7 @@ class HubTransport:
         same = (fresh.commit, fresh.size, fresh.sha256) == (location.commit, location.size, location.sha256)
         if not fresh.url or not same:
             text = f"{location.repo_id}/{location.path} changed while it was read; list the repo again"
-            raise ResponseError(text, reason="changed")
+            raise ResponseError(text, reason=Reason.CHANGED)
         location.url, location.renew_at = fresh.url, fresh.renew_at
 
     def _read_range(self, location: Location, start: int, stop: int) -> bytes:

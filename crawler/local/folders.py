@@ -4,7 +4,7 @@ A folder is a repo when it directly holds weights or a config. A repo as the hub
 `model_index.json`, an entry in `listing.jsonl` or a place in a Hugging Face cache, owns its sub-folders;
 elsewhere a sub-folder with weights is a repo of its own. Symbolic links are followed inside the given root
 and into the `blobs/` of the Hugging Face cache that they lie in. A weight file, config or folder that a link
-would fetch from elsewhere fails its repo. Each real folder is visited once, so that links may go round.
+would fetch from elsewhere fails its repo. Each real folder is searched once, so that links may go round.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from provenance.crawler.selection import (
     names_a_model,
     select_weights,
 )
+from provenance.schemas.enums import Source, Stage
 from provenance.schemas.errors import IdentityError, SourceError, WeightsError
 from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId
 from provenance.schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
@@ -75,7 +76,7 @@ class LocalRepo:
             CheckpointError: as `select_weights`, or the repo has a fault.
         """
         if self.fault is not None:
-            raise WeightsError(self.fault, stage="listing")
+            raise WeightsError(self.fault, stage=Stage.LISTING)
         return select_weights([file.path for file in self.files], self._read_json)
 
     def reader(self) -> LocalReader:
@@ -116,7 +117,7 @@ def find_local(source: Path) -> Iterator[LocalRepo]:
 
 
 def listed_checkpoints(repo: LocalRepo) -> list[ListedCheckpoint]:
-    """The checkpoints of a repo as the crawl visits them; an unknown revision is `UNKNOWN_REVISION`.
+    """The checkpoints of a repo as they are crawled; an unknown revision is `UNKNOWN_REVISION`.
 
     Raises:
         CheckpointError: as `LocalRepo.selections`.
@@ -129,16 +130,17 @@ def listed_checkpoints(repo: LocalRepo) -> list[ListedCheckpoint]:
                 repo.repo_id, repo.revision or UNKNOWN_REVISION, selection.subfolder, selection.variant
             )
         except IdentityError as error:
-            raise WeightsError(f"{error}; rename it", stage="listing") from error
+            raise WeightsError(f"{error}; rename it", stage=Stage.LISTING) from error
         paths = (*selection.weight_files, *([selection.config_file] if selection.config_file else []))
         checkpoints.append(
             ListedCheckpoint(
                 identity=identity,
-                source="local",
+                source=Source.LOCAL,
                 weight_files=selection.weight_files,
                 files=tuple(files[path] for path in paths),
                 config_file=selection.config_file,
                 metadata=repo.metadata,
+                commit=repo.revision,
             )
         )
     return checkpoints
@@ -146,7 +148,7 @@ def listed_checkpoints(repo: LocalRepo) -> list[ListedCheckpoint]:
 
 @dataclass(slots=True)
 class _Search:
-    """One walk over `root`, which has no links in it."""
+    """One search of `root`, which has no links in it."""
 
     root: Path
     listing: Mapping[str, Mapping[str, Any]]
@@ -193,7 +195,7 @@ class _Search:
         return self._repo(repo_id, self.root, contents)
 
     def _scan(self, folder: Path) -> Contents | None:
-        """What lies in a folder; null when it was visited before."""
+        """What lies in a folder; null when it was searched before."""
         real = confined(folder, self.root)
         if real in self.seen:
             return None

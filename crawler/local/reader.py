@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from provenance.crawler.local.confinement import confined
+from provenance.schemas.enums import Stage
 from provenance.schemas.errors import WeightsError
 
 _OPEN_FILES = 16
@@ -51,11 +52,11 @@ class LocalReader:
         """
         for start, stop in ranges:
             if not 0 <= start <= stop:
-                raise WeightsError(f"{path}: ({start}, {stop}) is not a range of bytes", stage="read")
+                raise WeightsError(f"{path}: ({start}, {stop}) is not a range of bytes", stage=Stage.READ)
             descriptor = self._descriptor(path)
             size = os.fstat(descriptor).st_size
             if stop > size:  # before pread allocates what a wrong header asks for
-                raise WeightsError(f"{path} has {size} bytes, {stop} are needed; it is incomplete", stage="read")
+                raise WeightsError(f"{path} has {size} bytes, {stop} are needed; it is incomplete", stage=Stage.READ)
             data = self._pread(descriptor, path, start, stop)
             self.bytes_read += len(data)
             self.requests += 1
@@ -92,9 +93,11 @@ class LocalReader:
             try:
                 chunk = os.pread(descriptor, min(stop - start, _CHUNK), start)
             except OSError as error:
-                raise WeightsError(f"{path} cannot be read: {error.strerror}", stage="read") from error
+                raise WeightsError(f"{path} cannot be read: {error.strerror}", stage=Stage.READ) from error
             if not chunk and start < stop:
-                raise WeightsError(f"{path} ends at {start}, {stop} bytes are needed; it was cut short", stage="read")
+                raise WeightsError(
+                    f"{path} ends at {start}, {stop} bytes are needed; it was cut short", stage=Stage.READ
+                )
             chunks.append(chunk)
             start += len(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -106,16 +109,16 @@ class LocalReader:
             return self._open[path]
         parts = PurePosixPath(path).parts
         if not parts or ".." in parts or path.startswith("/") or "\\" in path or "\0" in path:
-            raise WeightsError(f"{path!r} is not the path of a file inside the repo; refused", stage="read")
+            raise WeightsError(f"{path!r} is not the path of a file inside the repo; refused", stage=Stage.READ)
         real = confined(self.folder / path, self.root)
         try:
             # Without O_NONBLOCK, a named pipe in the place of a file would hold the crawl up for ever.
             descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError as error:
-            raise WeightsError(f"{path} cannot be opened: {error.strerror}", stage="read") from error
+            raise WeightsError(f"{path} cannot be opened: {error.strerror}", stage=Stage.READ) from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise WeightsError(f"{path} is not a regular file", stage="read")
+            raise WeightsError(f"{path} is not a regular file", stage=Stage.READ)
         while len(self._open) >= _OPEN_FILES:
             os.close(self._open.popitem(last=False)[1])
         self._open[path] = descriptor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -12,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
+from provenance.indexer.store.files import try_lock
 from provenance.schemas.errors import StoreBusyError
 
 LEASE = "CRAWL"
@@ -28,11 +28,9 @@ def crawl_lease(store: Path) -> Iterator[str | None]:
         StoreBusyError: another crawl holds it; names its owner and age.
     """
     with (store / LEASE).open("a+", encoding="utf-8", errors="replace") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not try_lock(file.fileno()):
             owner = _owner(file) or "it has just begun"
-            raise StoreBusyError(f"another crawl writes to {store}: {owner}; wait until it ends, or stop it") from error
+            raise StoreBusyError(f"another crawl writes to {store}: {owner}; wait until it ends, or stop it")
         killed = _owner(file)
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat()}
         _write(file, json.dumps(mine))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from provenance.indexer.store.files import sync, temporary_name
+from provenance.indexer.store.files import sync, temporary_name, try_lock
 from provenance.indexer.store.manifest import Part, part_path
 from provenance.schemas.errors import StoreCorruptError, StoreError
 from provenance.schemas.tables import schema
@@ -37,7 +36,7 @@ class PartWriter:
         self._rows = 0
         self._temporary = store / table / temporary_name()
         self._file = self._temporary.open("xb")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try_lock(self._file.fileno())  # free: nobody else knows this name yet
         self._writer = pq.ParquetWriter(self._file, schema(table), compression="zstd", write_page_checksum=True)
 
     def __enter__(self) -> PartWriter:

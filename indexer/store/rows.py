@@ -3,44 +3,63 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from provenance.indexer.store.store import Store
+from provenance.schemas.enums import Mode, Source
 from provenance.schemas.errors import StoreError
-from provenance.schemas.records import Fingerprint, SampleEntry, WeightSample
+from provenance.schemas.records import CheckpointRow, Fingerprint, RepoFile, SampleEntry, TensorRow, WeightSample
+from provenance.schemas.roles import ROLE_BY_NAME
 from provenance.schemas.tables import schema
 
+Row: TypeAlias = dict[str, Any]
 
-def fingerprint_rows(fingerprints: Iterable[Fingerprint], run_id: str) -> dict[str, list[dict[str, Any]]]:
+
+class _Columns:
+    """Turns records of one kind into rows, field by field: `dataclasses.asdict` copies deeply and is far slower."""
+
+    def __init__(self, kind: type[CheckpointRow | RepoFile | TensorRow | SampleEntry]) -> None:
+        self.names = tuple(field.name for field in fields(kind))
+        self._values = attrgetter(*self.names)
+
+    def rows(self, records: Iterable[object], keys: Mapping[str, str]) -> list[Row]:
+        """A row for each record, with the same key columns before its own."""
+        names, values = (*keys, *self.names), tuple(keys.values())
+        return [dict(zip(names, values + self._values(record), strict=True)) for record in records]
+
+
+_CHECKPOINT, _FILE, _TENSOR, _ENTRY = map(_Columns, (CheckpointRow, RepoFile, TensorRow, SampleEntry))
+
+
+def fingerprint_rows(fingerprints: Iterable[Fingerprint], run_id: str) -> dict[str, list[Row]]:
     """Rows of `checkpoints`, `files`, `tensors` and `samples`, tied together by one `fingerprint_id` each.
 
     The id is new in every run, so that rows which a killed run left behind never join a later run's checkpoint. It
     begins with the time, so that those of a few checkpoints lie together and can be found among millions.
     """
-    batch: dict[str, list[dict[str, Any]]] = {"files": [], "tensors": [], "samples": [], "checkpoints": []}
-    for found in fingerprints:
-        row = found.checkpoint
-        identity = f"{row['checkpoint_id']}|{row['mode']}|{row['fingerprint_version']}|{run_id}"
+    batch: dict[str, list[Row]] = {"files": [], "tensors": [], "samples": [], "checkpoints": []}
+    for fingerprint in fingerprints:
+        checkpoint, sample = fingerprint.checkpoint, fingerprint.sample
+        identity = f"{checkpoint.checkpoint_id}|{checkpoint.mode}|{checkpoint.fingerprint_version}|{run_id}"
         digest = hashlib.sha256(identity.encode()).hexdigest()
-        keys = {
-            "fingerprint_id": f"{int(row['fingerprinted_at'].timestamp()):08x}{digest[:20]}",
-            "checkpoint_id": row["checkpoint_id"],
-        }
-        batch["files"] += [{**keys, **file} for file in found.files]
-        batch["tensors"] += [{**keys, **tensor} for tensor in found.tensors]
-        entries = [{name: getattr(e, name) for name in type(e).__slots__} for e in found.sample.entries]
+        fingerprint_id = f"{int(checkpoint.fingerprinted_at.timestamp()):08x}{digest[:20]}"
+        keys = {"fingerprint_id": fingerprint_id, "checkpoint_id": checkpoint.checkpoint_id}
+        batch["files"] += _FILE.rows(fingerprint.files, keys)
+        batch["tensors"] += _TENSOR.rows(fingerprint.tensors, keys)
         batch["samples"].append(
             {
                 **keys,
-                "sample_version": found.sample.version,
-                "entries": entries,
-                "data": found.sample.values.astype("<f2").tobytes(),
+                "sample_version": sample.version,
+                "entries": _ENTRY.rows(sample.entries, {}),
+                "data": sample.values.astype("<f2").tobytes(),
             }
         )
-        batch["checkpoints"].append({**row, **keys})
+        batch["checkpoints"] += _CHECKPOINT.rows([checkpoint], {"fingerprint_id": fingerprint_id})
     return batch
 
 
@@ -48,27 +67,46 @@ def stored_fingerprint(store: Store, fingerprint_id: str) -> Fingerprint:
     """A fingerprint as it was before it was stored. Of every table only the parts that may hold it are read.
 
     Raises:
-        StoreError: there is none with this id.
+        StoreError: there is none with this id, or it holds a role, mode or source that is not known here.
     """
     import pyarrow.dataset as ds
 
     manifest = store.manifest()
 
-    def rows(table: str) -> list[dict[str, Any]]:
+    def rows(table: str, columns: Sequence[str]) -> list[Row]:
         paths = [str(store.path / part.path) for part in manifest.parts[table]]
         parts = ds.dataset(paths, schema=schema(table), format="parquet")
-        found: list[dict[str, Any]] = parts.to_table(filter=ds.field("fingerprint_id") == fingerprint_id).to_pylist()
-        return found
+        own: list[Row] = parts.to_table(list(columns), filter=ds.field("fingerprint_id") == fingerprint_id).to_pylist()
+        return own
 
-    checkpoints, samples = rows("checkpoints"), rows("samples")
+    checkpoints = rows("checkpoints", _CHECKPOINT.names)
+    samples = rows("samples", ("sample_version", "entries", "data"))
     if not checkpoints or not samples:
         raise StoreError(f"{store.path}: there is no fingerprint {fingerprint_id}")
     (sample,) = samples
-    keys = ("fingerprint_id", "checkpoint_id")
-    files, tensors = (
-        tuple({name: value for name, value in row.items() if name not in keys} for row in rows(table))
-        for table in ("files", "tensors")
-    )
-    entries = tuple(SampleEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in sample["entries"])
-    values = np.frombuffer(sample["data"], dtype="<f2")
-    return Fingerprint(checkpoints[0], files, tensors, WeightSample(sample["sample_version"], entries, values))
+    try:
+        return Fingerprint(
+            _checkpoint(checkpoints[0]),
+            tuple(RepoFile(**row) for row in rows("files", _FILE.names)),
+            tuple(TensorRow(**_typed(row)) for row in rows("tensors", _TENSOR.names)),
+            WeightSample(
+                sample["sample_version"],
+                tuple(SampleEntry(**_typed(entry)) for entry in sample["entries"]),
+                np.frombuffer(sample["data"], dtype="<f2"),
+            ),
+        )
+    except (KeyError, ValueError) as error:
+        raise StoreError(
+            f"{store.path}: fingerprint {fingerprint_id} holds a word that this version does not know ({error}); "
+            "crawl it again with --refingerprint"
+        ) from error
+
+
+def _checkpoint(row: Row) -> CheckpointRow:
+    lists = {name: tuple(row[name] or ()) for name in ("tags", "declared_parents", "notes")}
+    return CheckpointRow(**{**row, **lists, "source": Source(row["source"]), "mode": Mode(row["mode"])})
+
+
+def _typed(row: Row) -> Row:
+    """A tensor, or its entry in the sample, with the types of the records."""
+    return {**row, "role": ROLE_BY_NAME[row["role"]], "shape": tuple(row["shape"])}

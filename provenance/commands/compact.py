@@ -22,12 +22,14 @@ def compact(store: str | None) -> None:
 
     with open_database(store) as database:
         done = database.compact()
-    click.echo(f"{done['parts_before']} parts became {done['parts']}", err=True)
-    if done["rows_dropped"]:
-        checkpoints, rows = done["checkpoints_dropped"], done["rows_dropped"]
-        click.echo(f"dropped of forgotten repos: {checkpoints} checkpoints, {rows} rows in all", err=True)
-    if done["still_indexed"]:
+    click.echo(f"{done.parts_before} parts became {done.parts}", err=True)
+    if done.rows_dropped:
         click.echo(
-            f"the index still holds {done['still_indexed']} forgotten checkpoints, unseen; run `provenance index`",
+            f"dropped of forgotten repos: {done.checkpoints_dropped} checkpoints, {done.rows_dropped} rows in all",
+            err=True,
+        )
+    if done.still_indexed:
+        click.echo(
+            f"the index still holds {done.still_indexed} forgotten checkpoints, unseen; run `provenance index`",
             err=True,
         )

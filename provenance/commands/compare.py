@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from provenance.commands.options import json_option, store_option
+
+if TYPE_CHECKING:
+    from provenance.schemas.results import Comparison
 
 
 @click.command()
@@ -30,30 +33,29 @@ def compare(a: str, b: str, store: str | None, output: str | None, plot: str | N
     from provenance.output import choose_format, print_json
 
     with open_database(store) as database:
-        found = database.compare(a, b)
-        if plot:
-            from provenance.plot import plot_pair
-
-            plot_pair(database.pair(a, b), plot)
+        found = database.compare(a, b, plot=plot)
     if choose_format(output) == "json":
-        print_json(found)
+        print_json(found.to_dict())
     else:
         _print(found)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(found: Comparison) -> None:
     from provenance.output import clean, print_table
 
     click.echo(
-        f"{clean(found['b']['repo_id'])} as seen from {clean(found['a']['repo_id'])}: "
-        f"{found['verdict']}, direction {found['direction']}, relation {found['relation']}"
+        f"{clean(found.b.repo_id)} as seen from {clean(found.a.repo_id)}: "
+        f"{found.verdict}, direction {found.direction}, relation {found.relation}"
     )
-    click.echo(f"p {found['p_value']:.2g}, over the store {found['p_adjusted']:.2g}\n")
-    print_table([{name: e[name] for name in ("kind", "value", "log10_p", "n", "note")} for e in found["evidence"]])
-    controls = found["controls"]
-    click.echo(f"\ncurves, beside {controls['n']} stored strangers of the same shape")
+    click.echo(f"p {found.p_value:.2g}, over the store {found.p_adjusted:.2g}\n")
+    print_table(
+        [{name: getattr(e, name) for name in ("kind", "value", "log10_p", "n", "note")} for e in found.evidence]
+    )
+    click.echo(f"\ncurves, beside {found.controls.n} stored strangers of the same shape")
+    words = ("median", "lowest", "highest") if found.controls.n else ("lowest", "median", "highest")
     rows = []
-    for name, value in found["curves"].items():
-        spread = controls[name] or {"lowest": None, "median": None, "highest": None}
-        rows.append({"score": name, "this pair": value, **{f"strangers' {k}": v for k, v in spread.items()}})
+    for name, value in found.curves.to_dict().items():
+        spread = getattr(found.controls, name)
+        strangers = {f"strangers' {word}": getattr(spread, word, None) for word in words}
+        rows.append({"score": name, "this pair": value, **strangers})
     print_table(rows)

@@ -67,9 +67,9 @@ def crawl(
       provenance crawl --all --filter text-generation --workers 16
     """
     from provenance import open as open_database
-    from provenance.output import CrawlProgress, report_run
-    from provenance.settings import CrawlOptions, HubListing
-    from provenance.sources import local_source
+    from provenance.crawler.engine.options import CrawlOptions, HubListing
+    from provenance.crawler.engine.tasks import local_source
+    from provenance.output import CrawlProgress, report_crawl
 
     listed = everything or bool(author or search or filters or sort or limit or since)
     if not sources and not listed and not retry_failed:
@@ -81,7 +81,7 @@ def crawl(
     listing = HubListing(author, search, filters, sort, limit, since and since.replace(tzinfo=UTC)) if listed else None
     with open_database(store, create=True) as database, CrawlProgress() as progress:
         summary = database.crawl(sources, options, progress, listing=listing)
-    report_run(summary)
+    report_crawl(summary)
     if summary.stopped == "interrupted":
         raise SystemExit(130)
     if summary.broke_off:

@@ -29,13 +29,13 @@ def evaluate(truth: str, store: str | None, output: str | None, save: TextIO | N
     """
     from provenance import open as open_database
     from provenance.output import choose_format, print_json, to_json
-    from provenance.query.evaluation.evaluate import as_markdown
+    from provenance.query.evaluation.markdown import as_markdown
 
     with open_database(store) as database:
         result = database.evaluate(truth)
     if save:
-        click.echo(to_json(result), save)
+        click.echo(to_json(result.to_dict()), save)
     if choose_format(output) == "json":
-        print_json(result)
+        print_json(result.to_dict())
     else:
         click.echo(as_markdown(result))

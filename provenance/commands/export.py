@@ -89,15 +89,13 @@ def _write(pieces: Iterator[pa.Table], output: str, stream: BinaryIO) -> None:
     import pyarrow.parquet as pq
 
     from provenance.output import to_csv
-    from provenance.query.analytics import as_rows
 
-    first = next(pieces)
+    first = next(pieces)  # without rows
     if output == "parquet":
         with pq.ParquetWriter(stream, first.schema, compression="zstd") as writer:
             for piece in pieces:
                 writer.write_table(piece)
         return
-    stream.write(to_csv([], first.column_names).encode())
+    stream.write(to_csv(first))
     for piece in pieces:
-        rows = [{name: v.hex() if isinstance(v, bytes) else v for name, v in row.items()} for row in as_rows(piece)]
-        stream.write(to_csv(rows, first.column_names).partition("\n")[2].encode())
+        stream.write(to_csv(piece, header=False))

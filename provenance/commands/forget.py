@@ -37,8 +37,8 @@ def forget(repos: tuple[str, ...], store: str | None, yes: bool) -> None:
         if not _REPO.fullmatch(repo):
             raise click.UsageError(f"{clean(repo)} is not a repo id; a repo is forgotten whole, as owner/name")
     with open_database(store) as database:
-        for repo, checkpoints in database.mentions(repos).items():
-            click.echo(f"{clean(repo)}: {checkpoints} checkpoints", err=True)
+        for mentioned in database.mentions(repos):
+            click.echo(f"{clean(mentioned.repo_id)}: {mentioned.checkpoints} checkpoints", err=True)
         if not yes:
             if not sys.stdin.isatty():
                 raise click.UsageError("nobody is there to confirm it; use --yes")

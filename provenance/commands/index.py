@@ -14,9 +14,9 @@ from provenance.commands.options import store_option
     type=click.Choice(["auto", "flat", "exact"]),
     default="auto",
     show_default=True,
-    help="flat: FAISS, exact: plain numpy; both search exhaustively.",
+    help="flat: FAISS, exact: plain numpy; both search exhaustively. auto: flat.",
 )
-@click.option("--spec", default="qkvo-std-z-64", show_default=True, help="Signature to index.")
+@click.option("--spec", default="qkvo-std-z-64", show_default=True, help="Signature to index; there is this one.")
 def index(store: str | None, kind: str, spec: str) -> None:
     """Build the search index over the store.
 
@@ -32,4 +32,4 @@ def index(store: str | None, kind: str, spec: str) -> None:
 
     with open_database(store) as database:
         built = database.index(kind=kind, spec=spec)
-    click.echo(f"indexed {built['checkpoints']} checkpoints ({built['spec']}) as {built['generation']}", err=True)
+    click.echo(f"indexed {built.checkpoints} checkpoints ({built.spec}) as {built.generation}", err=True)

@@ -11,7 +11,7 @@ from provenance.commands.options import store_option
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from provenance.query.lineage.graph import Forest
+    from provenance.query.lineage.forest import Forest
 
 
 @click.command()
@@ -41,7 +41,7 @@ def lineage(model: str | None, store: str | None, output: str | None, descendant
 
     from provenance import open as open_database
     from provenance.output import print_rows
-    from provenance.query.lineage.graph import Forest, to_dot
+    from provenance.query.lineage.forest import Forest, to_dot
 
     with open_database(store) as database:
         if refresh:
@@ -60,10 +60,11 @@ def lineage(model: str | None, store: str | None, output: str | None, descendant
     elif chosen == "dot":
         click.echo(to_dot(forest, tops, keep))
     else:
+        printed = rows.to_arrow().to_pylist()
         if repo:
             names = keep if keep is not None else {repo, *(edge.child for _, edge in forest.walk(repo))}
-            rows = [row for row in rows if row["child"] in names]
-        print_rows(rows, chosen)
+            printed = [row for row in printed if row["child"] in names]
+        print_rows(printed, chosen)
 
 
 def _print_tree(forest: Forest, tops: list[str], keep: frozenset[str] | None, model: str | None) -> None:
@@ -72,7 +73,7 @@ def _print_tree(forest: Forest, tops: list[str], keep: frozenset[str] | None, mo
     from rich.tree import Tree
 
     from provenance.output import clean
-    from provenance.query.lineage.graph import label
+    from provenance.query.lineage.forest import label
 
     console = Console()
     for top in tops:

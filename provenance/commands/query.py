@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from provenance.commands.options import format_option, mode_option, sample_option, store_option
+
+if TYPE_CHECKING:
+    from provenance.schemas.results import Answer
 
 FAIL_ON = ("derived", "undeclared", "license")
 
@@ -59,50 +62,54 @@ def query(
     """
     from provenance import open as open_database
     from provenance.output import choose_format, print_json, print_rows
-    from provenance.settings import CrawlOptions
 
+    options = None
+    if mode is not None or sample != "default":  # the query of a stored model needs no crawler
+        from provenance.crawler.engine.options import CrawlOptions
+
+        options = CrawlOptions(mode, sample)
     with open_database(store) as database:
-        answer = database.query(
-            model, k=k, spec=spec, min_probability=min_probability, save=save, options=CrawlOptions(mode, sample)
-        )
+        answer = database.query(model, k=k, spec=spec, min_probability=min_probability, save=save, options=options)
     chosen = choose_format(output)
     if chosen == "json":
-        print_json(answer)
+        print_json(answer.to_dict())
     elif chosen == "table":
         _print_table(answer)
     else:
-        print_rows([{n: v for n, v in c.items() if n != "evidence"} for c in answer["candidates"]], chosen)
+        rows = answer.candidates.to_dicts()
+        print_rows([{name: value for name, value in row.items() if name != "evidence"} for row in rows], chosen)
     if any(_meets(condition, answer) for condition in fail_on):
         raise SystemExit(3)
 
 
-def _meets(condition: str, answer: dict[str, Any]) -> bool:
-    ancestors = [c for c in answer["candidates"] if c["verdict"] == "derived"]
+def _meets(condition: str, answer: Answer) -> bool:
+    from provenance.schemas.enums import Verdict
+
+    ancestors = [candidate for candidate in answer.candidates if candidate.verdict is Verdict.DERIVED]
     if condition == "undeclared":
-        return any(not c["declared"] for c in ancestors)
+        return any(not ancestor.declared for ancestor in ancestors)
     if condition == "license":
-        license_ = answer["model"]["license"]
-        return any(c["license"] is not None and license_ is not None and c["license"] != license_ for c in ancestors)
+        license_ = answer.model.license
+        return license_ is not None and any(a.license is not None and a.license != license_ for a in ancestors)
     return bool(ancestors)
 
 
-def _print_table(answer: dict[str, Any]) -> None:
+def _print_table(answer: Answer) -> None:
     from provenance.output import clean, print_table
 
-    model, store = answer["model"], answer["store"]
-    click.echo(f"{clean(model['checkpoint_id'])}: {answer['verdict']}")
+    click.echo(f"{clean(answer.model.checkpoint_id)}: {answer.verdict}")
     rows = []
-    for candidate in answer["candidates"]:
-        lines = {e["kind"]: e["value"] for e in candidate["evidence"]}
+    for candidate in answer.candidates:
+        lines = {e.kind: e.value for e in candidate.evidence}
         rows.append(
             {
-                "#": candidate["rank"],
-                "candidate": candidate["repo_id"],
-                "verdict": candidate["verdict"],
-                "direction": candidate["direction"],
-                "relation": candidate["relation"],
-                "declared": candidate["declared"],
-                "log10 p": candidate["log10_p"],
+                "#": candidate.rank,
+                "candidate": candidate.repo_id,
+                "verdict": candidate.verdict,
+                "direction": candidate.direction,
+                "relation": candidate.relation,
+                "declared": candidate.declared,
+                "log10 p": candidate.log10_p,
                 "weights": lines.get("layer_alignment", lines.get("weight_correlation")),
                 "norms": lines.get("norm_correlation"),
                 "curves": lines.get("published_score"),
@@ -110,7 +117,7 @@ def _print_table(answer: dict[str, Any]) -> None:
             }
         )
     print_table(rows)
-    searched = f"{store['checkpoints']} checkpoints searched"
-    if store["unindexed"]:
-        searched += f", {store['unindexed']} of them not indexed yet (run `provenance index`)"
+    searched = f"{answer.store.checkpoints} checkpoints searched"
+    if answer.store.unindexed:
+        searched += f", {answer.store.unindexed} of them not indexed yet (run `provenance index`)"
     click.echo(searched, err=True)

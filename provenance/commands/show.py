@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from provenance.commands.options import json_option, store_option
@@ -28,19 +30,19 @@ def show(model: str, store: str | None, output: str | None) -> None:
     with open_database(store) as database:
         found = database.show(model)
     if choose_format(output) == "json":
-        print_json(found)
+        print_json(found.to_dict())
         return
-    for name, value in found["model"].items():
+    for name, value in found.model.to_dict().items():
         if value not in (None, [], ""):
             click.echo(f"{name:<20}{shown(value)}")
     click.echo("\nroles")
-    print_table(found["roles"])
+    print_table(found.roles.to_dicts())
     click.echo("\nstandard deviation over the layers")
-    for role, curve in found["curves"]["std"].items():
+    for role, curve in found.curves["std"].items():
         click.echo(f"  {role:<4}{_sparkline(curve)}")
 
 
-def _sparkline(curve: list[float | None]) -> str:
+def _sparkline(curve: Sequence[float | None]) -> str:
     """A curve as bars with its range; a dot where nothing was measured."""
     measured = [value for value in curve if value is not None]
     if not measured:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from provenance.commands.options import format_option, store_option
+
+if TYPE_CHECKING:
+    from provenance.schemas.figures import RunFigures, StoreStatus
 
 
 @click.command()
@@ -34,50 +37,54 @@ def status(store: str | None, output: str | None, since: str | None) -> None:
         raise click.UsageError(f"--format {chosen} is for the rows of --since")
     with open_database(store) as database:
         if since is not None:
-            print_arrow(database.arrivals(since), chosen)
+            print_arrow(database.arrivals(since).to_arrow(), chosen)
             return
         found = database.status()
     if chosen == "json":
-        print_json(found)
+        print_json(found.to_dict())
     else:
         _print(found)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(found: StoreStatus) -> None:
     from provenance.output import clean, print_table, show_bytes
 
-    figures = found["store"]
+    figures = found.store
     click.echo(
-        f"{clean(figures['path'])}: {figures['checkpoints']} checkpoints of {figures['repos']} repos, "
-        f"{figures['unindexed']} not indexed; {show_bytes(figures['bytes_on_disk'])} on disk, "
-        f"{show_bytes(figures['bytes_read'])} of weights read"
+        f"{clean(figures.path)}: {figures.checkpoints} checkpoints of {figures.repos} repos, "
+        f"{figures.unindexed} not indexed; {show_bytes(figures.bytes_on_disk)} on disk, "
+        f"{show_bytes(figures.bytes_read)} of weights read"
     )
     for title, rows in (
-        ("runs", [_run(row) for row in found["runs"]]),
-        *((t, found[t]) for t in ("reasons", "unresolved")),
+        ("runs", [_run(run) for run in found.runs]),
+        ("reasons", found.reasons.to_dicts()),
+        ("unresolved", found.unresolved.to_dicts()),
     ):
         if rows:
             click.echo(f"\n{title}")
             print_table(rows)
 
 
-def _run(row: dict[str, Any]) -> dict[str, Any]:
+def _run(run: RunFigures) -> dict[str, object]:
     """A run for people, narrow enough for a terminal."""
     from provenance.output import show_bytes
 
-    requests = [row[f"{kind}_requests"] for kind in ("api", "resolve", "range")]
+    requests = (run.api_requests, run.resolve_requests, run.range_requests)
     budgets = [
-        f"{name} {b['quota'] or '?'} in {b['window'] or '?'} s" + ("" if b["share"] is None else f": {b['share']:.0%}")
-        for name, b in (row["budgets"] or {}).items()
+        f"{name} {b.quota or '?'} in {b.window or '?'} s" + ("" if b.share is None else f": {b.share:.0%}")
+        for name, b in (run.budgets or {}).items()
     ]
     return {
-        "started": row["started_at"],
-        "finished": row["finished_at"],
-        **{name: row[name] for name in ("listed", "fingerprinted", "skipped", "failed")},
-        "an hour": None if row["rate"] is None else f"{row['rate']:,.0f}",
-        "read": show_bytes(row["bytes_read"] or 0),
+        "started": run.started_at,
+        "finished": run.finished_at,
+        "listed": run.listed,
+        "fingerprinted": run.fingerprinted,
+        "skipped": run.skipped,
+        "failed": run.failed,
+        "an hour": None if run.rate is None else f"{run.rate:,.0f}",
+        "read": show_bytes(run.bytes_read or 0),
         "api/resolve/range": "/".join(f"{n or 0:,}" for n in requests),
-        "waited, s": None if row["waited"] is None else f"{row['waited']:.0f}",
+        "waited, s": None if run.waited is None else f"{run.waited:.0f}",
         "budgets": "; ".join(budgets) or None,
-        "stopped": row["stopped"],
+        "stopped": run.stopped,
     }

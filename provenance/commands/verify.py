@@ -12,6 +12,8 @@ from provenance.commands.options import store_option
 def verify(store: str | None) -> None:
     """Check the store's integrity: every part readable, nothing torn, no key twice.
 
+    Of the index, every file is held against the digest taken when it was built.
+
     \b
     Examples:
       provenance verify
@@ -19,7 +21,7 @@ def verify(store: str | None) -> None:
     from provenance import open as open_database
 
     with open_database(store) as database:
-        problems = database.store.verify()
+        problems = database.verify()
     for problem in problems:
         click.echo(problem)
     if problems:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provenance.query.evaluation.truth import Judged, Truth, related
-from provenance.query.evidence import CONVICTING, LINES
+from provenance.query.evidence.registry import CONVICTING, LINES
 from provenance.query.statistics.background import SAME, stratum
 from provenance.query.statistics.curves import kl_divergence, wasserstein
 from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p
-from provenance.query.verdict.rule import ALPHA, Candidate
+from provenance.query.verdict.rule import ALPHA, Assessment
+from provenance.schemas.evaluation import Ablation, LineSeparation
+from provenance.schemas.tabular import Rows
 
 
-def line_table(pairs: Sequence[tuple[Judged, Candidate]], truth: Mapping[str, Truth]) -> list[dict[str, Any]]:
+def line_table(pairs: Sequence[tuple[Judged, Assessment]], truth: Mapping[str, Truth]) -> Rows[LineSeparation]:
     """Each line of evidence by itself: direct parents against all unrelated pairs, and against those of one shape.
 
     The distances between curves stand beside the lines, with their sign turned.
     """
-    kinds = (*LINES, "wasserstein", "kl_divergence", "combined")
+    kinds = (*(line.name for line in LINES), "wasserstein", "kl_divergence", "combined")
     scores: dict[str, tuple[list[float], list[float], list[float]]] = {kind: ([], [], []) for kind in kinds}
     for j, c in pairs:
         if c.repo_id in j.truth.parents:
@@ -30,14 +31,15 @@ def line_table(pairs: Sequence[tuple[Judged, Candidate]], truth: Mapping[str, Tr
         elif related(j.truth.model, c.repo_id, truth):
             continue
         else:
-            sides = [1, 2] if stratum(j.answer.model, c.pair.b.dossier) == SAME else [1]
+            sides = [1, 2] if stratum(j.judgement.model, c.pair.b.dossier) == SAME else [1]
         for kind, value in _strengths(c).items():
             for side in sides:
                 scores[kind][side].append(value)
-    return [{"line": kind, **_separation(*map(np.array, found))} for kind, found in scores.items() if all(found[:2])]
+    judged = {kind: [np.array(side) for side in found] for kind, found in scores.items() if all(found[:2])}
+    return Rows(LineSeparation, (_separation(kind, *found) for kind, found in judged.items()))
 
 
-def _strengths(candidate: Candidate) -> dict[str, float]:
+def _strengths(candidate: Assessment) -> dict[str, float]:
     """How strongly each line speaks for a candidate; lines that say nothing are left out."""
     a, b = (subject.dossier.curves() for subject in (candidate.pair.a, candidate.pair.b))
     found: dict[str, float | None] = {
@@ -50,20 +52,21 @@ def _strengths(candidate: Candidate) -> dict[str, float]:
 
 
 def _separation(
-    positive: NDArray[np.float64], negative: NDArray[np.float64], same_shape: NDArray[np.float64]
-) -> dict[str, Any]:
+    line: str, positive: NDArray[np.float64], negative: NDArray[np.float64], same_shape: NDArray[np.float64]
+) -> LineSeparation:
     """AUC, and the share of true pairs above the highest, and above 99 %, of the unrelated."""
     order = np.sort(negative)
     n = len(order)
-    return {
-        "true_pairs": len(positive),
-        "unrelated_pairs": n,
-        "auc": _auc(positive, order),
-        "auc_same_shape": _auc(positive, np.sort(same_shape)) if len(same_shape) else None,
-        "tpr_at_fpr_0": float(np.mean(positive > order[-1])),
-        "tpr_at_fpr_1pct": float(np.mean(positive > order[max(0, n - 1 - math.floor(0.01 * n))])),
-        "highest_unrelated": float(order[-1]),
-    }
+    return LineSeparation(
+        line=line,
+        true_pairs=len(positive),
+        unrelated_pairs=n,
+        auc=_auc(positive, order),
+        auc_same_shape=_auc(positive, np.sort(same_shape)) if len(same_shape) else None,
+        tpr_at_fpr_0=float(np.mean(positive > order[-1])),
+        tpr_at_fpr_1pct=float(np.mean(positive > order[max(0, n - 1 - math.floor(0.01 * n))])),
+        highest_unrelated=float(order[-1]),
+    )
 
 
 def _auc(positive: NDArray[np.float64], order: NDArray[np.float64]) -> float:
@@ -73,7 +76,7 @@ def _auc(positive: NDArray[np.float64], order: NDArray[np.float64]) -> float:
     return float(np.mean((below + 0.5 * ties) / len(order)))
 
 
-def ablation_table(pairs: Sequence[tuple[Judged, Candidate]], truth: Mapping[str, Truth]) -> list[dict[str, Any]]:
+def ablation_table(pairs: Sequence[tuple[Judged, Assessment]], truth: Mapping[str, Truth]) -> Rows[Ablation]:
     """True pairs convicted, and strangers accused, with each convicting line left out."""
     rows = []
     for left_out in (None, *CONVICTING):
@@ -82,7 +85,7 @@ def ablation_table(pairs: Sequence[tuple[Judged, Candidate]], truth: Mapping[str
             lines = [
                 e.log10_p for e in c.evidence if e.kind in CONVICTING and e.kind != left_out and e.log10_p is not None
             ]
-            guilty = adjust_log10_p(combine_log10_p(lines, len(CONVICTING)), j.answer.n_checkpoints) <= math.log10(
+            guilty = adjust_log10_p(combine_log10_p(lines, len(CONVICTING)), j.judgement.n_checkpoints) <= math.log10(
                 ALPHA
             )
             if c.repo_id in j.truth.parents and not j.adapter:
@@ -90,5 +93,5 @@ def ablation_table(pairs: Sequence[tuple[Judged, Candidate]], truth: Mapping[str
                 convicted += guilty
             elif not related(j.truth.model, c.repo_id, truth):
                 accused += guilty
-        rows.append({"without": left_out or "–", "true_pairs": true_pairs, "convicted": convicted, "accused": accused})
-    return rows
+        rows.append(Ablation(left_out or "–", true_pairs, convicted, accused))
+    return Rows(Ablation, rows)

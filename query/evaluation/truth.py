@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from provenance.query.engine import Answer
+from provenance.query.engine import Judgement
 from provenance.schemas.errors import TruthError
 
 COLUMNS = ("model", "parents", "root", "relation", "attack", "weights_derived")
@@ -73,11 +73,11 @@ def related(a: str, b: str, truth: Mapping[str, Truth]) -> bool:
 
 @dataclass(frozen=True)
 class Judged:
-    """One model of the table with its truth and its answer."""
+    """One model of the table with its truth and what was said about it."""
 
     truth: Truth
-    answer: Answer
+    judgement: Judgement
 
     @property
     def adapter(self) -> bool:
-        return bool(self.answer.model.meta["adapter"])
+        return bool(self.judgement.model.meta.adapter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from provenance.query.evidence.pair import Pair
-from provenance.schemas.records import Evidence
+from provenance.schemas.results import Evidence
 
 _FIELDS = ("n_layers", "hidden_size", "n_heads", "n_kv_heads", "n_parameters", "model_type")
 _SHAPE = ("role", "rows", "columns")
@@ -12,8 +12,9 @@ _SHAPE = ("role", "rows", "columns")
 def measure(pair: Pair) -> Evidence | None:
     """Mean of two shares: of the configuration known of both that is equal, and of the shapes that both have."""
     a, b = pair.a.dossier, pair.b.dossier
-    known = [name for name in _FIELDS if a.meta[name] is not None and b.meta[name] is not None]
-    equal = sum(a.meta[name] == b.meta[name] for name in known)
+    settings = [(getattr(a.meta, name), getattr(b.meta, name)) for name in _FIELDS]
+    known = [(x, y) for x, y in settings if x is not None and y is not None]
+    equal = sum(x == y for x, y in known)
     shapes = [set(zip(*(d.facts[name].tolist() for name in _SHAPE), strict=True)) for d in (a, b)]
     union = shapes[0] | shapes[1]
     if not union or not known:

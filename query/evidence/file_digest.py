@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from provenance.query.evidence.pair import Pair
-from provenance.schemas.records import Evidence
+from provenance.schemas.results import Evidence
 
 _LOG10_COLLISION = -77.0
 
 
 def measure(pair: Pair) -> Evidence | None:
     """Share of the smaller checkpoint's weight files that the other has too; null where digests are unknown."""
-    a, b = set(pair.a.dossier.meta["sha256"]), set(pair.b.dossier.meta["sha256"])
+    a, b = set(pair.a.dossier.meta.sha256), set(pair.b.dossier.meta.sha256)
     if not a or not b:
         return None
     shared = len(a & b)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from provenance.query.evidence.pair import Pair
 from provenance.query.statistics.significance import to_p
-from provenance.schemas.records import Evidence
+from provenance.schemas.results import Evidence
 
 
 def measure(pair: Pair) -> Evidence | None:

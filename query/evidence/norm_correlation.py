@@ -9,7 +9,7 @@ import numpy as np
 from provenance.indexer.dossier import Cells
 from provenance.query.evidence.pair import Pair
 from provenance.query.statistics.significance import empirical_p
-from provenance.schemas.records import Evidence
+from provenance.schemas.results import Evidence
 
 _MIN_ELEMENTS = 32
 

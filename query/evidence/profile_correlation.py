@@ -10,7 +10,7 @@ from provenance.indexer.dossier import Dossier
 from provenance.indexer.signature import published_score
 from provenance.query.evidence.pair import Pair
 from provenance.query.statistics.significance import empirical_p
-from provenance.schemas.records import Evidence
+from provenance.schemas.results import Evidence
 
 STATISTICS = ("std", "skewness", "kurtosis")
 

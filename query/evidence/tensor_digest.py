@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from provenance.indexer.dossier import Dossier
 from provenance.query.evidence.pair import Pair
-from provenance.schemas.records import Evidence
+from provenance.schemas.results import Evidence
 from provenance.schemas.roles import LAYER_MATRICES, ROLE_CODE
 
 _MATRICES = np.array([ROLE_CODE[role] for role in LAYER_MATRICES], dtype=np.uint8)

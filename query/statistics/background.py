@@ -1,6 +1,6 @@
 """Backgrounds: how high unrelated pairs score on lines of evidence whose null distribution nobody knows.
 
-A store learns its own (`query.evidence.calibration`), in two strata: pairs of one shape and pairs of different ones,
+A store learns its own (`query.evidence.backgrounds`), in two strata: pairs of one shape and pairs of different ones,
 because curves of equal length agree more easily. A stratum with few pairs is widened to all pairs of the store and then
 by the bundled background, which comes from checkpoints trained independently of each other.
 """
@@ -28,7 +28,7 @@ Scores = Mapping[str, NDArray[np.float64]]
 
 def stratum(a: Dossier, b: Dossier) -> str:
     """Which stratum a pair belongs to: equal depth and width, or not."""
-    shape = [(d.meta["n_layers"], d.meta["hidden_size"]) for d in (a, b)]
+    shape = [(d.meta.n_layers, d.meta.hidden_size) for d in (a, b)]
     return SAME if shape[0] == shape[1] else OTHER
 
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.indexer.dossier import Dossier
-from provenance.schemas.roles import ROLE_CODE
+from provenance.schemas.roles import ROLE_CODE, Role
 from provenance.schemas.sampling import N_TILES, OFFSETS, SEQUENCE_LENGTH, TILE, sequence
 
 _SIDE = OFFSETS[-1] + TILE
-_RESIDUAL_OUT = np.array([ROLE_CODE["o"], ROLE_CODE["down"]])
+_RESIDUAL_OUT = np.array([ROLE_CODE[Role.OUTPUT], ROLE_CODE[Role.DOWN]])
 
 
 @dataclass(frozen=True)

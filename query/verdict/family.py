@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from provenance.query.statistics.frame import Frame, frame_of
 from provenance.query.verdict.merge import Merge, find_merge
-from provenance.query.verdict.witness import COMPARABLE, Member, Precedence, declared, precedence
+from provenance.query.verdict.witness import COMPARABLE, Member, declared, precedence
 
 CARRIED, CARRIED_PARTLY = 0.85, 0.5
-"""A node hangs on another when it carries that one's change on: its slope (see `Frame.carried`) is not clearly below the
-first, and clearly above the second."""
+"""A node hangs on another when it carries that one's change on: its slope (see `Frame.carried`) is not clearly below
+the first, and clearly above the second."""
 
 MISSING_LAYERS = 1.0
 """Distance of a layer that only one of two has: that of an unrelated one, in units of the mean variance, is 2."""
@@ -52,9 +52,11 @@ class Family:
     copies: NDArray[np.int64]
     merges: Mapping[int, Merge] = field(default_factory=dict)
 
-    def precedence(self, i: int, j: int) -> Precedence:
-        """What the witnesses say of two members by themselves."""
-        return precedence(self.members[i], self.members[j], self.frame, i, j)
+    def merge_weight(self, parent: int, child: int) -> float | None:
+        """The weight of a parent in a merge; null where the child is none, or not of this parent or a copy of it."""
+        merge = self.merges.get(child)
+        shares = merge.weights.items() if merge else ()
+        return next((share for place, share in shares if self.copies[place] == self.copies[parent]), None)
 
 
 def family_of(members: Sequence[Member]) -> Family:
@@ -130,7 +132,7 @@ class _Builder:
         return (said.structure or said.asymmetry) > 0
 
     def _oldest(self, group: Sequence[int]) -> int:
-        return min(group, key=lambda i: self.members[i].dossier.meta["created_at"] or "9999")
+        return min(group, key=lambda i: self.members[i].dossier.meta.created_at or "9999")
 
     # ---------------------------------------------------------------- merges
 

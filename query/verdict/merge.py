@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from provenance.query.statistics.frame import Frame
+from provenance.query.statistics.nnls import nnls
 
 INDEPENDENT = 0.5
 """Share of the energy left over that independent changes would leave: 1 for any base and its children, 0 for an exact

@@ -5,7 +5,8 @@ from __future__ import annotations
 from provenance.indexer.dossier import Dossier
 from provenance.query.evidence.pair import Pair
 from provenance.query.verdict.witness import ZEROS
-from provenance.schemas.roles import ROLE_CODE
+from provenance.schemas.enums import Direction, Relation
+from provenance.schemas.roles import ROLE_CODE, Role
 
 ROUNDING_KURTOSIS = 2.4
 """Between the 1.8 of a uniform rounding error and the 3 of Gaussian noise."""
@@ -18,7 +19,7 @@ PARTLY = 0.5
 RESCALED = 0.05
 
 
-def relation_of(pair: Pair, direction: str) -> str:
+def relation_of(pair: Pair, direction: Direction) -> Relation:
     """Name the relation of a pair of relatives.
 
     Args:
@@ -28,34 +29,34 @@ def relation_of(pair: Pair, direction: str) -> str:
     Returns:
         one of the relations of `provenance query`; a label to read, not a test result.
     """
-    child, parent = (pair.b, pair.a) if direction == "child" else (pair.a, pair.b)
+    child, parent = (pair.b, pair.a) if direction is Direction.CHILD else (pair.a, pair.b)
     found = pair.slopes
     if found is None:
-        return "unknown"
+        return Relation.UNKNOWN
     codes = [{int(code) for code in subject.dossier.facts["role"]} for subject in (child, parent)]
-    if (ROLE_CODE["router"] in codes[0]) != (ROLE_CODE["router"] in codes[1]):
-        return "upcycled"
+    if (ROLE_CODE[Role.ROUTER] in codes[0]) != (ROLE_CODE[Role.ROUTER] in codes[1]):
+        return Relation.UPCYCLED
     if not pair.same_depth:
-        return "depth-changed"
+        return Relation.DEPTH_CHANGED
     shapes = [_shapes(subject.dossier) for subject in (child, parent)]
     if shapes[0] != shapes[1]:
         smaller = sum(r * c for r, c in shapes[0].values()) < sum(r * c for r, c in shapes[1].values())
-        return "pruned" if smaller else "transformed"
+        return Relation.PRUNED if smaller else Relation.TRANSFORMED
     if found.equal:
-        return "identical"
+        return Relation.IDENTICAL
     correlation = pair.aligned.correlation
-    slope = found.b_on_a if direction == "child" else found.a_on_b
+    slope = found.b_on_a if direction is Direction.CHILD else found.a_on_b
     if correlation > NEARLY_EQUAL:
-        return "transformed" if abs(slope - 1) > RESCALED else "quantized"
-    if child.dossier.meta["quantization"] or found.change_kurtosis < ROUNDING_KURTOSIS:
-        return "quantized"
-    zeros = (found.zeros_b, found.zeros_a) if direction == "child" else (found.zeros_a, found.zeros_b)
+        return Relation.TRANSFORMED if abs(slope - 1) > RESCALED else Relation.QUANTIZED
+    if child.dossier.meta.quantization or found.change_kurtosis < ROUNDING_KURTOSIS:
+        return Relation.QUANTIZED
+    zeros = (found.zeros_b, found.zeros_a) if direction is Direction.CHILD else (found.zeros_a, found.zeros_b)
     if zeros[0] > zeros[1] + ZEROS:
-        return "pruned"
+        return Relation.PRUNED
     if correlation < PARTLY:
-        return "transformed"
+        return Relation.TRANSFORMED
     energy = 1 / correlation**2 - 1
-    return "continued-pretraining" if energy > LONG_TRAINING else "finetune"
+    return Relation.CONTINUED_PRETRAINING if energy > LONG_TRAINING else Relation.FINETUNE
 
 
 def _shapes(dossier: Dossier) -> dict[int, tuple[int, int]]:

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from provenance.query.evidence import CONVICTING, SUPPORTING, gather
+from provenance.indexer.dossier_meta import DossierMeta
 from provenance.query.evidence.pair import Pair
-from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, outlies, probability
+from provenance.query.evidence.registry import CONVICTING, SUPPORTING, gather
+from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, outlies, probability, to_p
 from provenance.query.verdict.family import Family, family_of
 from provenance.query.verdict.relation import relation_of
 from provenance.query.verdict.witness import Member
-from provenance.schemas.records import Evidence
+from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
+from provenance.schemas.results import Evidence
 
 ALPHA = 1e-3
 """Family-wise level: the chance that a query accuses any stranger of the whole store."""
@@ -41,14 +43,14 @@ MIN_MATRICES = 4
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A candidate with everything claimed about it; field names are the JSON keys of `provenance query`."""
+class Assessment:
+    """A pair with everything claimed about its candidate; `schemas.results.Candidate` says what each field means."""
 
     pair: Pair = field(repr=False)
     evidence: tuple[Evidence, ...]
-    verdict: str
-    direction: str
-    relation: str
+    verdict: Verdict
+    direction: Direction
+    relation: Relation
     log10_p: float
     log10_p_adjusted: float
     probability: float
@@ -58,11 +60,29 @@ class Candidate:
     steps: int = 0
 
     @property
+    def meta(self) -> DossierMeta:
+        """What is known of the candidate."""
+        return self.pair.b.dossier.meta
+
+    @property
     def repo_id(self) -> str:
-        return self.pair.b.dossier.repo_id
+        return self.meta.repo_id
+
+    @property
+    def p_value(self) -> float:
+        return to_p(self.log10_p)
+
+    @property
+    def p_adjusted(self) -> float:
+        return to_p(self.log10_p_adjusted)
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the two have a common origin."""
+        return self.verdict in (Verdict.DERIVED, Verdict.RELATED)
 
 
-def assess(pair: Pair, n_store: int) -> Candidate:
+def assess(pair: Pair, n_store: int) -> Assessment:
     """Examine one pair by itself; `settle` then looks at all relatives together."""
     evidence = tuple(gather(pair))
     lines = [e.log10_p for e in evidence if e.kind in CONVICTING and e.log10_p is not None]
@@ -73,22 +93,22 @@ def assess(pair: Pair, n_store: int) -> Candidate:
     comparable = judgeable(pair) and bool(lines)
     kin = comparable and adjusted <= math.log10(ALPHA)
     if kin:
-        verdict = "related"
+        verdict = Verdict.RELATED
     elif not comparable or adjusted <= math.log10(SUSPICION) or _out_of_line(pair, evidence):
-        verdict = "inconclusive"
+        verdict = Verdict.INCONCLUSIVE
     else:
-        verdict = "unrelated"
-    return Candidate(
+        verdict = Verdict.UNRELATED
+    return Assessment(
         pair,
         evidence,
         verdict,
-        "unknown",
-        "unknown",
+        Direction.UNKNOWN,
+        Relation.UNKNOWN,
         log10_p,
         adjusted,
         probability(log10_p, n_store) if comparable else 0.0,
         _score(pair) if comparable else 0.0,
-        pair.b.dossier.repo_id in (pair.a.dossier.meta["declared_parents"] or ()),
+        pair.b.dossier.repo_id in (pair.a.dossier.meta.declared_parents or ()),
     )
 
 
@@ -97,75 +117,80 @@ def judgeable(pair: Pair) -> bool:
     return all(len(subject.dossier.matrices.facts) >= MIN_MATRICES for subject in (pair.a, pair.b))
 
 
-def settle(candidates: Sequence[Candidate]) -> list[Candidate]:
+def settle(assessments: Sequence[Assessment]) -> list[Assessment]:
     """Tell ancestors from other relatives, all of them at once, and rank the candidates.
 
     Order: ancestors, the most direct first; then relatives, then undecided, then strangers; copies by date of creation,
     then name.
     """
-    kin = [c for c in candidates if c.verdict == "related"]
-    others = [c for c in candidates if c.verdict != "related"]
+    kin = [a for a in assessments if a.verdict is Verdict.RELATED]
+    others = [a for a in assessments if a.verdict is not Verdict.RELATED]
     if kin:
-        model = kin[0].pair.a
-        family = family_of([Member(s.dossier, s.grid) for s in (model, *(c.pair.b for c in kin))])
-        placed = [_place(candidate, family, i) for i, candidate in enumerate(kin, start=1)]
-    else:
-        placed = []
-    return sorted([*placed, *others], key=_rank)
+        subjects = [kin[0].pair.a, *(a.pair.b for a in kin)]
+        family = family_of([Member(subject.dossier, subject.grid) for subject in subjects])
+        kin = [_place(one, family, i) for i, one in enumerate(kin, start=1)]
+    return sorted([*kin, *others], key=_rank)
 
 
-def model_verdict(candidates: Sequence[Candidate], *, judgeable: bool) -> str:
-    """`derived`, `no-parent-found` or `inconclusive`, from the settled candidates."""
-    if any(c.verdict == "derived" for c in candidates):
-        return "derived"
-    kin = [c for c in candidates if c.verdict == "related"]
-    undecided = any(c.direction == "unknown" for c in kin) or (
-        not kin and any(c.verdict == "inconclusive" and judged(c) for c in candidates)
+def model_verdict(assessments: Sequence[Assessment], *, judgeable: bool) -> ModelVerdict:
+    """What is claimed of the model, from the settled candidates."""
+    if any(a.verdict is Verdict.DERIVED for a in assessments):
+        return ModelVerdict.DERIVED
+    kin = [a for a in assessments if a.verdict is Verdict.RELATED]
+    undecided = any(a.direction is Direction.UNKNOWN for a in kin) or (
+        not kin and any(a.verdict is Verdict.INCONCLUSIVE and judged(a) for a in assessments)
     )
-    return "inconclusive" if undecided or not judgeable else "no-parent-found"
+    return ModelVerdict.INCONCLUSIVE if undecided or not judgeable else ModelVerdict.NO_PARENT_FOUND
 
 
-def judged(candidate: Candidate) -> bool:
+def judged(assessment: Assessment) -> bool:
     """Whether the candidate itself could be examined."""
-    return judgeable(candidate.pair)
+    return judgeable(assessment.pair)
 
 
-def _place(me: Candidate, family: Family, i: int) -> Candidate:
+def _place(me: Assessment, family: Family, i: int) -> Assessment:
     """What the candidate at place `i` of the family is to the model, which stands at place 0."""
     up, down = float(family.ancestry[i, 0]), float(family.ancestry[0, i])
-    if family.copies[i] == family.copies[0]:
-        direction = "parent" if up >= SAID else "child" if down >= SAID else "unknown"
-        verdict = "derived" if direction == "parent" else "related"
-        return replace(me, verdict=verdict, direction=direction, relation="identical")
-    if merge := family.merges.get(0):
-        for place, weight in merge.weights.items():
-            if family.copies[place] == family.copies[i]:
-                return replace(
-                    me, verdict="derived", direction="parent", relation="merge", merge_weight=weight, steps=1
-                )
     if up >= SAID:
-        if _only_a_common_start(me):
-            return replace(me, direction="sibling", relation="unknown")
-        relation = relation_of(me.pair, "parent")
-        return replace(me, verdict="derived", direction="parent", relation=relation, steps=int(family.steps[i, 0]))
-    if down >= SAID:
-        return replace(me, direction="child", relation=relation_of(me.pair, "child"))
-    if up + down <= NEITHER:
-        return replace(me, direction="sibling", relation="unknown")
-    return replace(me, direction="unknown", relation=relation_of(me.pair, "unknown"))
+        direction = Direction.PARENT
+    elif down >= SAID:
+        direction = Direction.CHILD
+    else:
+        direction = Direction.SIBLING if up + down <= NEITHER else Direction.UNKNOWN
+    verdict = Verdict.DERIVED if direction is Direction.PARENT else Verdict.RELATED
+    if family.copies[i] == family.copies[0]:
+        return replace(me, verdict=verdict, direction=direction, relation=Relation.IDENTICAL)
+    if (weight := family.merge_weight(i, 0)) is not None:
+        return replace(
+            me,
+            verdict=Verdict.DERIVED,
+            direction=Direction.PARENT,
+            relation=Relation.MERGE,
+            merge_weight=weight,
+            steps=1,
+        )
+    if direction in (Direction.PARENT, Direction.CHILD) and _only_a_common_start(me, direction):
+        return replace(me, direction=Direction.SIBLING)
+    if direction is Direction.SIBLING:
+        return replace(me, direction=direction)
+    relation = relation_of(me.pair, direction)
+    steps = int(family.steps[i, 0]) if direction is Direction.PARENT else 0
+    return replace(me, verdict=verdict, direction=direction, relation=relation, steps=steps)
 
 
-def _only_a_common_start(me: Candidate) -> bool:
+def _only_a_common_start(me: Assessment, direction: Direction) -> bool:
     """Whether the two only share a beginning, as twins from one initialisation do: too little was carried over."""
     found = me.pair.slopes
     if found is None:
         return False
-    older, younger = found.a_on_b, found.b_on_a  # slope of the younger (`a`, the model) on the older
+    # Slope of the younger on the older: `a` is the model, `b` the candidate.
+    slopes = found.a_on_b, found.b_on_a
+    older, younger = slopes if direction is Direction.PARENT else slopes[::-1]
     symmetric = older - younger < ASYMMETRY
     return older < CARRIED_PARTLY or (symmetric and (older < CARRIED_OVER or _norms_differ(me)))
 
 
-def _norms_differ(me: Candidate) -> bool:
+def _norms_differ(me: Assessment) -> bool:
     """Whether the norms say that the two were trained apart, however near their matrices are.
 
     Norms start constant, so all that varies in them was learnt: a light change of a trained model keeps it, while twins
@@ -173,11 +198,6 @@ def _norms_differ(me: Candidate) -> bool:
     """
     norms = next((e.value for e in me.evidence if e.kind == "norm_correlation"), None)
     return me.pair.same_depth and norms is not None and norms < NORMS_KEPT
-
-
-def _created(candidate: Candidate) -> str | None:
-    created: str | None = candidate.pair.b.dossier.meta["created_at"]
-    return created
 
 
 def coverage(pair: Pair) -> float:
@@ -201,21 +221,21 @@ def _out_of_line(pair: Pair, evidence: Sequence[Evidence]) -> bool:
     )
 
 
-_ORDER = {"derived": 0, "related": 1, "inconclusive": 2, "unrelated": 3}
+_ORDER = (Verdict.DERIVED, Verdict.RELATED, Verdict.INCONCLUSIVE, Verdict.UNRELATED)
 
 
-def _rank(candidate: Candidate) -> tuple[object, ...]:
-    if candidate.verdict in ("derived", "related"):
-        strength: tuple[float, ...] = (-round(candidate.score, 4),)
+def _rank(one: Assessment) -> tuple[object, ...]:
+    if one.is_relative:
+        strength: tuple[float, ...] = (-round(one.score, 4),)
     else:
-        support = max((e.value or 0.0 for e in candidate.evidence if e.kind in SUPPORTING), default=-2.0)
-        strength = (round(candidate.log10_p, 1), -support)
+        support = max((e.value or 0.0 for e in one.evidence if e.kind in SUPPORTING), default=-2.0)
+        strength = (round(one.log10_p, 1), -support)
     # What could not be examined at all stands last.
     return (
-        not judged(candidate),
-        _ORDER[candidate.verdict],
-        candidate.steps,
+        not judged(one),
+        _ORDER.index(one.verdict),
+        one.steps,
         strength,
-        _created(candidate) or "9999",
-        candidate.repo_id,
+        one.meta.created_at or "9999",
+        one.repo_id,
     )

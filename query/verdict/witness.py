@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from provenance.indexer.dossier import Dossier
 from provenance.query.statistics.frame import Frame
 from provenance.query.statistics.grid import Grid
-from provenance.schemas.roles import ROLE_CODE
+from provenance.schemas.roles import ROLE_CODE, Role
 from provenance.schemas.sampling import OFFSETS, SEQUENCE_LENGTH, TILE, sequence
 
 STRUCTURE = 6.0
@@ -93,7 +93,7 @@ class Member:
     @cached_property
     def routed(self) -> bool:
         """Whether it is a mixture of experts."""
-        return bool(np.any(self.dossier.facts["role"] == ROLE_CODE["router"]))
+        return bool(np.any(self.dossier.facts["role"] == ROLE_CODE[Role.ROUTER]))
 
     @cached_property
     def experts_agree(self) -> bool:
@@ -199,7 +199,7 @@ def _asymmetry(frame: Frame, i: int, j: int) -> float:
 
 
 def _dates(first: Dossier, second: Dossier) -> float:
-    one, other = first.meta["created_at"], second.meta["created_at"]
+    one, other = first.meta.created_at, second.meta.created_at
     if one is None or other is None or one == other:
         return 0.0
     return DATED if one < other else -DATED
@@ -207,6 +207,6 @@ def _dates(first: Dossier, second: Dossier) -> float:
 
 def declared(first: Dossier, second: Dossier) -> float:
     """What the cards say of the order of two checkpoints."""
-    forward = first.repo_id in (second.meta["declared_parents"] or ())
-    backward = second.repo_id in (first.meta["declared_parents"] or ())
+    forward = first.repo_id in (second.meta.declared_parents or ())
+    backward = second.repo_id in (first.meta.declared_parents or ())
     return DECLARED * (forward - backward)

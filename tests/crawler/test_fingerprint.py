@@ -12,19 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from provenance.crawler.fingerprint import fingerprint, read_header, to_scaled_half
+from provenance.crawler.fingerprint import fingerprint, read_header
 from provenance.crawler.local.folders import find_local, listed_checkpoints
 from provenance.crawler.local.reader import LocalReader
 from provenance.crawler.plan import SAMPLE_SIZES, SampleSize
 from provenance.schemas.errors import HeaderError, WeightsError
 from provenance.schemas.identity import UNKNOWN_REVISION
-from provenance.schemas.records import Fingerprint, WeightSample
+from provenance.schemas.records import Fingerprint, TensorRow, WeightSample
 from provenance.schemas.roles import VECTORS
 from provenance.schemas.sampling import SAMPLE_CELLS, matrix_cells, sequence
 from tests.conftest import Tensors, llama
@@ -75,7 +73,7 @@ def make(tmp_path: Path) -> Make:
 
 def digests(found: Fingerprint) -> dict[tuple[Any, ...], str]:
     keys = ("stack", "role", "layer", "expert")
-    return {tuple(row[k] for k in keys): row["digest"] for row in found.tensors if row["role"] != "other"}
+    return {tuple(getattr(row, key) for key in keys): row.digest for row in found.tensors if row.role != "other"}
 
 
 def cells(sample: WeightSample) -> dict[tuple[Any, ...], dict[Any, float]]:
@@ -122,18 +120,18 @@ SAME: dict[str, tuple[Layout, Layout, dict[str, Any]]] = {
 def test_the_same_weights_stored_otherwise_are_the_same(make: Make, case: str, mode: str) -> None:
     layout, other, stored = SAME[case]
     plain, found = make(layout), make(other, MODES[mode], **stored)
-    assert plain.checkpoint["mode"] == "full"
-    assert found.checkpoint["mode"] == ("full" if mode == "full" else "sampled")
+    assert plain.checkpoint.mode == "full"
+    assert found.checkpoint.mode == ("full" if mode == "full" else "sampled")
     assert found.sample.entries == plain.sample.entries
     np.testing.assert_array_equal(found.sample.values, plain.sample.values)
     assert digests(found) == digests(plain)
-    assert found.checkpoint["content_digest"] == plain.checkpoint["content_digest"]
-    assert found.checkpoint["n_parameters"] == plain.checkpoint["n_parameters"]
+    assert found.checkpoint.content_digest == plain.checkpoint.content_digest
+    assert found.checkpoint.n_parameters == plain.checkpoint.n_parameters
 
 
 def test_the_cases_differ_in_what_they_should(make: Make) -> None:
     llama_, phi, moe = make(LLAMA), make(PHI), make(EXPERTS)
-    assert len({found.checkpoint["content_digest"] for found in (llama_, phi, moe)}) == 3
+    assert len({found.checkpoint.content_digest for found in (llama_, phi, moe)}) == 3
     assert {role for _, role, *_ in cells(phi.sample)} >= {"q_bias", "k_bias", "v_bias", "up", "down"}
     assert {expert for _, _, _, expert in cells(moe.sample)} == {None, 0, 1}
 
@@ -157,9 +155,9 @@ def test_a_cast_keeps_the_sample_and_changes_the_digests(make: Make) -> None:
     assert digests(cast).keys() == digests(stored).keys()
     differing = {key for key, digest in digests(cast).items() if digest != digests(stored)[key]}
     assert differing == {key for key, digest in digests(stored).items() if digest is not None}
-    assert cast.checkpoint["content_digest"] != stored.checkpoint["content_digest"]
+    assert cast.checkpoint.content_digest != stored.checkpoint.content_digest
     for a, b in zip(stored.tensors, cast.tensors, strict=True):
-        assert (a["mean"], a["std"], a["kurtosis"]) == (b["mean"], b["std"], b["kurtosis"])
+        assert (a.mean, a.std, a.kurtosis) == (b.mean, b.std, b.kurtosis)
 
 
 @pytest.mark.parametrize("mode", ["full", "small"])
@@ -183,12 +181,12 @@ def test_samples_of_relatives_of_other_shapes_nest(make: Make, mode: str) -> Non
 # ---------------------------------------------------------------- statistics
 
 
-def logical(layout: Layout, row: Any, stored: dict[str, NDArray[Any]]) -> NDArray[Any]:
+def logical(layout: Layout, row: TensorRow, stored: dict[str, NDArray[Any]]) -> NDArray[Any]:
     """The elements of one logical tensor, cut out of the stored ones."""
-    whole = stored[row["name"]]
-    cut = layout.parts[row["name"]][row["part"]](whole) if row["part"] else whole
-    stacked = row["expert"] is not None and f"experts.{row['expert']}." not in row["name"]
-    return cut[row["expert"]] if stacked else cut
+    whole = stored[row.name]
+    cut = layout.parts[row.name][row.part](whole) if row.part else whole
+    stacked = row.expert is not None and f"experts.{row.expert}." not in row.name
+    return cut[row.expert] if stacked else cut
 
 
 def moments(x: NDArray[Any]) -> dict[str, float]:
@@ -228,27 +226,29 @@ def test_statistics_are_those_of_exactly_the_elements_read(tmp_path: Path, layou
     for row in found.tensors:
         mask = logical(layout, row, was_read)
         values = logical(layout, row, stored)[mask]
-        assert row["n_elements"] == mask.size
-        assert row["n_read"] == values.size
-        assert row["n_nonfinite"] == 0
+        assert row.n_elements == mask.size
+        assert row.n_read == values.size
+        assert row.n_nonfinite == 0
         if values.size == 0:
-            assert {row[name] for name in ("mean", "std", "std_error", "skewness", "kurtosis", "min", "max")} == {None}
+            assert {
+                getattr(row, name) for name in ("mean", "std", "std_error", "skewness", "kurtosis", "min", "max")
+            } == {None}
             continue
         wanted = moments(values)
-        assert {name: row[name] for name in wanted} == pytest.approx(wanted, rel=1e-6, abs=1e-9), row["name"]
+        assert {name: getattr(row, name) for name in wanted} == pytest.approx(wanted, rel=1e-6, abs=1e-9), row.name
         complete = values.size == mask.size
-        assert row["std_error"] == 0 if complete else row["std_error"] > 0
+        assert row.std_error == 0 if complete else row.std_error > 0
         partial += not complete
     assert (partial > 0) == (mode != "full")
-    unread = {row["role"] for row in found.tensors if row["n_read"] == 0}
+    unread = {row.role for row in found.tensors if row.n_read == 0}
     assert unread - {"gate", "up", "down"} == (set() if mode == "full" else {"embed", "lm_head"})
 
 
 def test_the_error_of_std_is_of_the_right_size(make: Make) -> None:
     full, sampled = make(LLAMA), make(LLAMA, SMALL)
     roles = ("q", "k", "v", "o")
-    pairs = [(a, b) for a, b in zip(full.tensors, sampled.tensors, strict=True) if a["role"] in roles]
-    off = [(b["std"] - a["std"]) / b["std_error"] for a, b in pairs]
+    pairs = [(a, b) for a, b in zip(full.tensors, sampled.tensors, strict=True) if a.role in roles]
+    off = [(b.std - a.std) / b.std_error for a, b in pairs]
     assert len(off) == 8
     assert 0.1 < float(np.sqrt(np.mean(np.square(off)))) < 4
 
@@ -256,11 +256,11 @@ def test_the_error_of_std_is_of_the_right_size(make: Make) -> None:
 def test_unread_experts_are_rows_without_figures(make: Make) -> None:
     full, sampled = make(EXPERTS), make(EXPERTS, SMALL)
     for found, read in ((full, {0, 1, 2, 3}), (sampled, {0, 1})):
-        rows = [row for row in found.tensors if row["expert"] is not None]
+        rows = [row for row in found.tensors if row.expert is not None]
         assert len(rows) == 3 * layouts.EXPERTS * layouts.LAYERS
-        assert {row["expert"] for row in rows if row["n_read"]} == read
-        assert {row["expert"] for row in rows if row["std"] is not None} == read
-        assert {row["expert"] for row in rows if row["digest"]} == {0, 1}
+        assert {row.expert for row in rows if row.n_read} == read
+        assert {row.expert for row in rows if row.std is not None} == read
+        assert {row.expert for row in rows if row.digest} == {0, 1}
 
 
 # ---------------------------------------------------------------- strange numbers and tensors
@@ -271,19 +271,19 @@ def test_nan_and_infinities_are_counted_and_left_out(make: Make) -> None:
     name = "model.layers.0.self_attn.q_proj.weight"
     tensors[name][0, :4] = (np.nan, np.inf, -np.inf, np.nan)
     found = make(Layout(tensors))
-    (row,) = (row for row in found.tensors if row["name"] == name)
+    (row,) = (row for row in found.tensors if row.name == name)
     finite = tensors[name][np.isfinite(tensors[name])]
-    assert (row["n_read"], row["n_nonfinite"]) == (tensors[name].size, 4)
+    assert (row.n_read, row.n_nonfinite) == (tensors[name].size, 4)
     wanted = moments(finite)
-    assert {key: row[key] for key in wanted} == pytest.approx(wanted, rel=1e-6)
+    assert {key: getattr(row, key) for key in wanted} == pytest.approx(wanted, rel=1e-6)
     sampled = cells(found.sample)["main", "q", 0, None]
     assert {place for place, value in sampled.items() if np.isnan(value)} <= {(0, i) for i in range(4)}
     assert np.isnan(sampled[0, 0])
-    assert row["digest"] not in (None, {r["name"]: r["digest"] for r in make(LLAMA).tensors}[name])
+    assert row.digest not in (None, {r.name: r.digest for r in make(LLAMA).tensors}[name])
     # Nothing finite at all.
     tensors[name][:] = np.nan
-    (row,) = (row for row in make(Layout(tensors)).tensors if row["name"] == name)
-    assert (row["n_nonfinite"], row["mean"], row["std"]) == (row["n_read"], None, None)
+    (row,) = (row for row in make(Layout(tensors)).tensors if row.name == name)
+    assert (row.n_nonfinite, row.mean, row.std) == (row.n_read, None, None)
 
 
 def test_tensors_of_all_kinds_and_ranks(tmp_path: Path) -> None:
@@ -302,31 +302,31 @@ def test_tensors_of_all_kinds_and_ranks(tmp_path: Path) -> None:
     save_file(kinds, tmp_path / "model.safetensors")
     for size in (None, SMALL):
         found = fingerprint_of(tmp_path, size)
-        rows = {row["name"]: row for row in found.tensors}
+        rows = {row.name: row for row in found.tensors}
         assert rows.keys() == kinds.keys()
-        assert found.checkpoint["n_layers"] == 1
+        assert found.checkpoint.n_layers == 1
         for name, tensor in kinds.items():
-            assert (rows[name]["shape"], rows[name]["n_elements"]) == (list(tensor.shape), tensor.numel())
+            assert (rows[name].shape, rows[name].n_elements) == (tuple(tensor.shape), tensor.numel())
             vector = tensor.dim() <= 1 and size is not None
             if tensor.is_complex() or tensor.numel() == 0 or (size is not None and not (vector and name != "scalar")):
-                assert (rows[name]["n_read"], rows[name]["std"]) == (0, None)
+                assert (rows[name].n_read, rows[name].std) == (0, None)
                 continue
             values = tensor.double().numpy()
-            assert rows[name]["n_read"] == values.size
-            assert rows[name]["mean"] == pytest.approx(values.mean())
-            assert rows[name]["std"] == pytest.approx(values.std())
+            assert rows[name].n_read == values.size
+            assert rows[name].mean == pytest.approx(values.mean())
+            assert rows[name].std == pytest.approx(values.std())
         assert found.sample.entries == ()
         assert found.sample.values.shape == (0,)
-        assert {row["digest"] for row in found.tensors} == {None}
+        assert {row.digest for row in found.tensors} == {None}
         floats = ("scalar", "one", "conv", "double")
-        assert found.checkpoint["n_parameters"] == sum(kinds[name].numel() for name in floats)
+        assert found.checkpoint.n_parameters == sum(kinds[name].numel() for name in floats)
 
 
 def test_a_file_of_no_tensors_is_a_checkpoint_of_nothing(tmp_path: Path) -> None:
     save_file({}, tmp_path / "model.safetensors")
     found = fingerprint_of(tmp_path)
     assert found.tensors == ()
-    assert (found.checkpoint["dtype"], found.checkpoint["n_parameters"], found.checkpoint["n_layers"]) == (None, 0, 0)
+    assert (found.checkpoint.dtype, found.checkpoint.n_parameters, found.checkpoint.n_layers) == (None, 0, 0)
 
 
 def test_constant_tensors_have_no_digest(make: Make) -> None:
@@ -336,7 +336,7 @@ def test_constant_tensors_have_no_digest(make: Make) -> None:
     other["model.norm.weight"][:] = 2
     a, b = make(Layout(tensors)), make(Layout(other))
     assert digests(a)["main", "final_norm", None, None] is None
-    assert a.checkpoint["content_digest"] == b.checkpoint["content_digest"]
+    assert a.checkpoint.content_digest == b.checkpoint.content_digest
 
 
 def test_the_sign_of_zero_is_no_difference(make: Make) -> None:
@@ -367,13 +367,13 @@ def test_the_sample_stays_within_its_budget(tmp_path: Path) -> None:
 def test_the_revision_of_an_unlisted_folder_is_that_of_its_weights(make: Make) -> None:
     seen = {mode: make(LLAMA, size).checkpoint for mode, size in MODES.items()}
     for column in ("revision", "checkpoint_id", "content_digest"):
-        values = {row[column].split("@")[-1] for row in seen.values()}
+        values = {getattr(row, column).split("@")[-1] for row in seen.values()}
         assert len(values) == 1
         assert UNKNOWN_REVISION not in values
-    revision = seen["full"]["revision"]
-    assert make(LLAMA, shards=2).checkpoint["revision"] == revision
-    assert make(LLAMA, dtype=torch.float32).checkpoint["revision"] != revision
-    assert make(layouts.phi3()).checkpoint["revision"] != revision
+    revision = seen["full"].revision
+    assert make(LLAMA, shards=2).checkpoint.revision == revision
+    assert make(LLAMA, dtype=torch.float32).checkpoint.revision != revision
+    assert make(layouts.phi3()).checkpoint.revision != revision
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -389,8 +389,8 @@ def test_a_changed_weight_changes_both_digests(make: Make, name: str, place: tup
     tensors = separate()
     tensors[f"model.{name}.weight"][place] += 1
     before, after = make(LLAMA, MODES[mode]).checkpoint, make(Layout(tensors), MODES[mode]).checkpoint
-    assert after["content_digest"] != before["content_digest"]
-    assert after["revision"] != before["revision"]
+    assert after.content_digest != before.content_digest
+    assert after.revision != before.revision
 
 
 def test_a_listed_commit_is_the_revision(tmp_path: Path) -> None:
@@ -398,8 +398,8 @@ def test_a_listed_commit_is_the_revision(tmp_path: Path) -> None:
     sha = "0123456789abcdef" * 2 + "01234567"
     (tmp_path / "listing.jsonl").write_text(json.dumps({"id": "org/name", "sha": sha, "author": "org"}))
     found = fingerprint_of(tmp_path).checkpoint
-    assert (found["checkpoint_id"], found["repo_id"]) == (f"org/name@{sha[:12]}", "org/name")
-    assert fingerprint_of(folder).checkpoint["content_digest"] == found["content_digest"]
+    assert (found.checkpoint_id, found.repo_id) == (f"org/name@{sha[:12]}", "org/name")
+    assert fingerprint_of(folder).checkpoint.content_digest == found.content_digest
 
 
 def test_the_columns_of_a_checkpoint(tmp_path: Path) -> None:
@@ -407,17 +407,17 @@ def test_the_columns_of_a_checkpoint(tmp_path: Path) -> None:
     folder = write(tmp_path / "org" / "name", replace(LLAMA, config=config), shards=2)
     found, reader = visit(folder)
     row = found.checkpoint
-    assert row["source"] == "local"
-    assert (row["architecture"], row["model_type"], row["dtype"]) == ("LlamaForCausalLM", "llama", "BF16")
-    assert (row["n_layers"], row["hidden_size"], row["n_heads"], row["n_kv_heads"]) == (2, 128, 4, 2)
-    assert (row["n_tensors"], row["resolved"], row["unresolved"], row["n_files"]) == (21, 21, 0, 2)
-    assert row["n_parameters"] == sum(t.size for t in LLAMA.tensors.values())
-    assert row["total_bytes"] == sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    assert (row["bytes_read"], row["requests"]) == (reader.bytes_read, reader.requests)
-    assert row["requests"] == len(reader.ranges)
-    assert row["fingerprinted_at"] == NOW
-    assert row["notes"] == []
-    assert [file["path"] for file in found.files] == [
+    assert row.source == "local"
+    assert (row.architecture, row.model_type, row.dtype) == ("LlamaForCausalLM", "llama", "BF16")
+    assert (row.n_layers, row.hidden_size, row.n_heads, row.n_kv_heads) == (2, 128, 4, 2)
+    assert (row.n_tensors, row.resolved, row.unresolved, row.n_files) == (21, 21, 0, 2)
+    assert row.n_parameters == sum(t.size for t in LLAMA.tensors.values())
+    assert row.total_bytes == sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert (row.bytes_read, row.requests) == (reader.bytes_read, reader.requests)
+    assert row.requests == len(reader.ranges)
+    assert row.fingerprinted_at == NOW
+    assert row.notes == ()
+    assert [file.path for file in found.files] == [
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
         "config.json",
@@ -490,48 +490,8 @@ def test_a_config_that_is_none_is_noted_and_no_more(tmp_path: Path, content: str
     plain = fingerprint_of(folder)
     (folder / "config.json").write_bytes(content.encode("latin-1"))
     found = fingerprint_of(folder)
-    (line,) = found.checkpoint["notes"]
+    (line,) = found.checkpoint.notes
     assert line.startswith("config.json")
     assert note in line
-    assert found.checkpoint["model_type"] is None
+    assert found.checkpoint.model_type is None
     assert digests(found) == digests(plain)
-
-
-# ---------------------------------------------------------------- scaled float16
-
-bit_patterns = st.lists(st.integers(0, 2**16 - 1), min_size=1, max_size=60)
-
-
-@given(bit_patterns)
-def test_bfloat16_weights_come_back_exactly(patterns: list[int]) -> None:
-    values = (np.array(patterns, dtype=np.uint32) << 16).view(np.float32)
-    exponent, half = to_scaled_half(values.astype(np.float64))
-    back = np.ldexp(half.astype(np.float64), exponent)
-    finite = np.isfinite(values)
-    assert half.dtype == np.float16
-    assert np.isnan(half[~finite]).all()
-    assert np.isfinite(half[finite]).all()
-    size = np.abs(values[finite].astype(np.float64))
-    peak = size.max(initial=0)
-    large = size >= peak * 2**-24
-    np.testing.assert_array_equal(back[finite][large], values[finite][large])
-    assert (np.abs(back[finite] - values[finite]) <= peak * 2**-38).all()
-
-
-@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=30))
-def test_float64_weights_of_any_size_come_back_to_eleven_bits(weights: list[float]) -> None:
-    values = np.array(weights)
-    exponent, half = to_scaled_half(values)
-    peak = float(np.abs(values).max())
-    # In units of the peak, for the largest float64 times two is none any more.
-    unit = np.frexp(peak)[1]
-    back = np.ldexp(half.astype(np.float64), exponent - unit)
-    wanted = np.ldexp(values, -unit)
-    assert (np.abs(back - wanted) <= np.abs(wanted) * 2**-11 + 2.0**-39).all()
-
-
-def test_nothing_to_scale() -> None:
-    assert to_scaled_half(np.zeros(3))[0] == 0
-    exponent, half = to_scaled_half(np.array([np.nan, np.inf]))
-    assert exponent == 0
-    assert np.isnan(half).all()

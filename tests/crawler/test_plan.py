@@ -22,9 +22,9 @@ from provenance.crawler.plan import (
     plan_matrices,
     plan_ranges,
 )
-from provenance.schemas.records import LogicalTensor, OutputRows, TensorEntry
-from provenance.schemas.roles import LAYER_MATRICES, VECTORS
+from provenance.schemas.roles import LAYER_MATRICES, VECTORS, Role
 from provenance.schemas.sampling import VECTOR_BUDGET, matrix_cells, sequence
+from provenance.schemas.tensors import LogicalTensor, OutputRows, TensorEntry
 
 START = 808
 """Where the first tensor begins in the files of these tests."""
@@ -58,7 +58,15 @@ def stored_matrices(draw: st.DrawFn) -> list[LogicalTensor]:
         return [LogicalTensor("w", None, role, 0, (rows, columns), of, stored_shape=shape, transposed=transposed)]
     return [
         LogicalTensor(
-            "w", part, part, 0, (of_part.count, columns), of, stored_shape=shape, transposed=transposed, rows=of_part
+            "w",
+            part,
+            Role(part),
+            0,
+            (of_part.count, columns),
+            of,
+            stored_shape=shape,
+            transposed=transposed,
+            rows=of_part,
         )
         for part, of_part in parts.items()
     ]
@@ -135,7 +143,7 @@ def test_full_mode_reads_every_byte_of_every_number_once(specs: list[tuple[str, 
         shape = shape if DTYPE_BITS[dtype] % 8 == 0 else (*shape, 8)
         of = entry(f"t{i}", shape, dtype, start)
         start = of.stop
-        tensors.append(LogicalTensor(of.name, None, "other", None, shape, of, stored_shape=shape))
+        tensors.append(LogicalTensor(of.name, None, Role.OTHER, None, shape, of, stored_shape=shape))
     plans = plan_matrices(tensors, None)
     ranges = plan_ranges(plans, 0)
     check_sound(plans, ranges.get("a", []))
@@ -162,7 +170,7 @@ def test_each_expert_of_a_stack_is_a_matrix_of_its_own(size: object) -> None:
     of = entry("experts", (6, 96, 64), "F32")
     tensors = [
         LogicalTensor(
-            "experts", None, "up", 0, (96, 64), of, expert=e, element_offset=e * 96 * 64, stored_shape=(96, 64)
+            "experts", None, Role.UP, 0, (96, 64), of, expert=e, element_offset=e * 96 * 64, stored_shape=(96, 64)
         )
         for e in range(6)
     ]
@@ -176,14 +184,16 @@ def test_each_expert_of_a_stack_is_a_matrix_of_its_own(size: object) -> None:
     ("role", "stack", "layer"), [("embed", "main", None), ("other", "main", 0), ("q", "vision", 0), ("o", "cross", 0)]
 )
 def test_a_sampled_crawl_leaves_the_rest_alone(role: str, stack: str, layer: int | None) -> None:
-    matrix = LogicalTensor("w", None, role, layer, (64, 64), entry("w", (64, 64)), stack=stack, stored_shape=(64, 64))
+    matrix = LogicalTensor(
+        "w", None, Role(role), layer, (64, 64), entry("w", (64, 64)), stack=stack, stored_shape=(64, 64)
+    )
     assert plan_matrices([matrix], SAMPLE_SIZES["large"]) == []
     assert len(plan_matrices([matrix], None)) == 1
 
 
 @pytest.mark.parametrize("role", ["other", "attn_norm", "q_bias"])
 def test_vectors_are_read_whole(role: str) -> None:
-    vector = LogicalTensor("v", None, role, 0, (9000,), entry("v", (9000,)), stored_shape=(9000,))
+    vector = LogicalTensor("v", None, Role(role), 0, (9000,), entry("v", (9000,)), stored_shape=(9000,))
     (plan,) = plan_matrices([vector], SAMPLE_SIZES["small"])
     assert plan.complete
     assert (plan.rows, plan.columns) == (9000, 1)
@@ -193,7 +203,7 @@ def test_of_very_long_vectors_only_the_sample_is_read() -> None:
     n = MAX_VECTOR_ELEMENTS + 2
     rows = {"other": None, "attn_norm": None, "q_bias": OutputRows(4, 1, n // 3, 3)}
     tensors = [
-        LogicalTensor(role, None, role, 0, (n if r is None else r.count,), entry(role, (n,), file=role), rows=r)
+        LogicalTensor(role, None, Role(role), 0, (n if r is None else r.count,), entry(role, (n,), file=role), rows=r)
         for role, r in rows.items()
     ]
     plans = {plan.parts[0].role: plan.bands for plan in plan_matrices(tensors, SAMPLE_SIZES["small"])}
@@ -202,21 +212,21 @@ def test_of_very_long_vectors_only_the_sample_is_read() -> None:
 
 def test_tensors_without_numbers_are_not_read() -> None:
     of = [entry("p", (8, 8), "F4"), entry("c", (8, 8), "C64"), entry("e", (0, 8), "F32"), entry("z", (0,), "F32")]
-    tensors = [LogicalTensor(e.name, None, "other", 0, e.shape, e, stored_shape=e.shape) for e in of]
+    tensors = [LogicalTensor(e.name, None, Role.OTHER, 0, e.shape, e, stored_shape=e.shape) for e in of]
     assert plan_matrices(tensors, None) == []
     assert plan_matrices(tensors, SAMPLE_SIZES["default"]) == []
     assert plan_ranges([], 0) == {}
 
 
 def test_scalars_are_one_element() -> None:
-    scalar = LogicalTensor("s", None, "other", 0, (), entry("s", (), "F32"))
+    scalar = LogicalTensor("s", None, Role.OTHER, 0, (), entry("s", (), "F32"))
     (plan,) = plan_matrices([scalar], None)
     assert (plan.rows, plan.columns, plan.bands, plan.complete) == (1, 1, ((0, 1),), True)
 
 
 def test_bands_closer_than_the_gap_are_one_range() -> None:
     of = entry("w", (100, 16), "F32")
-    matrix = LogicalTensor("w", None, "q", 0, (100, 16), of, stored_shape=(100, 16))
+    matrix = LogicalTensor("w", None, Role.QUERY, 0, (100, 16), of, stored_shape=(100, 16))
     plans = plan_matrices([matrix], SAMPLE_SIZES["small"])
     assert plans[0].bands == ((0, 4), (20, 24), (52, 56))
     between = [16 * 64, 28 * 64]

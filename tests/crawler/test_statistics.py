@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from provenance.crawler.formats.dtypes import decode
 from provenance.crawler.statistics import PIECE, Moments
-from provenance.schemas.records import TensorStatistics
+from provenance.schemas.tensors import TensorStatistics
 
 Floats = NDArray[np.floating[Any]]
 

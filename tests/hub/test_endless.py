@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import provenance
+from provenance.crawler.engine.options import CrawlOptions, HubListing
 from provenance.crawler.hub.api import connect
 from provenance.crawler.hub.listing import list_hub
 from provenance.demo_hub import Request
-from provenance.settings import CrawlOptions, HubListing
 from tests.hub.endless import EndlessHub
 
 SORTS = ("createdAt", "lastModified")

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ import torch
 from numpy.typing import NDArray
 
 import provenance
+from provenance.crawler.engine.options import CrawlOptions
 from provenance.database import Database
 from provenance.indexer.build import build_index, load_dossiers
-from provenance.indexer.dossier import FACT, META_COLUMNS, Dossier, dossier_of, sketch_cells
+from provenance.indexer.dossier import FACT, Dossier, dossier_of, sketch_cells
+from provenance.indexer.dossier_meta import META_COLUMNS, DossierMeta
 from provenance.indexer.generation import CURRENT, SKETCH, Generation, open_generation
 from provenance.indexer.signature import SPEC, signature, sketch
 from provenance.ingest import fingerprint_local
+from provenance.schemas.enums import Mode
 from provenance.schemas.errors import IndexMissingError, ProvenanceError, StoreCorruptError, UnknownModelError
+from provenance.schemas.results import Answer, SearchedStore
 from provenance.schemas.sampling import SAMPLE_CELLS
-from provenance.settings import CrawlOptions
 from tests.conftest import LLAMA_CONFIG, llama, trained
 from tests.support import layouts
 from tests.support.layouts import Layout
@@ -85,15 +89,12 @@ def dossiers(generation: Generation) -> dict[str, Dossier]:
     return {d.repo_id: d for d in (generation.dossiers[row] for row in range(len(generation)))}
 
 
-def without_store(answer: dict[str, Any]) -> dict[str, Any]:
-    return {name: part for name, part in answer.items() if name != "store"}
+def without_store(answer: Answer) -> dict[str, Any]:
+    return {name: part for name, part in answer.to_dict().items() if name != "store"}
 
 
 def check_equal(found: Dossier, wanted: Dossier) -> None:
-    differs = {"fingerprint_id"}  # known only once it is stored
-    assert {k: v for k, v in found.meta.items() if k not in differs} == {
-        k: v for k, v in wanted.meta.items() if k not in differs
-    }
+    assert replace(found.meta, fingerprint_id=None) == replace(wanted.meta, fingerprint_id=None), "known once stored"
     assert found.facts.dtype == FACT
     assert found.facts.tobytes() == wanted.facts.tobytes()
     n = len(wanted.values)
@@ -106,7 +107,7 @@ def check_equal(found: Dossier, wanted: Dossier) -> None:
 
 @pytest.mark.parametrize("options", [CrawlOptions(), CrawlOptions(mode="sampled", sample="small")])
 def test_dossiers_are_those_of_the_fingerprints(models: Path, tmp_path: Path, options: CrawlOptions) -> None:
-    wanted = {str(f.checkpoint["repo_id"]): dossier_of(f) for f in fingerprint_local(models, options)}
+    wanted = {f.checkpoint.repo_id: dossier_of(f) for f in fingerprint_local(models, options)}
     assert len(wanted) == 5
     with provenance.open(tmp_path / "store", create=True) as opened:
         opened.crawl([models], options)
@@ -120,20 +121,43 @@ def test_dossiers_are_those_of_the_fingerprints(models: Path, tmp_path: Path, op
     for repo, dossier in mapped.items():
         check_equal(dossier, wanted[repo])
         assert dossier.values.shape == (SAMPLE_CELLS,)
-        assert {*META_COLUMNS, "sha256"} == dossier.meta.keys()
+        assert list(json.loads(dossier.meta.to_line())) == [*META_COLUMNS, "sha256"]
     parent = mapped[PARENT].meta
-    assert (parent["created_at"], parent["license"]) == ("2025-01-01T00:00:00.125000+00:00", "mit")
-    assert parent["sha256"] == [SHA256]
-    assert mapped[CHILD].meta["declared_parents"] == [PARENT]
+    assert (parent.created_at, parent.license) == ("2025-01-01T00:00:00.125000+00:00", "mit")
+    assert parent.sha256 == (SHA256,)
+    assert mapped[CHILD].meta.declared_parents == (PARENT,)
+
+
+LINE = (
+    b'{"checkpoint_id": "org/a@12", "fingerprint_id": "f1", "repo_id": "org/a", "revision": "12", "subfolder": null, '
+    b'"variant": null, "created_at": "2025-01-01T00:00:00.125000+00:00", "license": "mit", "declared_parents": '
+    b'["org/b"], "declared_relation": null, "architecture": "LlamaForCausalLM", "model_type": "llama", "n_layers": 6, '
+    b'"hidden_size": 64, "n_heads": 4, "n_kv_heads": 2, "n_parameters": 201536, "dtype": "F32", "quantization": null, '
+    b'"mode": "full", "sample_version": "sample-v1", "content_digest": "5e5e", "resolved": 56, "adapter": false, '
+    b'"sha256": ["5e5e", "ff"]}'
+)
+"""As the first version of the index wrote it."""
+
+
+def test_metadata_is_the_line_that_it_was_read_from() -> None:
+    meta = DossierMeta.from_line(LINE)
+    assert meta.to_line().encode() == LINE
+    assert (meta.mode, meta.declared_parents, meta.sha256) == (Mode.FULL, ("org/b",), ("5e5e", "ff"))
+
+
+@pytest.mark.parametrize("line", [b"", b"[]", b'{"checkpoint_id": "org/a@12"}', LINE.replace(b'"full"', b'"half"')])
+def test_what_is_no_metadata_is_refused(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        DossierMeta.from_line(line)
 
 
 def test_checkpoints_are_found_by_every_name(database: Database) -> None:
     generation = build_index(database.store, no_backgrounds)
-    by_repo = {generation.dossiers.meta(row)["repo_id"]: row for row in range(len(generation))}
+    by_repo = {generation.dossiers.meta(row).repo_id: row for row in range(len(generation))}
     for repo, row in by_repo.items():
         meta = generation.dossiers.meta(row)
         for kind, column in (("id", "checkpoint_id"), ("content", "content_digest"), ("fingerprint", "fingerprint_id")):
-            assert generation.find(kind, meta[column]) == [row]
+            assert generation.find(kind, getattr(meta, column)) == [row]
         assert generation.find("repo", repo) == [row]
     assert generation.find("sha256", SHA256) == [by_repo[PARENT]]
     assert generation.find("parent", PARENT) == [by_repo[CHILD]]
@@ -174,7 +198,7 @@ def test_only_the_latest_fingerprint_of_a_checkpoint_is_indexed(database: Databa
     database.crawl([models], CrawlOptions(refingerprint=True))
     generation = build_index(database.store, no_backgrounds)
     assert len(generation) == 5
-    assert {d.meta["mode"] for d in dossiers(generation).values()} == {"full"}
+    assert {d.meta.mode for d in dossiers(generation).values()} == {"full"}
 
 
 def test_signatures_are_stored_once(database: Database, write_repo: WriteRepo, models: Path) -> None:
@@ -257,7 +281,7 @@ def test_unknown_kinds_and_specs_are_refused(database: Database) -> None:
     with pytest.raises(IndexMissingError, match="not indexed yet; run `provenance index`"):
         open_generation(database.store.index_path)
     database.index()
-    with pytest.raises(IndexMissingError, match=r"holds no signatures 'other' .*provenance index --spec other"):
+    with pytest.raises(IndexMissingError, match=r"holds no signatures 'other'; name those that it has: qkvo-std-z-64"):
         database.query(PARENT, spec="other")
 
 
@@ -319,10 +343,10 @@ def test_a_damaged_index_says_so_and_can_be_built_again(indexed: Database) -> No
                 assert "run `provenance index`" in str(caught.value), (name, damage)
                 assert len(str(caught.value).splitlines()) == 1, (name, damage)
             path.write_bytes(kept[name])
-    assert indexed.query("org/model-1")["candidates"]
+    assert indexed.query("org/model-1").candidates
     (generation.folder / "facts.npy").unlink()
     indexed.index()
-    assert [c["repo_id"] for c in indexed.query("org/model-1")["candidates"]] == ["org/model-2"]
+    assert [c.repo_id for c in indexed.query("org/model-1").candidates] == ["org/model-2"]
 
 
 @pytest.mark.parametrize("content", [b"", b"generation-of-old\n", b"\xff\xfe\0", b"../../elsewhere"])
@@ -332,7 +356,7 @@ def test_a_damaged_name_of_the_live_generation(indexed: Database, content: bytes
         with pytest.raises(StoreCorruptError, match=r"damaged index .*run `provenance index`"):
             opened.query("org/model-1")
         opened.index()
-        assert opened.query("org/model-1")["candidates"]
+        assert opened.query("org/model-1").candidates
 
 
 # ---------------------------------------------------------------- asking
@@ -341,40 +365,40 @@ def test_a_damaged_name_of_the_live_generation(indexed: Database, content: bytes
 def test_an_empty_store_can_be_indexed_and_asked(tmp_path: Path, write_repo: WriteRepo) -> None:
     with provenance.open(tmp_path / "store", create=True) as opened:
         for kind in ("auto", "flat", "exact"):
-            assert opened.index(kind=kind)["checkpoints"] == 0
+            assert opened.index(kind=kind).checkpoints == 0
             generation = open_generation(opened.store.index_path)
             assert len(generation) == generation.vectors(SPEC).size == generation.vectors(SKETCH).size == 0
             assert generation.find("repo", "org/name") == []
             with pytest.raises(IndexError):
                 generation.dossiers.meta(0)
         answer = opened.query(str(write_repo("org/name", llama(1))))
-        assert answer["candidates"] == []
-        assert answer["store"] == {"checkpoints": 0, "unindexed": 0, "generation": generation.name}
+        assert answer.candidates == ()
+        assert answer.store == SearchedStore(0, 0, generation.name)
         with pytest.raises(UnknownModelError, match="not in the store"):
             opened.query("org/nobody")
-        assert opened.status()["store"]["checkpoints"] == 0
+        assert opened.status().store.checkpoints == 0
 
 
 def test_what_was_crawled_since_is_found_and_counted(database: Database, models: Path, write_repo: WriteRepo) -> None:
     # Without any index everything is fresh.
     bare = database.query(CHILD)
-    assert bare["store"] == {"checkpoints": 5, "unindexed": 5, "generation": None}
-    assert (bare["candidates"][0]["repo_id"], bare["candidates"][0]["verdict"]) == (PARENT, "derived")
+    assert bare.store == SearchedStore(5, 5, None)
+    assert (bare.candidates[0].repo_id, bare.candidates[0].verdict) == (PARENT, "derived")
     database.index()
     indexed = database.query(CHILD)
-    assert (indexed["store"]["checkpoints"], indexed["store"]["unindexed"]) == (5, 0)
-    assert indexed["candidates"][0]["repo_id"] == PARENT
+    assert (indexed.store.checkpoints, indexed.store.unindexed) == (5, 0)
+    assert indexed.candidates[0].repo_id == PARENT
 
     write_repo("org/new", trained(llama(2), 6))
     database.crawl([models])
     new = database.query("org/new")
-    assert (new["store"]["checkpoints"], new["store"]["unindexed"]) == (6, 1)
-    found = {c["repo_id"]: c["verdict"] for c in database.query(STRANGER)["candidates"]}
+    assert (new.store.checkpoints, new.store.unindexed) == (6, 1)
+    found = {c.repo_id: c.verdict for c in database.query(STRANGER).candidates}
     assert found["org/new"] in ("derived", "related")
     database.index()
     again = database.query("org/new")
-    assert (again["store"]["checkpoints"], again["store"]["unindexed"]) == (6, 0)
-    best = [(answer["candidates"][0]["repo_id"], answer["candidates"][0]["score"]) for answer in (new, again)]
+    assert (again.store.checkpoints, again.store.unindexed) == (6, 0)
+    best = [(answer.candidates[0].repo_id, answer.candidates[0].score) for answer in (new, again)]
     assert best[0] == best[1]
     assert best[0][0] == STRANGER
 
@@ -383,21 +407,21 @@ def test_a_repo_that_changed_since_is_asked_about_as_it_is_now(
     database: Database, models: Path, write_repo: WriteRepo
 ) -> None:
     database.index()
-    before = database.query(STRANGER)["model"]["checkpoint_id"]
+    before = database.query(STRANGER).model.checkpoint_id
     write_repo(STRANGER, llama(44))
     database.crawl([models])
-    after = database.query(STRANGER)["model"]["checkpoint_id"]
+    after = database.query(STRANGER).model.checkpoint_id
     assert before != after
     with database.sql() as connection:
         latest = connection.sql(f"SELECT checkpoint_id FROM latest_checkpoints WHERE repo_id = '{STRANGER}'").fetchall()
     assert latest == [(after,)]
-    assert database.query(after)["model"]["checkpoint_id"] == after
+    assert database.query(after).model.checkpoint_id == after
 
 
 def test_flat_and_exact_indexes_give_equal_answers(database: Database) -> None:
     answers = []
     for kind in ("flat", "exact"):
-        assert database.index(kind=kind)["checkpoints"] == 5
+        assert database.index(kind=kind).checkpoints == 5
         assert open_generation(database.store.index_path).info["kind"] == kind
         answers.append([without_store(database.query(repo)) for repo in (PARENT, CHILD, STRANGER, "org/gpt2")])
     assert answers[0] == answers[1]
@@ -423,7 +447,7 @@ def test_strange_checkpoints_do_not_keep_the_others_from_being_indexed(
 ) -> None:
     """Numbers beyond float32, nothing finite, layers numbered beyond 16 bits, no layers, no tensors."""
     database.index()
-    before = {c["repo_id"]: c["verdict"] for c in database.query(CHILD)["candidates"]}
+    before = {c.repo_id: c.verdict for c in database.query(CHILD).candidates}
     base = llama(1)
     largest = float(np.finfo(np.float64).max)
     strange = {
@@ -438,14 +462,14 @@ def test_strange_checkpoints_do_not_keep_the_others_from_being_indexed(
     for name, tensors in strange.items():
         write_repo(f"strange/{name}", tensors, config=LLAMA_CONFIG)
     assert database.crawl([models]).fingerprinted == len(strange)
-    fresh = {c["repo_id"]: c["verdict"] for c in database.query(CHILD)["candidates"]}
-    assert database.index()["checkpoints"] == 5 + len(strange)
-    after = {c["repo_id"]: c["verdict"] for c in database.query(CHILD, k=50)["candidates"]}
+    fresh = {c.repo_id: c.verdict for c in database.query(CHILD).candidates}
+    assert database.index().checkpoints == 5 + len(strange)
+    after = {c.repo_id: c.verdict for c in database.query(CHILD, k=50).candidates}
     for repo, verdict in before.items():
         assert fresh.get(repo, verdict) == after[repo] == verdict
     for name in strange:
         answer = database.query(f"strange/{name}", k=50)
-        assert len(answer["candidates"]) == 4 + len(strange)
+        assert len(answer.candidates) == 4 + len(strange)
     far = dossiers(open_generation(database.store.index_path))["strange/far"]
     assert sorted(set(far.facts["layer"].tolist())) == [-1, 0, 1, 2, 3, 4, 99999]
 

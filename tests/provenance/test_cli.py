@@ -55,7 +55,7 @@ def test_version(run: Run) -> None:
         (["query", "nobody/nothing"], "not in the store"),
         (["query", "./nothing"], "no such folder"),
         (["query", "."], "no weights of any kind"),
-        (["query", CHILD, "--spec", "foo"], "provenance index --spec foo"),
+        (["query", CHILD, "--spec", "foo"], "no signatures 'foo'; name those that it has: qkvo-std-z-64"),
         (["show", "nobody/nothing"], "not in the store"),
         (["compare", CHILD, "nobody/nothing"], "not in the store"),
         (["lineage", "nobody/nothing"], "provenance lineage --refresh"),
@@ -297,6 +297,11 @@ def test_crawl_index_verify_compact_print_no_results(run: Run, tmp_path: Path) -
         done = run(*command, "--store", "small")
         assert (done.status, done.raw) == (0, b""), done.err
         assert report in done.err
+    (facts,) = (tmp_path / "small" / "index").glob("generation-*/facts.npy")
+    facts.write_bytes(facts.read_bytes() + b"x")
+    broken = run("verify", "--store", "small")
+    assert broken.status == 1
+    assert re.fullmatch(r"index/generation-.+/facts\.npy has \d+ bytes, .+; run `provenance index`.*\n", broken.out)
     for part in (tmp_path / "small" / "tensors").glob("*.parquet"):
         part.write_bytes(part.read_bytes()[:-1])
     broken = run("verify", "--store", "small")

@@ -124,7 +124,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
         summary = database.crawl([folder / "models"])
         assert (summary.fingerprinted, summary.failed) == (8, 1)
         database.index()
-        assert all(database.status()[key] for key in ("runs", "reasons", "unresolved"))
+        status = database.status()
+        assert status.runs
+        assert status.reasons
+        assert status.unresolved
     return str(folder / "store")
 
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from provenance.indexer.signature import SPEC, signature
 from provenance.indexer.store.store import Store
 from provenance.indexer.store.tombstones import DATED
 from provenance.schemas.errors import StoreCorruptError, UnknownModelError
+from provenance.schemas.figures import RepoFigures
+from provenance.schemas.results import Answer, LineageRow
 from provenance.schemas.tables import FINGERPRINT_TABLES, from_rows
 from tests.conftest import llama, trained
 from tests.support.command_line import CHILD, MINIATURE, PARENT, STRANGER, Run
@@ -302,24 +305,24 @@ def database(store: Path, tmp_path: Path) -> Iterator[Database]:
         yield opened
 
 
-def named(answer: dict[str, Any]) -> set[str]:
-    return {candidate["repo_id"] for candidate in answer["candidates"]}
+def named(answer: Answer) -> set[str]:
+    return {candidate.repo_id for candidate in answer.candidates}
 
 
 def test_nothing_returns_a_forgotten_repo_before_the_next_index(database: Database) -> None:
     assert len(list(database.refresh_lineage())) == 7
     before = database.query(CHILD)
     assert PARENT in named(before)
-    assert database.forget([PARENT]) == {PARENT: 1}
+    assert database.forget([PARENT]) == (RepoFigures(PARENT, 1),)
     after = database.query(CHILD)
     assert named(after) == named(before) - {PARENT}
-    assert after["store"]["checkpoints"] == 6
-    assert after["store"]["unindexed"] == 0
+    assert after.store.checkpoints == 6
+    assert after.store.unindexed == 0
     for ask in (database.query, database.show, lambda model: database.compare(CHILD, model)):
         with pytest.raises(UnknownModelError, match="not in the store"):
             ask(PARENT)
     assert PARENT not in str(database.lineage())
-    assert len(database.dossiers()) == database.status()["store"]["checkpoints"] == 6
+    assert len(database.dossiers()) == database.status().store.checkpoints == 6
     assert database.store.verify() == []
 
 
@@ -328,15 +331,15 @@ def test_the_next_index_and_compaction_leave_it_out(database: Database) -> None:
     generation = open_generation(database.store.index_path)
     assert len(generation) == 7, "its vectors are still there"
     assert len(generation.without(database.store.tombstones())) == 6
-    assert database.compact()["still_indexed"] == 1
+    assert database.compact().still_indexed == 1
     answer = database.query(CHILD)
     database.index()
     assert len(open_generation(database.store.index_path).without(database.store.tombstones())) == 6
     assert not open_generation(database.store.index_path).without(database.store.tombstones()).hidden
     again = database.query(CHILD)
-    assert [c["repo_id"] for c in again["candidates"]] == [c["repo_id"] for c in answer["candidates"]]
+    assert [c.repo_id for c in again.candidates] == [c.repo_id for c in answer.candidates]
     done = database.compact()
-    assert (done["rows_dropped"], done["still_indexed"]) == (0, 0)
+    assert (done.rows_dropped, done.still_indexed) == (0, 0)
     assert len(list(database.store.index_path.glob("generation-*"))) == 2, "a reader may still hold the old one"
     with provenance.open(database.store.path) as hurried:
         hurried.store.grace = 0
@@ -346,7 +349,7 @@ def test_the_next_index_and_compaction_leave_it_out(database: Database) -> None:
     assert f'"repo_id": "{PARENT}"'.encode() not in b"".join(
         p.read_bytes() for p in database.store.index_path.rglob("*.jsonl")
     )
-    assert database.query(CHILD)["verdict"] == again["verdict"]
+    assert database.query(CHILD).verdict == again.verdict
 
 
 def test_crawled_again_it_comes_back(database: Database) -> None:
@@ -356,7 +359,7 @@ def test_crawled_again_it_comes_back(database: Database) -> None:
     assert PARENT in named(database.query(CHILD))
     database.index()
     assert PARENT in named(database.query(CHILD))
-    assert database.query(PARENT)["store"]["checkpoints"] == 7
+    assert database.query(PARENT).store.checkpoints == 7
     assert database.store.verify() == []
     database.forget([PARENT])
     assert PARENT not in named(database.query(CHILD))
@@ -374,25 +377,25 @@ def test_forgetting_beats_a_clock_that_was_ahead(tmp_path: Path) -> None:
     later = datetime.now(NOW.tzinfo) + 24 * HOUR
     made.commit(fingerprint(1, fingerprinted_at=later))
     with provenance.open(made.path) as opened:
-        assert opened.forget([GONE]) == {GONE: 1}
+        assert opened.forget([GONE]) == (RepoFigures(GONE, 1),)
     assert made.read("checkpoints").num_rows == 0
 
 
-def claims(database: Database) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def claims(database: Database) -> tuple[list[LineageRow], dict[str, str]]:
     """What `lineage` and `verdicts` say, but for when and beside how many others."""
-    rows = [{**row, "detected_at": None} for row in database.lineage()]
+    rows = [replace(row, detected_at=None) for row in database.lineage()]
     return rows, {row["repo_id"]: row["verdict"] for row in database.store.read("verdicts").to_pylist()}
 
 
 def claimed(database: Database) -> set[str]:
     """Repos that `lineage` and `verdicts` name."""
     rows, verdicts = claims(database)
-    return {row[side] for row in rows for side in ("child", "parent")} | verdicts.keys()
+    return {name for row in rows for name in (row.child, row.parent)} | verdicts.keys()
 
 
 def test_children_of_a_forgotten_parent_are_examined_again(database: Database) -> None:
     list(database.refresh_lineage())
-    children = {row["child_id"] for row in database.lineage() if row["parent"] == PARENT}
+    children = {row.child_id for row in database.lineage() if row.parent == PARENT}
     assert children
     database.forget([PARENT])
     database.compact()  # its rows leave the files, and with them the names of its children
@@ -425,7 +428,7 @@ def test_a_repo_forgotten_while_lineage_is_refreshed_stays_away(database: Databa
 def test_a_store_without_claims_about_a_repo_keeps_all_its_verdicts(database: Database) -> None:
     list(database.refresh_lineage())
     before = database.store.manifest().parts["verdicts"]
-    leaf = ({d.repo_id for d in database.dossiers()} - {row["parent"] for row in database.lineage()}).pop()
+    leaf = ({d.repo_id for d in database.dossiers()} - {row.parent for row in database.lineage()}).pop()
     database.forget([leaf])
     assert database.store.manifest().parts["verdicts"] == before
 
@@ -440,14 +443,17 @@ def test_hidden_rows_take_no_place_among_the_nearest(tmp_path: Path, write_repo:
         opened.forget(["org/m1", "org/m2"])
         generation = open_generation(opened.store.index_path).without(opened.store.tombstones())
         nearest = generation.nearest(SPEC, signature(opened.find("org/m0").curves()).vector, 2)
-        assert sorted(generation.dossiers.meta(row)["repo_id"] for row in nearest) == ["org/m0", "org/m3"]
-        assert [generation.dossiers.meta(row)["repo_id"] for row in generation.rows()] == ["org/m0", "org/m3"]
+        assert sorted(generation.dossiers.meta(row).repo_id for row in nearest) == ["org/m0", "org/m3"]
+        assert [generation.dossiers.meta(row).repo_id for row in generation.rows()] == ["org/m0", "org/m3"]
 
 
 def test_a_repo_that_only_failed_or_is_only_named_can_be_forgotten(small: Store) -> None:
     small.commit({"outcomes": from_rows("outcomes", [{"repo_id": "org/broken", "status": "failed", "at": NOW}])})
     with provenance.open(small.path) as opened:
-        assert opened.forget(["org/broken", "org/root", "org/broken"]) == {"org/broken": 0, "org/root": 0}
+        assert set(opened.forget(["org/broken", "org/root", "org/broken"])) == {
+            RepoFigures("org/broken", 0),
+            RepoFigures("org/root", 0),
+        }
         assert counts(small)["outcomes"] == 2
         with pytest.raises(UnknownModelError, match=r"org/root, org/never: not in the store .* nothing was changed"):
             opened.forget([STAYS, "org/root", "org/never"])
@@ -462,7 +468,7 @@ def test_forget_and_compact_on_the_command_line(run: Run, store: Path, tmp_path:
     done = run("forget", PARENT, STRANGER, "--yes", "--store", copy)
     assert (done.status, done.raw) == (0, b"")
     assert done.err.startswith(f"{PARENT}: 1 checkpoints\n{STRANGER}: 1 checkpoints\n2 repos forgotten")
-    assert PARENT not in named(run("query", CHILD, "--store", copy).json)
+    assert PARENT not in [c["repo_id"] for c in run("query", CHILD, "--store", copy).json["candidates"]]
     assert run("sql", "select count(*) as n from latest_checkpoints", "--store", copy).json == [{"n": 5}]
     compacted = run("compact", "--store", copy)
     assert "dropped of forgotten repos: 2 checkpoints, " in compacted.err

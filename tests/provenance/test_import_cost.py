@@ -53,10 +53,12 @@ def test_query_of_a_stored_model_stays_offline_and_light(tmp_path: Path, store: 
     assert ("rich" in loaded) == (output == "table")
 
 
-def test_sql_loads_no_index(tmp_path: Path, store: Path) -> None:
-    loaded = imported(tmp_path, "sql", "select 1", "--store", str(store), "--format", "csv")
+@pytest.mark.parametrize("output", ["json", "csv"])
+def test_sql_loads_no_index(tmp_path: Path, store: Path, output: str) -> None:
+    loaded = imported(tmp_path, "sql", "select 1", "--store", str(store), "--format", output)
     assert "duckdb" in loaded
-    assert not loaded & (HTTP | HEAVY | {"scipy", "faiss", "rich", "crawler"})
+    assert not loaded & ((HTTP | HEAVY | {"scipy", "faiss", "rich", "crawler", "filelock"}) - {"polars"})
+    assert ("polars" in loaded) == (output == "csv")
 
 
 def test_public_names_are_lazy_and_complete() -> None:
@@ -78,4 +80,4 @@ def test_floor_plan() -> None:
         env={**os.environ, "NO_COLOR": "1"},
     )
     assert done.returncode == 0, done.stdout
-    assert "2 kept, 0 broken" in done.stdout
+    assert "3 kept, 0 broken" in done.stdout

@@ -50,6 +50,31 @@ def test_sql_values_that_json_does_not_know(run: Run) -> None:
     assert done.json == [{"x": None, "y": [None], "n": 2, "h": 0.5, "b": "6162", "x_1": 1}]
 
 
+def test_sql_values_as_csv(run: Run) -> None:
+    """What other programs read back as the same values; the kinds that CSV does not know are text."""
+    statement = """select * from (values
+        (1, 0.5::double, 'a,"b"', true, timestamptz '2025-01-02 03:04:05.5+00', date '2025-01-02', 2::hugeint,
+         [1.5, 'nan'::double], {'a': 'x'}, 'ab'::blob, interval 90 minute, uuid '00000000-0000-0000-0000-000000000001'),
+        (null, null, null, null, null, null, null, null, null, null, null, null),
+        (-1, 1e-7, '', false, timestamptz '1969-01-01 00:00:00+00', date '0001-01-01', 10::hugeint ** 30,
+         [], {'a': null}, ''::blob, interval 0 day, uuid '00000000-0000-0000-0000-000000000002')
+    ) as rows(i, f, s, b, t, d, h, l, o, y, v, u)"""
+    text = run("sql", statement, "--format", "csv").out
+    header, first, gap, second = csv.reader(io.StringIO(text))
+    assert "".join(header) == "ifsbtdhloyvu"
+    assert gap == [""] * 12
+    assert first[:6] == ["1", "0.5", 'a,"b"', "True", "2025-01-02 03:04:05.500000+00:00", "2025-01-02"]
+    assert first[7:10] == ["[1.5, null]", '{"a": "x"}', "6162"]
+    assert second[2:6] == ["", "False", "1969-01-01 00:00:00+00:00", "0001-01-01"]
+    assert second[7:10] == ["[]", '{"a": null}', ""]
+    assert [float(row[1]) for row in (first, second)] == [0.5, 1e-7]
+    assert [float(row[6]) for row in (first, second)] == [2, 1e30]
+    assert '\n-1,1e-7,"",False,' in text, "an empty text is not null"
+    endless = run("sql", "select 'infinity'::timestamp as t", "--format", "csv")
+    assert (endless.status, endless.raw) == (1, b"")
+    assert "cast it to text" in endless.err
+
+
 def test_sql_limit(run: Run) -> None:
     done = run("sql", "select repo_id from checkpoints", "--limit", "2", "--format", "csv")
     assert len(done.out.splitlines()) == 3
@@ -60,7 +85,7 @@ def test_sql_limit(run: Run) -> None:
 
 def test_sql_ships_queries_that_run(run: Run) -> None:
     listed = run("sql", "--list").out.splitlines()
-    names = sorted(path.stem for path in (ROOT / "query" / "sql").glob("*.sql"))
+    names = sorted(path.stem for path in (ROOT / "provenance" / "query" / "sql").glob("*.sql"))
     assert [line.split()[0] for line in listed] == names
     assert all(len(line.split()) > 3 for line in listed)
     for name in names:

@@ -14,12 +14,12 @@ from scipy import stats
 
 from provenance.crawler.plan import SAMPLE_SIZES
 from provenance.indexer.dossier import Dossier
-from provenance.query.evidence import CONVICTING, LINES, SUPPORTING, gather
 from provenance.query.evidence.pair import Pair, Subject
+from provenance.query.evidence.registry import CONVICTING, LINES, SUPPORTING, gather
 from provenance.query.statistics.background import SAME, key
 from provenance.query.statistics.grid import grid_of
 from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p
-from provenance.schemas.records import Evidence
+from provenance.schemas.results import Evidence
 from provenance.schemas.roles import LAYER_MATRICES, VECTORS
 from tests.conftest import Tensors, llama, trained
 from tests.support.dossiers import MIXTRAL_CONFIG, dossier, layers_of, mapped, pair_of, upcycled, without
@@ -39,13 +39,13 @@ def log10_p(found: dict[str, Evidence], kind: str) -> float:
     return value
 
 
-def adapted(found: Dossier, **meta: object) -> Dossier:
-    return replace(found, meta={**found.meta, **meta})
+def adapted(found: Dossier, *sha256: str) -> Dossier:
+    return replace(found, meta=replace(found.meta, sha256=sha256))
 
 
 def test_a_copy_agrees_on_every_line() -> None:
     found = lines(PARENT, dict(PARENT))
-    assert set(found) == set(LINES) - {"layer_alignment"}
+    assert set(found) == {line.name for line in LINES} - {"layer_alignment"}
     for kind in ("file_digest", "tensor_digest", "weight_correlation", "norm_correlation", "published_score"):
         assert found[kind].value == pytest.approx(1), kind
     for kind in ("file_digest", "tensor_digest", "weight_correlation"):
@@ -113,11 +113,11 @@ def test_an_untouched_norm_is_no_shared_digest() -> None:
 
 def test_digests_of_files_count_the_smaller_side_and_are_null_where_unknown() -> None:
     a, b = dossier(PARENT), dossier(STRANGER)
-    shared = adapted(b, sha256=[*a.meta["sha256"], *b.meta["sha256"]])
+    shared = adapted(b, *a.meta.sha256, *b.meta.sha256)
     found = lines(a, shared)["file_digest"]
     assert (found.value, found.n) == (1, 1)
     assert log10_p(lines(a, shared), "file_digest") < -50
-    assert "file_digest" not in lines(a, adapted(b, sha256=[]))
+    assert "file_digest" not in lines(a, adapted(b))
 
 
 @pytest.mark.parametrize("width", [48, 80])
@@ -298,7 +298,7 @@ def log10_ps(make: Callable[[int, int], Tensors], depths: tuple[int, int]) -> ND
     )
     found = []
     for a, b in product(first, second):
-        measured = [LINES[kind](Pair(a, b)) for kind in CONVICTING]
+        measured = [line.measure(Pair(a, b)) for line in LINES if line.convicts]
         values = [e.log10_p for e in measured if e is not None and e.log10_p is not None]
         found.append(combine_log10_p(values, len(values)))
     return np.array(found)

@@ -11,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from provenance.indexer.dossier import Dossier
-from provenance.query.engine import Answer, answer
-from provenance.query.evidence import SUPPORTING
+from provenance.query.catalogue import Catalogue
+from provenance.query.engine import Judgement, judge
+from provenance.query.evidence.registry import SUPPORTING
 from provenance.query.statistics.background import Background, Scores, key
-from provenance.query.verdict.rule import Candidate
+from provenance.query.verdict.rule import Assessment
 from provenance.schemas.roles import LAYER_MATRICES
 from tests.conftest import LLAMA_CONFIG, Tensors, llama, trained
 from tests.support.dossiers import MIXTRAL_CONFIG, dossier, layers_of, mapped, upcycled, without
@@ -31,29 +32,30 @@ grandchild = dossier(GRANDCHILD, "org/grandchild", created=30)
 FAMILY = [root, child, sibling, grandchild]
 
 
-def ask(model: Dossier, store: Sequence[Dossier], scores: Scores | None = None, minimum: float = 0.0) -> Answer:
-    found = answer(model, None, [*store, *STRANGERS], Background(scores or {}), min_probability=minimum)
+def ask(model: Dossier, store: Sequence[Dossier], scores: Scores | None = None, minimum: float = 0.0) -> Judgement:
+    catalogue = Catalogue(None, [*store, *STRANGERS], Background(scores or {}))
+    found = judge(model, catalogue, min_probability=minimum)
     strangers = {d.repo_id for d in STRANGERS} - {model.repo_id}
     assert all(c.verdict == "unrelated" for c in found.candidates if c.repo_id in strangers)
     assert all(c.repo_id != model.repo_id for c in found.candidates)
     return found
 
 
-def one(found: Answer, repo_id: str) -> Candidate:
+def one(found: Judgement, repo_id: str) -> Assessment:
     return next(c for c in found.candidates if c.repo_id == repo_id)
 
 
-def names(found: Answer, *verdicts: str) -> list[str]:
+def names(found: Judgement, *verdicts: str) -> list[str]:
     return [c.repo_id for c in found.candidates if c.verdict in verdicts]
 
 
-def told(found: Answer, repo_id: str) -> tuple[str, str, str]:
+def told(found: Judgement, repo_id: str) -> tuple[str, str, str]:
     candidate = one(found, repo_id)
     return candidate.verdict, candidate.direction, candidate.relation
 
 
 def undated(found: Dossier) -> Dossier:
-    return replace(found, meta={**found.meta, "created_at": None})
+    return replace(found, meta=replace(found.meta, created_at=None))
 
 
 def changed(tensors: Tensors, seed: int, amount: float) -> Tensors:
@@ -257,14 +259,14 @@ def test_an_adapter_alone_is_inconclusive() -> None:
             adapter[f"{prefix}A.weight"] = rng.normal(0, 0.02, (4, 64)).astype(np.float32)
             adapter[f"{prefix}B.weight"] = rng.normal(0, 0.02, (64 if projection == "q_proj" else 32, 4)).astype("f4")
     found = ask_all(dossier(adapter, "org/lora", created=40, config={}, declares=["org/root"]), FAMILY)
-    assert found.model.meta["adapter"]
+    assert found.model.meta.adapter
     assert found.verdict == "inconclusive"
     assert {c.verdict for c in found.candidates} == {"inconclusive"}
     assert one(found, "org/root").declared
 
 
-def ask_all(model: Dossier, store: Sequence[Dossier]) -> Answer:
-    return answer(model, None, store, Background({}))
+def ask_all(model: Dossier, store: Sequence[Dossier]) -> Judgement:
+    return judge(model, Catalogue(None, store, Background({})))
 
 
 def test_a_model_whose_tensors_nobody_knows_is_inconclusive() -> None:
@@ -336,7 +338,7 @@ def test_a_lying_card_proves_nothing() -> None:
 
 
 def test_the_models_own_repo_is_never_listed() -> None:
-    older = replace(child, meta={**child.meta, "checkpoint_id": "org/child@000000000001"})
+    older = replace(child, meta=replace(child.meta, checkpoint_id="org/child@000000000001"))
     found = ask(child, [older, *FAMILY])
     assert "org/child" not in [c.repo_id for c in found.candidates]
     assert found.n_checkpoints == 1 + len(FAMILY) + len(STRANGERS)
@@ -358,12 +360,12 @@ def test_ranking_puts_ancestors_before_relatives_before_strangers() -> None:
 
 
 def test_an_empty_store_has_no_parent_to_offer() -> None:
-    found = answer(child, None, [], Background({}))
+    found = judge(child, Catalogue(None, [], Background({})))
     assert (found.verdict, found.candidates, found.n_checkpoints) == ("no-parent-found", (), 0)
 
 
 def test_the_json_of_an_answer() -> None:
-    found = ask(child, FAMILY).to_json(2)
+    found = ask(child, FAMILY).answer(2).to_dict()
     assert found["verdict"] == "derived"
     assert found["store"] == {"checkpoints": 7, "unindexed": 7, "generation": None}
     assert [c["rank"] for c in found["candidates"]] == [1, 2]

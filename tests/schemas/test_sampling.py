@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provenance.schemas.roles import ATTENTION, FEED_FORWARD, LATENT_ATTENTION, ROLES, VECTORS
+from provenance.schemas.roles import ATTENTION, FEED_FORWARD, LATENT_ATTENTION, ROLES, VECTORS, Role
 from provenance.schemas.sampling import (
     MATRIX_BUDGET,
     N_TILES,
@@ -55,14 +55,14 @@ CELLS = {
     (0, 7): (0, 0),
 }
 
-FIRST_BAND = (*FEED_FORWARD, "router")
+FIRST_BAND = (*FEED_FORWARD, Role.ROUTER)
 WHOLE = ATTENTION + LATENT_ATTENTION
 
 shapes = st.tuples(st.integers(0, 900), st.integers(0, 900))
 matrix_roles = st.sampled_from(WHOLE + FIRST_BAND)
 
 
-def coordinates(shape: tuple[int, int], role: str) -> list[tuple[int, int]]:
+def coordinates(shape: tuple[int, int], role: Role) -> list[tuple[int, int]]:
     return [(row, column) for _, row, column in sequence()[matrix_cells(shape, role)].tolist()]
 
 
@@ -93,14 +93,14 @@ def test_vectors_have_their_elements_and_other_ranks_none() -> None:
     for role in VECTORS:
         assert n_cells(role, (5000,)) == 5000
         assert n_cells(role, (5, 4)) == n_cells(role, ()) == 0
-    assert n_cells("q", (64,)) == n_cells("q", (2, 64, 64)) == 0
+    assert n_cells(Role.QUERY, (64,)) == n_cells(Role.QUERY, (2, 64, 64)) == 0
 
 
 def test_which_tensors_are_sampled() -> None:
     sampled = {role for role in ROLES if is_sampled(role, None)}
     assert sampled == {*WHOLE, *FIRST_BAND, *VECTORS}
-    assert [expert for expert in range(5) if is_sampled("up", expert)] == [0, 1]
-    assert not any(is_sampled(role, 0) for role in ("embed", "lm_head", "other"))
+    assert [expert for expert in range(5) if is_sampled(Role.UP, expert)] == [0, 1]
+    assert not any(is_sampled(role, 0) for role in (Role.EMBEDDING, Role.HEAD, Role.OTHER))
 
 
 def test_every_pass_touches_every_tile_and_each_tile_is_filled() -> None:
@@ -124,11 +124,11 @@ def test_the_bands_fall_at_different_places_inside_heads(head: int) -> None:
 
 def test_cached_cells_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="read-only"):
-        matrix_cells((64, 64), "q")[0] = 1
+        matrix_cells((64, 64), Role.QUERY)[0] = 1
 
 
 @given(shapes, matrix_roles)
-def test_cells_lie_inside_the_shape_and_none_is_left_out(shape: tuple[int, int], role: str) -> None:
+def test_cells_lie_inside_the_shape_and_none_is_left_out(shape: tuple[int, int], role: Role) -> None:
     last = TILE if role in FIRST_BAND else shape[0]
     wanted = {(r, c) for _, r, c in sequence().tolist() if r < min(shape[0], last) and c < shape[1]}
     found = coordinates(shape, role)
@@ -138,7 +138,7 @@ def test_cells_lie_inside_the_shape_and_none_is_left_out(shape: tuple[int, int],
 
 @given(shapes, shapes, matrix_roles)
 def test_the_cells_of_a_part_are_those_of_the_whole_in_it_in_the_same_order(
-    a: tuple[int, int], b: tuple[int, int], role: str
+    a: tuple[int, int], b: tuple[int, int], role: Role
 ) -> None:
     small = (min(a[0], b[0]), min(a[1], b[1]))
     for large in (a, b):
@@ -148,9 +148,9 @@ def test_the_cells_of_a_part_are_those_of_the_whole_in_it_in_the_same_order(
 
 @given(shapes, st.sampled_from(FIRST_BAND))
 def test_feed_forward_cells_are_the_first_row_of_tiles_of_the_attention_cells(
-    shape: tuple[int, int], role: str
+    shape: tuple[int, int], role: Role
 ) -> None:
-    assert coordinates(shape, role) == [(r, c) for r, c in coordinates(shape, "q") if r < TILE]
+    assert coordinates(shape, role) == [(r, c) for r, c in coordinates(shape, Role.QUERY) if r < TILE]
 
 
 @given(st.lists(st.integers(0, 500), max_size=40), st.integers(0, 5000))

@@ -18,6 +18,7 @@ from provenance.crawler.plan import SampleSize
 from provenance.indexer.dossier import Dossier, dossier_of
 from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.statistics.background import Background, Scores
+from provenance.schemas.enums import Source
 from provenance.schemas.identity import CheckpointId
 from provenance.schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
 from provenance.schemas.roles import ROLE_CODE
@@ -72,7 +73,7 @@ def dossier(
     digest = hashlib.sha256(files[WEIGHTS]).hexdigest()
     listed = ListedCheckpoint(
         CheckpointId(repo_id, hashlib.sha256(repo_id.encode()).hexdigest()),
-        "local",
+        Source.LOCAL,
         (WEIGHTS,),
         (RepoFile(WEIGHTS, len(files[WEIGHTS]), digest), RepoFile("config.json", len(files["config.json"]))),
         "config.json",

@@ -10,11 +10,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from provenance.crawler.engine.options import CrawlOptions, HubListing
 from provenance.database import Database
 from provenance.demo_hub import HubRepo, LoopbackHub, MemoryFile
 from provenance.demo_hub.messages import Request, Response
 from provenance.schemas.tables import from_rows
-from provenance.settings import CrawlOptions, HubListing
 from tests.hub.generated import Geometry, generated_repo
 
 TINY = Geometry(2, 64, 2, 2, 96, 100, head_size=32)

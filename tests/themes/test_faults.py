@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import provenance
+from provenance.crawler.engine.options import CrawlOptions, HubListing
 from provenance.demo_hub import Exchange, HubRepo, LoopbackHub, Request
-from provenance.settings import CrawlOptions, HubListing
 from tests.hub.faults import FAULTS, draw
 from tests.hub.faulty import FaultyHub
 from tests.hub.generated import Geometry, generated_repo

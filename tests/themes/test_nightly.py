@@ -10,24 +10,19 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import provenance
-from provenance.ahead import Ahead
+from provenance.crawler.engine.options import HubListing
 from provenance.demo_hub import HubRepo, LoopbackHub, MemoryFile
 from provenance.demo_hub.messages import Request, Response, refusal
 from provenance.indexer.store.lease import LEASE, crawl_lease
-from provenance.ledger import _Facts
-from provenance.retries import CLOSED_FOR, LONGEST_WAIT, next_attempt, outlasts_revision
 from provenance.schemas.errors import StoreBusyError
-from provenance.settings import HubListing
 from tests.hub.generated import generated_repo
 from tests.hub.quotas import Meter, Quotas
 from tests.support.nights import LONG_AGO, PAGE, PAGES, TINY, Night, age, interrupted, now, pickled, repo
@@ -178,19 +173,6 @@ def test_a_failure_is_tried_again_by_name_and_others_stay(night: Night) -> None:
     assert night.rows("select max(attempts) from outcomes") == [(2,)]
 
 
-@given(attempts=st.integers(1, 10_000))
-def test_the_schedule(attempts: int) -> None:
-    at = datetime(2026, 1, 1, tzinfo=UTC)
-    soon = next_attempt("network", attempts, at)
-    assert soon is not None
-    assert timedelta(hours=1) <= soon - at <= LONGEST_WAIT
-    assert soon <= (next_attempt("network", attempts + 1, at) or at)
-    assert next_attempt("malformed", attempts, at) is None
-    assert next_attempt("gated", attempts, at) == at + CLOSED_FOR
-    assert outlasts_revision("gated")
-    assert not outlasts_revision("network")
-
-
 # ---------------------------------------------------------------- forgotten meanwhile
 
 
@@ -204,7 +186,7 @@ def test_what_is_forgotten_during_a_crawl_comes_back_only_by_name(
     answer, forgotten = night.hub.answer, threading.Event()
 
     def forgetting(request: Request) -> Response:
-        # The ledger is loaded, and the repo is not yet read.
+        # The history is loaded, and the repo is not yet read.
         if request.path.startswith("/api/models") and not forgotten.is_set():
             forgotten.set()
             with provenance.open(night.database.store.path) as other:
@@ -212,7 +194,7 @@ def test_what_is_forgotten_during_a_crawl_comes_back_only_by_name(
         return answer(request)
 
     monkeypatch.setattr(night.hub, "answer", forgetting)
-    monkeypatch.setattr("provenance.journal.COMMIT_SECONDS", 1e6)  # all is committed at the end
+    monkeypatch.setattr("provenance.indexer.writer.COMMIT_SECONDS", 1e6)  # all is committed at the end
     first = night.crawl()
     assert forgotten.is_set()
     assert (first.listed, first.fingerprinted, first.skipped) == (5, 4, 1)
@@ -337,59 +319,6 @@ def test_ctrl_c_ends_the_wait_for_a_budget(tmp_path: Path) -> None:
         assert (summary.stopped, summary.fingerprinted, summary.failed) == ("interrupted", 2, 0)
         assert summary.seconds < 60
         assert night.rows("select repo_id, status from outcomes where status <> 'done'") == []
-
-
-# ---------------------------------------------------------------- parts
-
-
-@given(facts=st.lists(st.integers(0, 2**64 - 1)), others=st.lists(st.integers(0, 2**64 - 1)))
-def test_facts_are_a_set(facts: list[int], others: list[int]) -> None:
-    known = _Facts()
-    for number, fact in enumerate(facts):
-        known.add(fact)
-        if number % 3 == 0:
-            known._sorted = np.union1d(known._sorted, np.fromiter(known._newest, np.uint64))
-            known._newest.clear()
-    assert all(fact in known for fact in facts)
-    assert [other in known for other in others] == [other in set(facts) for other in others]
-
-
-@given(size=st.integers(1, 5), n=st.integers(0, 30))
-def test_items_come_in_order_and_end(size: int, n: int) -> None:
-    ahead, found = Ahead(iter(range(n)), size, threading.Event()), []
-    while not ahead.ended:
-        if (item := ahead.take(1.0)) is not None:
-            found.append(item)
-    assert found == list(range(n))
-
-
-def test_an_error_comes_in_its_place() -> None:
-    def broken() -> Iterator[int]:
-        yield 1
-        raise StoreBusyError("no more")
-
-    ahead = Ahead(broken(), 5, threading.Event())
-    assert ahead.take(1.0) == 1
-    with pytest.raises(StoreBusyError, match="no more"):
-        ahead.take(1.0)
-    assert ahead.ended
-
-
-def test_nothing_further_is_asked_for_once_stopped() -> None:
-    stop, asked = threading.Event(), []
-
-    def endless() -> Iterator[int]:
-        while True:
-            asked.append(1)
-            yield 1
-
-    ahead = Ahead(endless(), 3, stop)
-    assert ahead.take(1.0) == 1
-    stop.set()
-    time.sleep(0.5)
-    before = len(asked)
-    time.sleep(0.3)
-    assert len(asked) == before <= 6
 
 
 # ---------------------------------------------------------------- files that are known

@@ -21,14 +21,13 @@ import pytest
 
 import provenance
 from provenance.cli import main
+from provenance.crawler.engine.options import HubListing
 from provenance.crawler.hub.listing import _OUT_OF_ORDER
 from provenance.demo_hub import HubRepo, LoopbackHub, Request, Response
 from provenance.demo_hub.messages import json_response, refusal
 from provenance.indexer.store.files import replace_text
-from provenance.ledger import Ledger
-from provenance.schemas.records import Outcome, RepoFile
+from provenance.schemas.records import Outcome
 from provenance.schemas.tables import from_rows
-from provenance.settings import HubListing
 from tests.hub.generated import Geometry, generated_repo
 from tests.support.nights import ALL, LONG_AGO, PAGE, Night, age, interrupted, now, pickled, repo
 
@@ -278,7 +277,7 @@ def test_a_listing_that_broke_off_is_asked_for_patiently_and_is_a_failure(
 
 
 def test_a_signal_inside_a_commit_stores_nothing_twice(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provenance.journal.COMMIT_EVERY", 2)
+    monkeypatch.setattr("provenance.indexer.writer.COMMIT_EVERY", 2)
     swaps = itertools.count(1)
 
     def signalled(path: Path, text: str) -> None:
@@ -323,8 +322,8 @@ def test_a_signal_between_two_checkpoints_of_a_repo_loses_none(night: Night) -> 
 
 
 def test_small_parts_are_merged_during_a_crawl(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provenance.journal.COMMIT_EVERY", 1)
-    monkeypatch.setattr("provenance.journal.COMPACT_EVERY", 2)
+    monkeypatch.setattr("provenance.indexer.writer.COMMIT_EVERY", 1)
+    monkeypatch.setattr("provenance.indexer.writer.COMPACT_EVERY", 2)
     night.crawl(workers=1)
     manifest = night.database.store.manifest()
     assert len(manifest.parts["checkpoints"]) < 5  # each of the five came as a part of its own
@@ -453,18 +452,6 @@ def test_a_larger_sample_of_known_files_is_read(tmp_path: Path) -> None:
         known.crawl(None, ("org/copy",), sample="large")
         alone.crawl(None, ("org/copy",), sample="large")
         assert read(known, "first") == read(known, "again") < read(known, "copy") == read(alone, "copy")
-
-
-def test_a_fingerprint_that_is_gone_is_nothing_to_go_by(night: Night) -> None:
-    night.crawl()
-    store = night.database.store
-    files = store.read("files").to_pylist()
-    known = [RepoFile(f["path"], f["size"], f["sha256"]) for f in files if f["checkpoint_id"].startswith("org/model-0")]
-    ledger = Ledger(store, now=datetime.now(UTC))
-    assert ledger.earlier(known, "sampled") is not None
-    night.database.forget(["org/model-0"])
-    night.database.compact()
-    assert ledger.earlier(known, "sampled") is None
 
 
 def test_files_that_are_forgotten_during_a_crawl_are_read_again(night: Night) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from provenance.crawler.engine.options import CrawlOptions
 from provenance.indexer.dossier import Dossier, dossier_of
 from provenance.ingest import fingerprint_local
-from provenance.query.engine import answer
+from provenance.query.catalogue import Catalogue
+from provenance.query.engine import judge
 from provenance.query.statistics.background import Background
-from provenance.settings import CrawlOptions
 from tests.conftest import Tensors, llama, trained
 from tests.support.dossiers import dossier, layers_of, mapped
 
@@ -80,7 +81,7 @@ def test_fresh_strangers_are_neither_derived_nor_related(miniature: list[Dossier
     for number in range(STRANGERS):
         make, shape = MAKERS[number % len(MAKERS)], SHAPES[number // len(MAKERS) % len(SHAPES)]
         stranger = dossier(make(1000 + number, **shape), f"stranger/{number}", created=100 + number)
-        found = answer(stranger, None, miniature, Background({}))
+        found = judge(stranger, Catalogue(None, miniature, Background({})))
         accused = [c.repo_id for c in found.candidates if c.verdict in ("derived", "related")]
         assert accused == [], f"stranger {number}: {make.__name__} {shape}"
         assert found.verdict != "derived"
@@ -91,7 +92,7 @@ def test_fresh_strangers_are_neither_derived_nor_related(miniature: list[Dossier
 def test_members_of_the_same_families_do_find_each_other(generated: list[Dossier]) -> None:
     children = [d for d in generated if d.repo_id.endswith("/child")][::3]
     for child in children:
-        found = answer(child, None, generated, Background({}))
+        found = judge(child, Catalogue(None, generated, Background({})))
         family = child.repo_id.split("/")[0]
         assert found.candidates[0].repo_id == f"{family}/root"
         assert found.verdict == "derived", child.repo_id

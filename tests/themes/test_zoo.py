@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from provenance.crawler.engine.options import CrawlOptions
 from provenance.database import Database, open_database
+from provenance.query.engine import judge
 from provenance.query.evaluation.truth import Truth, read_truth
-from provenance.settings import CrawlOptions
+from provenance.schemas.evaluation import Evaluation, TruthFigures
 from tests.conftest import ZOO
 
 MODELS, LINEAGE = ZOO / "models", ZOO / "lineage.csv"
@@ -54,7 +55,7 @@ def truth(here: None) -> dict[str, Truth]:
 
 
 @pytest.fixture(scope="session")
-def measured(full: Database) -> dict[str, Any]:
+def measured(full: Database) -> Evaluation:
     return full.evaluate(LINEAGE)
 
 
@@ -62,44 +63,44 @@ def family(model: str, truth: dict[str, Truth]) -> frozenset[str]:
     return truth[model].roots or frozenset({model})
 
 
-def test_every_model_of_the_table_is_stored(measured: dict[str, Any], truth: dict[str, Truth]) -> None:
-    assert measured["models"] == {"in_table": len(truth), "stored": len(truth)}
+def test_every_model_of_the_table_is_stored(measured: Evaluation, truth: dict[str, Truth]) -> None:
+    assert measured.models == TruthFigures(len(truth), len(truth))
 
 
-def test_nobody_is_accused(measured: dict[str, Any]) -> None:
-    accusations = measured["accusations"]
-    assert accusations["unrelated_pairs"] > 3000
-    assert accusations["who"] == []
-    assert (accusations["accused"], accusations["accused_at_ten_times_alpha"]) == (0, 0)
+def test_nobody_is_accused(measured: Evaluation) -> None:
+    accusations = measured.accusations
+    assert accusations.unrelated_pairs > 3000
+    assert accusations.who == ()
+    assert (accusations.accused, accusations.accused_at_ten_times_alpha) == (0, 0)
 
 
-def test_every_derivative_is_traced_to_its_family(measured: dict[str, Any]) -> None:
-    derivatives = [d for d in measured["models_detail"] if d["derived"] and not d["attack"] and not d["adapter"]]
+def test_every_derivative_is_traced_to_its_family(measured: Evaluation) -> None:
+    derivatives = [d for d in measured.models_detail if d.derived and not d.attack and not d.adapter]
     assert len(derivatives) > 35
-    assert [d["model"] for d in derivatives if d["family_rank"] != 1] == []
-    missed = [d["model"] for d in derivatives if d["verdict"] != "derived" and d["relation"] != INCONCLUSIVE_ALLOWED]
+    assert [d.model for d in derivatives if d.family_rank != 1] == []
+    missed = [d.model for d in derivatives if d.verdict != "derived" and d.relation != INCONCLUSIVE_ALLOWED]
     assert missed == []
-    allowed = [d["verdict"] for d in derivatives if d["relation"] == INCONCLUSIVE_ALLOWED]
+    allowed = [d.verdict for d in derivatives if d.relation == INCONCLUSIVE_ALLOWED]
     assert set(allowed) <= {"derived", "inconclusive"}
 
 
-def test_models_from_scratch_derive_from_nobody(measured: dict[str, Any]) -> None:
-    originals = [d for d in measured["models_detail"] if not d["derived"]]
-    assert {"distilled_fresh_student", "random_init_control"} <= {d["relation"] for d in originals}
-    assert [d["model"] for d in originals if d["verdict"] == "derived"] == []
+def test_models_from_scratch_derive_from_nobody(measured: Evaluation) -> None:
+    originals = [d for d in measured.models_detail if not d.derived]
+    assert {"distilled_fresh_student", "random_init_control"} <= {d.relation for d in originals}
+    assert [d.model for d in originals if d.verdict == "derived"] == []
 
 
-def test_adapters_alone_are_inconclusive(measured: dict[str, Any]) -> None:
-    adapters = [d["verdict"] for d in measured["models_detail"] if d["adapter"]]
+def test_adapters_alone_are_inconclusive(measured: Evaluation) -> None:
+    adapters = [d.verdict for d in measured.models_detail if d.adapter]
     assert len(adapters) == 2
     assert set(adapters) == {"inconclusive"}
 
 
-def test_p_values_of_unrelated_models_are_not_too_small(measured: dict[str, Any]) -> None:
-    rows = {(row["line"], row["level"]): row for row in measured["calibration"]}
+def test_p_values_of_unrelated_models_are_not_too_small(measured: Evaluation) -> None:
+    rows = {(row.line, row.level): row for row in measured.calibration}
     assert ("weight_correlation", 0.01) in rows
     for (_, level), row in rows.items():
-        assert row["low"] is None or row["low"] <= level
+        assert row.low is None or row.low <= level
 
 
 def test_read_little_is_little_and_nobody_is_accused(small: Database, truth: dict[str, Truth]) -> None:
@@ -107,7 +108,7 @@ def test_read_little_is_little_and_nobody_is_accused(small: Database, truth: dic
         (share,) = connection.sql("select sum(bytes_read) / sum(total_bytes) from latest_checkpoints").fetchall()[0]
     assert 0 < share <= 0.10
     for model in asked_about(truth):
-        found = small.answer(small.find(model))
+        found = judge(small.find(model), small.catalogue)
         guilty = [c.repo_id for c in found.candidates if c.verdict in ("derived", "related")]
         assert all(family(model, truth) & family(other, truth) for other in guilty), model
         if truth[model].derived:
@@ -121,7 +122,7 @@ def test_a_model_read_whole_is_found_among_models_read_little(
     full: Database, small: Database, truth: dict[str, Truth]
 ) -> None:
     for model in [name for name in asked_about(truth) if truth[name].derived]:
-        found = small.answer(full.find(model))
+        found = judge(full.find(model), small.catalogue)
         assert family(model, truth) & family(found.candidates[0].repo_id, truth), model
         assert found.verdict == "derived", model
 

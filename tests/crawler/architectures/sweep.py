@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 
 from provenance.crawler.architectures import read_names, resolve_roles, rows_index
-from provenance.schemas.records import LogicalTensor, TensorEntry
 from provenance.schemas.roles import ATTENTION
+from provenance.schemas.tensors import LogicalTensor, TensorEntry
 from tests.crawler.architectures.truth import Truth, head_order
 from tests.crawler.architectures.zoo import build, forward
 

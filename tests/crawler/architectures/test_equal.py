@@ -16,6 +16,7 @@ from provenance.crawler.fingerprint import fingerprint
 from provenance.crawler.local.folders import find_local, listed_checkpoints
 from provenance.crawler.local.reader import LocalReader
 from provenance.schemas.records import Fingerprint
+from provenance.schemas.roles import Role
 from tests.conftest import Tensors
 from tests.support import layouts
 from tests.support.layouts import CONFIG, KV_HEADS, LAYERS, Layout, separate, write
@@ -94,7 +95,7 @@ KEYS = ("stack", "role", "layer", "expert")
 
 
 def curves(found: Fingerprint) -> dict[tuple[Any, ...], Any]:
-    return {tuple(row[key] for key in KEYS): row["std"] for row in found.tensors if row["role"] != "other"}
+    return {tuple(getattr(row, key) for key in KEYS): row.std for row in found.tensors if row.role != Role.OTHER}
 
 
 @pytest.mark.parametrize("name", SAME)

@@ -29,8 +29,8 @@ from provenance.crawler.architectures.names import (
     TOWERS,
     VARIANTS,
 )
-from provenance.schemas.records import LogicalTensor, ResolvedRoles, TensorEntry
 from provenance.schemas.roles import ROLES
+from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorEntry
 
 FLOATS = ("BF16", "F32", "F8_E4M3")
 PROJECTION = re.compile(

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from provenance.crawler.architectures import read_names, resolve_roles, rows_index
-from provenance.schemas.records import LogicalTensor, ResolvedRoles, TensorEntry
+from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorEntry
 
 HIDDEN, HEADS, KV_HEADS, HEAD, FFN, LAYERS = 24, 6, 2, 4, 40, 3
 Array = NDArray[np.int64]

@@ -16,8 +16,8 @@ import pytest
 from provenance.crawler.architectures import read_names, resolve_roles, rows_index
 from provenance.crawler.architectures.config import Settings, read_settings
 from provenance.crawler.architectures.names import FAMILIES, ROLE_OF_STEM, VARIANTS
-from provenance.schemas.records import LogicalTensor, OutputRows, ResolvedRoles, TensorEntry
 from provenance.schemas.roles import ROLES
+from provenance.schemas.tensors import LogicalTensor, OutputRows, ResolvedRoles, TensorEntry
 
 HIDDEN, Q, KV, FFN = 16, 24, 8, 40
 SHAPES = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from provenance.crawler.architectures import fused, rows_index
 from provenance.crawler.architectures.config import Settings
-from provenance.schemas.records import OutputRows
+from provenance.schemas.tensors import OutputRows
 
 
 @settings(deadline=None)

@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from provenance.crawler.architectures import read_names, resolve_roles, rows_index
-from provenance.schemas.records import LogicalTensor, ResolvedRoles, TensorEntry
+from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorEntry
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors")

@@ -18,13 +18,13 @@ import pytest
 from safetensors.numpy import save_file
 
 import provenance
-from provenance import journal
+from provenance.crawler.engine.options import CrawlOptions
 from provenance.crawler.hub.transport import HubTransport
 from provenance.database import Database
+from provenance.indexer import writer
 from provenance.indexer.store.store import Store
 from provenance.schemas.errors import SourceError
 from provenance.schemas.records import Outcome
-from provenance.settings import CrawlOptions
 from tests.conftest import LLAMA_CONFIG, Tensors, llama
 from tests.support.malformed import MALFORMED, safetensors_bytes
 
@@ -484,7 +484,7 @@ def test_an_interrupt_keeps_what_was_done(write_repo: WriteRepo, models: Path, d
 def test_a_long_crawl_commits_as_it_goes(
     write_repo: WriteRepo, models: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "COMMIT_EVERY", 2)
+    monkeypatch.setattr(writer, "COMMIT_EVERY", 2)
     for i in range(6):
         write_repo(f"org/name-{i}", tiny(i))
     seen: list[int] = []
@@ -505,7 +505,7 @@ N_REPOS = 24
 
 
 def crawl_in_small_commits(store: Path, models: Path) -> None:
-    journal.COMMIT_EVERY = 1
+    writer.COMMIT_EVERY = 1
     with provenance.open(store, create=True) as database:
         database.crawl([models], CrawlOptions(workers=2))
 

@@ -28,7 +28,7 @@ import logging, sys
 store, log, endpoint, *repos = sys.argv[1:]
 logging.basicConfig(filename=log, level=logging.DEBUG)
 import provenance
-from provenance.settings import CrawlOptions
+from provenance.crawler.engine.options import CrawlOptions
 with provenance.open(store, create=True) as database:
     summary = database.crawl(repos, CrawlOptions(endpoint=endpoint))
 print(summary)

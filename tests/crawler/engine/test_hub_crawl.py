@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import provenance
+from provenance.crawler.engine.options import CrawlOptions, HubListing
 from provenance.demo_hub import HubRepo, LoopbackHub, MemoryFile, folder_repos
-from provenance.settings import CrawlOptions, HubListing
+from provenance.query.engine import judge
 from tests.support.malformed import malformed_files
 
 MINIATURE = Path(provenance.__file__).parent / "miniature"
@@ -49,7 +50,7 @@ def answers(store: Path, every: int = 1) -> list[tuple[str, str, set[tuple[objec
     with provenance.open(store) as database:
         database.index()
         models = sorted(database.dossiers(), key=lambda dossier: dossier.repo_id)[::every]
-        found = [database.answer(model) for model in models]
+        found = [judge(model, database.catalogue) for model in models]
     return [
         (
             answer.model.repo_id,
@@ -74,10 +75,10 @@ def test_unfused_models_need_no_config_and_an_unstored_repo_can_be_asked_about(t
         database.crawl(["quillmarsh/sedge-200k", "vantorrel/basalt-200k"], options)
         assert not any("config.json" in exchange.path for exchange in served.requests)
         answer = database.query("ostrel/sedge-mail", options=options)
-        assert (answer["verdict"], answer["candidates"][0]["repo_id"]) == ("derived", "quillmarsh/sedge-200k")
-        assert answer["store"]["checkpoints"] == 2
+        assert (answer.verdict, answer.candidates[0].repo_id) == ("derived", "quillmarsh/sedge-200k")
+        assert answer.store.checkpoints == 2
         saved = database.query("ostrel/sedge-mail", options=options, save=True)
-        assert saved["store"]["checkpoints"] == 3
+        assert saved.store.checkpoints == 3
 
 
 def test_a_second_run_over_an_unchanged_hub_asks_for_pages_only(tmp_path: Path) -> None:

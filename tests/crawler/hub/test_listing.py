@@ -24,6 +24,7 @@ from provenance.crawler.local.folders import find_local, listed_checkpoints
 from provenance.crawler.plan import SAMPLE_SIZES
 from provenance.demo_hub import HubRepo as ServedRepo
 from provenance.demo_hub import LoopbackHub, MemoryFile, Request, Response
+from provenance.schemas.enums import Source
 from provenance.schemas.errors import CheckpointError, SkippedCheckpoint, SourceError, WeightsError
 from provenance.schemas.records import RepoMetadata
 from tests.conftest import llama
@@ -430,23 +431,22 @@ def test_a_fingerprint_is_the_same_from_the_hub_and_from_disk(
 
     (local_repo,) = find_local(folder)
     (local,) = listed_checkpoints(local_repo)
-    local = replace(local, identity=listed.identity, source="hub", metadata=listed.metadata)
+    local = replace(local, identity=listed.identity, source=Source.HUB, metadata=listed.metadata)
     with local_repo.reader() as local_reader:
         expected = fingerprint(local, local_reader, size=size, now=NOW)
     assert remote.tensors == expected.tensors
     assert remote.sample.values.tobytes() == expected.sample.values.tobytes()
-    traffic = ("bytes_read", "requests")
-    assert {k: v for k, v in remote.checkpoint.items() if k not in traffic} == {
-        k: v for k, v in expected.checkpoint.items() if k not in traffic
-    }
-    assert remote.files[0]["sha256"] == hashlib.sha256(contents["model.safetensors"]).hexdigest()
-    assert [file["path"] for file in remote.files] == ["model.safetensors"]
+    assert replace(remote.checkpoint, bytes_read=0, requests=0) == replace(
+        expected.checkpoint, bytes_read=0, requests=0
+    )
+    assert remote.files[0].sha256 == hashlib.sha256(contents["model.safetensors"]).hexdigest()
+    assert [file.path for file in remote.files] == ["model.safetensors"]
 
     ranges = [exchange for exchange in hub.requests if exchange.origin == "cdn"]
     assert all(exchange.status == 206 for exchange in ranges)
-    assert remote.checkpoint["requests"] == len(ranges) + 2 == transport.traffic.range_requests + 2
+    assert remote.checkpoint.requests == len(ranges) + 2 == transport.traffic.range_requests + 2
     assert (
-        remote.checkpoint["bytes_read"]
+        remote.checkpoint.bytes_read
         == transport.traffic.bytes
         == sum(e.bytes for e in ranges) + len(contents["config.json"])
     )

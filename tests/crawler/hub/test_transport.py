@@ -36,6 +36,7 @@ from provenance.crawler.hub.answers import (
 from provenance.crawler.hub.budget import Budgets
 from provenance.crawler.hub.reader import HubReader
 from provenance.crawler.hub.transport import LONGEST_WAIT, SMALL_FILE, HubTransport
+from provenance.schemas.enums import Source
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.identity import CheckpointId
 from provenance.schemas.protocols import TensorReader
@@ -719,7 +720,7 @@ def test_the_reader_asks_the_hub_once_a_file(transport: HubTransport, hub: Stand
 
 
 def test_the_reader_completes_what_was_listed(transport: HubTransport, hub: Stand, storage: Stand) -> None:
-    listed = ListedCheckpoint(CheckpointId("acme/model", SHA), "hub", (FILE,), (), "config.json")
+    listed = ListedCheckpoint(CheckpointId("acme/model", SHA), Source.HUB, (FILE,), (), "config.json")
     reader = HubReader(transport, "acme/model", SHA)
     (weights,) = reader.complete(listed).files
     assert weights == RepoFile(FILE, len(WEIGHTS), SHA256, "e7" * 32, SHA)

@@ -1,0 +1,59 @@
+"""When a failed attempt is worth another: by what went wrong, and how often it did."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from provenance.schemas.enums import Reason, Source, Status
+from provenance.schemas.records import EarlierFailure, Outcome
+
+_CLOSED = (Reason.GATED, Reason.DISABLED)
+_BROKEN = (Reason.MALFORMED, Reason.BAD_WEIGHTS, Reason.UNREADABLE)
+
+CLOSED_FOR = timedelta(days=30)
+FIRST_WAIT, LONGEST_WAIT = timedelta(hours=1), timedelta(days=7)
+
+
+def next_attempt(reason: Reason | None, attempts: int, now: datetime) -> datetime | None:
+    """When to try a repo again that failed for `reason`, for the `attempts`-th time in a row.
+
+    A repo that is closed or gone is asked for again after a month. What the network, a server or a stale listing caused
+    is tried after an hour, then two, four, … up to a week.
+
+    Returns:
+        null for weights that are broken: only a new revision can mend them.
+    """
+    if reason in _BROKEN:
+        return None
+    if reason in (*_CLOSED, Reason.NO_REPO):
+        return now + CLOSED_FOR
+    return now + min(FIRST_WAIT * (1 << min(attempts - 1, 16)), LONGEST_WAIT)
+
+
+def outlasts_revision(reason: Reason | None) -> bool:
+    """Whether a new revision of the repo changes nothing: it is closed, not broken."""
+    return reason in _CLOSED
+
+
+def is_due(failure: EarlierFailure, now: datetime) -> bool:
+    """Whether it is time for the next attempt."""
+    return failure.next_attempt_at is not None and failure.next_attempt_at <= now
+
+
+def scheduled(outcome: Outcome, before: EarlierFailure | None, now: datetime) -> Outcome:
+    """An outcome with the number of failed attempts in a row, and when the next one is due.
+
+    Args:
+        outcome: of an attempt that has just ended.
+        before: the attempt before it, where that failed.
+    """
+    if outcome.status is not Status.FAILED or outcome.source is not Source.HUB:
+        return outcome
+    attempts, revision = (before.attempts + 1, before.revision) if before else (1, None)
+    return replace(
+        outcome,
+        revision=outcome.revision or revision,
+        attempts=attempts,
+        next_attempt_at=next_attempt(outcome.reason, attempts, now),
+    )

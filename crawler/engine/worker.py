@@ -1,0 +1,153 @@
+"""One task: read what is there, and turn whatever goes wrong into an outcome."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from threading import Event
+
+from provenance.crawler.engine.frontier import Frontier
+from provenance.crawler.engine.options import CrawlOptions
+from provenance.crawler.engine.tasks import CrawlTask
+from provenance.crawler.fingerprint import fingerprint
+from provenance.crawler.hub.answers import AbandonedError
+from provenance.schemas.enums import Reason, Stage, Status
+from provenance.schemas.errors import CheckpointError, SkippedCheckpoint
+from provenance.schemas.identity import UNKNOWN_REVISION
+from provenance.schemas.protocols import TensorReader
+from provenance.schemas.records import Fingerprint, ListedCheckpoint, Outcome
+
+log = logging.getLogger("provenance.crawl")
+
+Result = tuple[Outcome, Fingerprint | None]
+
+
+class Worker:
+    """Does the tasks of one crawl, from any thread."""
+
+    def __init__(self, options: CrawlOptions, frontier: Frontier) -> None:
+        self._options, self._frontier, self._abandoned = options, frontier, Event()
+
+    def abandon(self) -> None:
+        """Let every task that is under way end without an outcome, at its next read."""
+        self._abandoned.set()
+
+    def work(self, task: CrawlTask) -> list[Result]:
+        """Fingerprint the checkpoints of a task. Nothing is raised; empty where the crawl was stopped meanwhile."""
+        outcome = Outcome(task.repo_id, _known(task.revision), Status.DONE, source=task.source)
+
+        def work() -> list[Result]:
+            results = []
+            for listed in task.checkpoints():
+                identity = listed.identity
+                one = replace(outcome, repo_id=identity.repo_id, revision=_known(identity.revision))
+                results += _attempt(one, partial(self._read, task, listed, one))
+            return results
+
+        try:
+            return _attempt(outcome, work)
+        except AbandonedError:
+            return []
+
+    def _read(self, task: CrawlTask, listed: ListedCheckpoint, outcome: Outcome) -> list[Result]:
+        began = time.monotonic()
+        if skip := self._frontier.decide(task, str(listed.identity)):
+            message = f"{outcome.repo_id}: {skip}"
+            known = replace(outcome, status=Status.SKIPPED, stage=Stage.PLAN, reason=Reason.KNOWN, message=message)
+            return [(known, None)]
+        with task.open(listed) as (complete, reader):
+            result = fingerprint(
+                complete,
+                _Abandonable(reader, self._abandoned),
+                size=self._options.sample_size(task.source),
+                now=datetime.now(UTC),
+                earlier=self._frontier.earlier(task, complete),
+            )
+        row = result.checkpoint
+        done = replace(
+            outcome,
+            repo_id=row.repo_id,
+            revision=row.revision,
+            bytes_read=row.bytes_read,
+            requests=row.requests,
+            seconds=time.monotonic() - began,
+        )
+        return [(done, result)]
+
+
+class _Abandonable:
+    """A `TensorReader` that reads no further once the crawl was abandoned."""
+
+    def __init__(self, reader: TensorReader, abandoned: Event) -> None:
+        self._reader, self._abandoned = reader, abandoned
+
+    @property
+    def bytes_read(self) -> int:
+        return self._reader.bytes_read
+
+    @property
+    def requests(self) -> int:
+        return self._reader.requests
+
+    def size(self, path: str) -> int:
+        return self._reader.size(path)
+
+    def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes | memoryview]:
+        for data in self._reader.read(path, ranges):
+            if self._abandoned.is_set():
+                raise AbandonedError("the crawl was abandoned")
+            yield data
+
+
+def read_task(task: CrawlTask, options: CrawlOptions) -> list[Fingerprint]:
+    """Fingerprint the checkpoints of a task outside of any crawl, known or not.
+
+    Raises:
+        CheckpointError: one of them cannot be fingerprinted.
+    """
+    size, found = options.sample_size(task.source), []
+    for listed in task.checkpoints():
+        with task.open(listed) as (complete, reader):
+            found.append(fingerprint(complete, reader, size=size, now=datetime.now(UTC)))
+    return found
+
+
+def storable(text: str) -> str:
+    """Text that UTF-8 can hold: the name of a file may hold any byte, which Python shows as half a character."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _known(revision: str | None) -> str | None:
+    return None if revision == UNKNOWN_REVISION else revision
+
+
+def _attempt(outcome: Outcome, work: Callable[[], list[Result]]) -> list[Result]:
+    """Do some work. The one place where any failure becomes an outcome; one that nobody foresaw is logged in full.
+
+    Raises:
+        AbandonedError: the crawl was stopped, which is no outcome.
+    """
+    began = time.monotonic()
+    try:
+        return work()
+    except AbandonedError:
+        raise
+    except CheckpointError as error:
+        status = Status.SKIPPED if isinstance(error, SkippedCheckpoint) else Status.FAILED
+        stage, reason, message = error.stage, error.reason, str(error)
+        kind = type(error).__name__
+    except Exception as error:
+        log.exception("%s: unexpected failure", outcome.repo_id)
+        kind = type(error).__name__
+        status, stage, reason, message = Status.FAILED, Stage.READ, Reason.UNEXPECTED, f"unexpected {kind}: {error}"
+    if outcome.repo_id not in message:
+        message = f"{outcome.repo_id}: {message}"
+    seconds = time.monotonic() - began
+    failed = replace(
+        outcome, status=status, stage=stage, error=kind, reason=reason, message=storable(message), seconds=seconds
+    )
+    return [(failed, None)]

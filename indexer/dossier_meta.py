@@ -1,0 +1,52 @@
+"""The metadata of a dossier: a row of `checkpoints` in short, and one JSON line of an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from provenance.schemas.results import ModelMetadata
+
+
+@dataclass(frozen=True, slots=True)
+class DossierMeta(ModelMetadata):
+    """What a query knows of a checkpoint beside its weights; times are ISO strings.
+
+    Attributes:
+        fingerprint_id: its fingerprint in the store, null where it is not stored.
+        sha256: the digests of its weight files that are known, sorted.
+    """
+
+    fingerprint_id: str | None
+    sha256: tuple[str, ...]
+
+    def to_line(self) -> str:
+        """The metadata as one line of JSON."""
+        return json.dumps({name: getattr(self, name) for name in (*META_COLUMNS, "sha256")})
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Self:
+        """The metadata that a line of JSON holds.
+
+        Raises:
+            ValueError: it is no JSON object, or a value is missing or unknown.
+        """
+        try:
+            return cls.from_row(json.loads(line))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no metadata of a checkpoint ({error!r})") from error
+
+
+META_COLUMNS = ("checkpoint_id", "fingerprint_id", *[field.name for field in fields(ModelMetadata)][1:])
+"""Columns of `checkpoints` that the metadata holds, in the order of its line."""
+
+
+def meta_of(checkpoint: Mapping[str, Any], sha256: Sequence[str | None]) -> DossierMeta:
+    """The metadata of a dossier from a row of `checkpoints` and the digests of its files."""
+    created = checkpoint.get("created_at")
+    return DossierMeta.from_row(
+        {name: checkpoint.get(name) for name in META_COLUMNS}
+        | {"created_at": created and created.isoformat(), "sha256": sorted(digest for digest in sha256 if digest)}
+    )

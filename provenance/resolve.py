@@ -1,0 +1,103 @@
+"""Models that a user names and the store does not hold, or is to hold: fingerprinted on the spot, each once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provenance.schemas.enums import Reason, Status
+from provenance.schemas.errors import CheckpointError, SourceError, UnknownModelError
+
+if TYPE_CHECKING:
+    from provenance.crawler.engine.options import CrawlOptions
+    from provenance.crawler.hub.transport import HubTransport
+    from provenance.indexer.dossier import Dossier
+    from provenance.query.catalogue import Catalogue
+    from provenance.schemas.records import Fingerprint, Outcome
+
+_REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+
+
+def is_path(model: str) -> bool:
+    """Whether a model is named by its folder, and so never by what the store calls it."""
+    return model.startswith(("./", "../", "/", "~")) or model in (".", "..")
+
+
+def fingerprinted(model: str, options: CrawlOptions, store: Path) -> Dossier:
+    """The dossier of a model that is not stored: fingerprinted now, from a folder or the hub.
+
+    Args:
+        model: a folder, or the id of a repo.
+        options: how it is read.
+        store: the folder of the store that does not hold it, for the message.
+
+    Raises:
+        UnknownModelError: it is neither a folder with one checkpoint, nor a repo of the hub.
+        CheckpointError: the folder's checkpoint cannot be fingerprinted.
+    """
+    if is_path(model) or Path(model).is_dir():
+        return _from_folder(model, options)
+    if _REPO.fullmatch(model):
+        return _from_hub(model, options, store)
+    raise UnknownModelError(f"{model}: not in the store ({store}), no local folder, and no repo id (owner/name)")
+
+
+class StoredByCrawl:
+    """Listens to a crawl (as its `Progress`): what it stored, or found stored already, by repo and revision."""
+
+    def __init__(self) -> None:
+        self._revisions: list[tuple[str, str]] = []
+
+    def found(self, total: int | None) -> None:
+        """Nothing to note."""
+
+    def visited(self, outcome: Outcome) -> None:
+        """Note a checkpoint that the store holds now."""
+        if outcome.revision is not None and (outcome.status == Status.DONE or outcome.reason == Reason.KNOWN):
+            self._revisions.append((outcome.repo_id, outcome.revision))
+
+    def passed(self, listed: int) -> None:
+        """Nothing to note."""
+
+    def budgets(self, transport: HubTransport) -> None:
+        """Nothing to note."""
+
+    def dossier(self, catalogue: Catalogue, mode: str | None) -> Dossier | None:
+        """The one checkpoint that was met.
+
+        Null where it was not one, where the store prefers another revision of it, or one that was read in another mode
+        than `mode`.
+        """
+        found = [dossier for revision in set(self._revisions) for dossier in catalogue.revision(*revision)]
+        return found[0] if len(found) == 1 and mode in (None, found[0].meta.mode) else None
+
+
+def _from_folder(path: str, options: CrawlOptions) -> Dossier:
+    from provenance.ingest import fingerprint_local
+
+    if not Path(path).exists():
+        raise UnknownModelError(f"{path}: no such folder")
+    return _only(path, fingerprint_local(Path(path), options))
+
+
+def _from_hub(repo: str, options: CrawlOptions, store: Path) -> Dossier:
+    from provenance.ingest import fingerprint_named
+
+    try:
+        found = fingerprint_named(repo, options)
+    except (CheckpointError, SourceError) as error:
+        raise UnknownModelError(
+            f"{repo}: not in the store ({store}), no folder, and not to be had from the hub ({error})"
+        ) from error
+    return _only(repo, found)
+
+
+def _only(model: str, found: Sequence[Fingerprint]) -> Dossier:
+    from provenance.indexer.dossier import dossier_of
+
+    if len(found) != 1:
+        names = ", ".join(f.checkpoint.checkpoint_id for f in found[:5])
+        raise UnknownModelError(f"{model}: holds {len(found)} checkpoints, name one of them ({names} …)")
+    return dossier_of(found[0])

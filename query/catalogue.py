@@ -1,0 +1,119 @@
+"""The catalogue: all checkpoints that a question is held against, indexed or not, as of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from provenance.indexer.dossier import Dossier
+from provenance.indexer.generation import Generation, open_generation
+from provenance.query.candidates import newest
+from provenance.query.evidence.pair import Subject
+from provenance.query.statistics.background import Background
+from provenance.schemas.errors import IndexMissingError
+
+if TYPE_CHECKING:
+    from provenance.indexer.store.store import Store
+
+MAX_SUBJECTS = 256
+"""Checkpoints whose grids are remembered."""
+
+
+class Catalogue:
+    """The latest checkpoints of a store.
+
+    Attributes:
+        generation: the live index without what was forgotten since it was built; null before the first.
+        unindexed: the latest checkpoints that it does not hold.
+    """
+
+    def __init__(
+        self,
+        generation: Generation | None = None,
+        unindexed: Sequence[Dossier] = (),
+        background: Background | None = None,
+    ) -> None:
+        """Put a catalogue together.
+
+        Args:
+            generation: the live index.
+            unindexed: checkpoints beside it.
+            background: scores of unrelated pairs; by default those of the index, else the bundled ones.
+        """
+        self.generation, self.unindexed = generation, unindexed
+        self._background = background
+        self._subjects: dict[str, Subject] = {}
+
+    @property
+    def n_checkpoints(self) -> int:
+        """Checkpoints that a question is held against."""
+        return (len(self.generation) if self.generation else 0) + len(self.unindexed)
+
+    @property
+    def background(self) -> Background:
+        """Scores of unrelated pairs."""
+        if self._background is None:
+            self._background = Background(self.generation.background() if self.generation else {})
+        return self._background
+
+    def dossiers(self) -> Sequence[Dossier]:
+        """Every latest checkpoint, indexed or not."""
+        generation = self.generation
+        indexed = [generation.dossiers[row] for row in generation.rows()] if generation else []
+        return newest([*self.unindexed, *indexed])
+
+    def find(self, name: str) -> Dossier | None:
+        """The checkpoint of a checkpoint id or repo id; null where there is none."""
+        # What was crawled since is newer than what the index may hold of the same repo.
+        for dossier in self.unindexed:
+            if name in (dossier.repo_id, dossier.checkpoint_id):
+                return dossier
+        found = self._indexed("id", name) or self._indexed("repo", name)
+        return min(found, key=lambda dossier: dossier.checkpoint_id, default=None)
+
+    def revision(self, repo_id: str, revision: str) -> list[Dossier]:
+        """The checkpoints of one revision of a repo."""
+        unindexed = [dossier for dossier in self.unindexed if dossier.repo_id == repo_id]
+        return [d for d in (*unindexed, *self._indexed("repo", repo_id)) if d.meta.revision == revision]
+
+    def subject(self, dossier: Dossier) -> Subject:
+        """A checkpoint laid out for comparison; the last few hundred are remembered."""
+        key = dossier.meta.fingerprint_id or dossier.checkpoint_id
+        if key not in self._subjects:
+            if len(self._subjects) >= MAX_SUBJECTS:
+                self._subjects.clear()
+            self._subjects[key] = Subject(dossier)
+        return self._subjects[key]
+
+    def _indexed(self, kind: str, name: str) -> list[Dossier]:
+        generation = self.generation
+        return [generation.dossiers[row] for row in generation.find(kind, name)] if generation else []
+
+
+def open_catalogue(store: Store) -> Catalogue:
+    """The catalogue of a store as it is now.
+
+    Raises:
+        StoreCorruptError: its index is damaged.
+    """
+    manifest = store.manifest()
+    generation = open_live(store)
+    if generation is not None and all(part.path in generation.parts for part in manifest.parts["checkpoints"]):
+        return Catalogue(generation)
+    # Imported here: a query of an indexed store reads no tables.
+    from provenance.indexer.build import load_dossiers, unindexed_fingerprints
+
+    ids = unindexed_fingerprints(store, manifest, generation)
+    return Catalogue(generation, load_dossiers(store, manifest, ids) if ids else ())
+
+
+def open_live(store: Store) -> Generation | None:
+    """The live index of a store without what was forgotten since it was built; null before the first.
+
+    Raises:
+        StoreCorruptError: it is damaged.
+    """
+    try:
+        return open_generation(store.index_path).without(store.tombstones())
+    except IndexMissingError:
+        return None

@@ -1,0 +1,43 @@
+"""An evaluation as Markdown tables, as they stand in `docs/method.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from provenance.schemas.evaluation import Evaluation
+
+
+def as_markdown(result: Evaluation) -> str:
+    """The result as Markdown."""
+    models, accusations = result.models, result.accusations
+    parts = [f"{models.stored} of {models.in_table} models of the table are stored.\n"]
+    parts.append(_table([{"models of": group, **figures.to_dict()} for group, figures in result.retrieval.items()]))
+    parts.append(
+        f"{accusations.accused} of {accusations.unrelated_pairs} unrelated pairs accused "
+        f"({accusations.accused_at_ten_times_alpha} at ten times the level); their smallest adjusted log10 p is "
+        f"{accusations.smallest_log10_p_adjusted:.2f}.\n"
+    )
+    tables = (result.lines, result.calibration, result.ablation, result.verdicts)
+    parts += [_table(rows.to_dicts()) for rows in tables]
+    if score := result.probability:
+        parts.append(
+            f"Log score of `probability`: {score.log_score:.4f} nats a pair "
+            f"(base rate {score.base_rate_log_score:.4f}).\n"
+        )
+    return "\n".join(parts)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    lines += ["| " + " | ".join(_cell(row[name]) for name in names) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "–" if value is None else str(value)

@@ -1,0 +1,109 @@
+"""The lines of evidence. A new line is one module with `measure(pair) -> Evidence | None`, and one record here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from provenance.query.evidence import (
+    architecture,
+    file_digest,
+    layer_alignment,
+    norm_correlation,
+    profile_correlation,
+    tensor_digest,
+    weight_correlation,
+)
+from provenance.query.evidence.pair import Pair
+from provenance.schemas.enums import Null
+from provenance.schemas.results import Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of evidence.
+
+    Attributes:
+        name: the `kind` of the evidence that it gives.
+        meaning: what it says, in one sentence for a layman; `docs/method.md` has the same.
+        convicts: whether it may accuse by itself. Only a line with a theoretical null may.
+        null: how it is distributed over unrelated pairs.
+        measure: gives the evidence about a pair; null where the line has nothing to say about it.
+    """
+
+    name: str
+    meaning: str
+    convicts: bool
+    null: Null
+    measure: Callable[[Pair], Evidence | None]
+
+
+LINES = (
+    Line(
+        "file_digest",
+        "The two repos hold the same weight files, byte for byte.",
+        True,
+        Null.THEORETICAL,
+        file_digest.measure,
+    ),
+    Line(
+        "tensor_digest",
+        "Some matrices of the layers hold exactly the same numbers.",
+        True,
+        Null.THEORETICAL,
+        tensor_digest.measure,
+    ),
+    Line(
+        "weight_correlation",
+        "The weights at the same places of the same layers rise and fall together.",
+        True,
+        Null.THEORETICAL,
+        weight_correlation.measure,
+    ),
+    Line(
+        "layer_alignment",
+        "The models differ in depth, and a run of layers of the one agrees with a run of the other.",
+        True,
+        Null.THEORETICAL,
+        layer_alignment.measure,
+    ),
+    Line(
+        "norm_correlation",
+        "The norms and biases, which start constant and are learnt, vary alike.",
+        False,
+        Null.EMPIRICAL,
+        norm_correlation.measure,
+    ),
+    Line(
+        "profile_correlation",
+        "The size and the shape of the weights' distribution change alike from layer to layer.",
+        False,
+        Null.EMPIRICAL,
+        profile_correlation.measure,
+    ),
+    Line(
+        "published_score",
+        "The size of the weights changes alike from layer to layer, measured as the literature does.",
+        False,
+        Null.EMPIRICAL,
+        profile_correlation.measure_published,
+    ),
+    Line(
+        "architecture",
+        "The models have the same shapes and settings, which many unrelated models have too.",
+        False,
+        Null.NONE,
+        architecture.measure,
+    ),
+)
+
+CONVICTING = tuple(line.name for line in LINES if line.convicts)
+"""Lines whose null distribution is known well enough to convict."""
+
+SUPPORTING = tuple(line.name for line in LINES if line.null is Null.EMPIRICAL)
+"""Lines whose p-values end at 1 / (n + 1), so that they support and never convict."""
+
+
+def gather(pair: Pair) -> list[Evidence]:
+    """What every line that has something to say says about the pair."""
+    return [evidence for line in LINES if (evidence := line.measure(pair)) is not None]

@@ -1,0 +1,150 @@
+"""How good the answers are, measured against a table of true lineage. `docs/method.md` says what each figure is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from provenance.schemas.enums import ModelVerdict, Relation, Verdict
+from provenance.schemas.tabular import Record, Rows, Versioned
+
+
+@dataclass(frozen=True, slots=True)
+class TruthFigures(Record):
+    """Models of the truth table, and those of them that the store holds."""
+
+    in_table: int
+    stored: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval(Record):
+    """Derived models of a group: shares with a relative, or a parent, among the first 1 or 5 candidates."""
+
+    models: int
+    family_at_1: float | None = field(metadata={"key": "family@1"})
+    family_at_5: float | None = field(metadata={"key": "family@5"})
+    parent_at_1: float | None = field(metadata={"key": "parent@1"})
+    parent_at_5: float | None = field(metadata={"key": "parent@5"})
+    derived: float | None
+
+
+class FalseAccusation(NamedTuple):
+    """An unrelated pair that was called `derived` or `related`: two repo ids and the verdict."""
+
+    model: str
+    candidate: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Accusations(Record):
+    """What was claimed of pairs without a common root."""
+
+    unrelated_pairs: int
+    accused: int
+    accused_at_ten_times_alpha: int
+    smallest_log10_p_adjusted: float
+    who: tuple[FalseAccusation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RelationVerdicts(Record):
+    """The verdicts about the models of one kind of relation, and the relations that were named."""
+
+    relation: str
+    models: int
+    derived: int
+    no_parent_found: int = field(metadata={"key": "no-parent-found"})
+    inconclusive: int
+    named: str
+
+
+@dataclass(frozen=True, slots=True)
+class LineSeparation(Record):
+    """One line of evidence by itself: how well it separates direct parents from unrelated pairs."""
+
+    line: str
+    true_pairs: int
+    unrelated_pairs: int
+    auc: float
+    auc_same_shape: float | None
+    tpr_at_fpr_0: float
+    tpr_at_fpr_1pct: float
+    highest_unrelated: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation(Record):
+    """The pairs convicted with one line left out; `without` is a dash where none was."""
+
+    without: str
+    true_pairs: int
+    convicted: int
+    accused: int
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRow(Record):
+    """The share of unrelated pairs whose p-value is at most `level`, with its 95 % interval.
+
+    Attributes:
+        pairs: unrelated pairs.
+        family_pairs: pairs of families, each of which counts once.
+        effective_pairs: independent pairs that would give the same variance; null where nothing varies.
+    """
+
+    line: str
+    level: float
+    share: float
+    low: float | None
+    high: float | None
+    pairs: int
+    family_pairs: int
+    effective_pairs: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogScore(Record):
+    """Mean negative log likelihood of `probability`, in nats a pair, beside that of the base rate."""
+
+    pairs: int
+    log_score: float
+    base_rate_log_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedModel(Record):
+    """One model of the table: what the table says, and what the answer says. Ranks start at 1, null if not found."""
+
+    model: str
+    relation: str
+    attack: bool
+    derived: bool
+    adapter: bool
+    verdict: ModelVerdict
+    first: str | None
+    first_verdict: Verdict | None
+    first_relation: Relation | None
+    family_rank: int | None
+    parent_rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation(Versioned):
+    """The answers about every stored model of a truth table, measured. `probability` is null without judged pairs."""
+
+    models: TruthFigures
+    retrieval: Mapping[str, Retrieval]
+    accusations: Accusations
+    verdicts: Rows[RelationVerdicts]
+    lines: Rows[LineSeparation]
+    ablation: Rows[Ablation]
+    calibration: Rows[CalibrationRow]
+    probability: LogScore | None
+    models_detail: Rows[EvaluatedModel]
+
+    def to_dict(self) -> dict[str, Any]:
+        found = Versioned.to_dict(self)
+        return found | {"probability": found["probability"] or {}}

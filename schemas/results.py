@@ -1,0 +1,268 @@
+"""What the public API says about models: answers, comparisons, descriptions, lineage. `docs/json.md` has their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from provenance.schemas.enums import Direction, Mode, ModelVerdict, Relation, Verdict
+from provenance.schemas.tabular import Record, Rows, Versioned
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence(Record):
+    """One measured line of argument about a pair of checkpoints.
+
+    `p_value` is null where the line has no null distribution (descriptive lines); `log10_p` keeps what
+    a float cannot. `n` is the number of cells, layers or tensors compared.
+    """
+
+    kind: str
+    value: float | None
+    p_value: float | None
+    log10_p: float | None
+    n: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate(Record):
+    """A candidate with everything claimed about it.
+
+    Attributes:
+        rank: 1 for the best.
+        verdict: whether it is an ancestor of the model, a relative, or neither.
+        relation: how the child was made of the parent.
+        direction: what the candidate is to the model.
+        declared: whether the model's card names it.
+        probability: 1 - local false discovery rate.
+        p_value: all weight evidence together; 0 where a float cannot hold it.
+        p_adjusted: corrected over all checkpoints of the store.
+        score: strength of the weight evidence, 0 to 1.
+        merge_weight: share of a merge's parent, null elsewhere.
+        created_at: ISO 8601, null where not known.
+    """
+
+    rank: int
+    checkpoint_id: str
+    repo_id: str
+    verdict: Verdict
+    relation: Relation
+    direction: Direction
+    declared: bool
+    probability: float
+    p_value: float
+    p_adjusted: float
+    log10_p: float
+    score: float
+    merge_weight: float | None
+    license: str | None
+    created_at: str | None
+    evidence: Rows[Evidence]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary(Record):
+    """The model asked about, in short. `declared_parents` are repo ids, null where the card could not be read."""
+
+    checkpoint_id: str
+    repo_id: str
+    n_layers: int | None
+    declared_parents: tuple[str, ...] | None
+    license: str | None
+    created_at: str | None
+    mode: Mode | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchedStore(Record):
+    """What was searched: checkpoints in all, those among them that are not indexed yet, and the index (or null)."""
+
+    checkpoints: int
+    unindexed: int
+    generation: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Record):
+    """The suspected parents of a model, best first. As a table it is its candidates, without their evidence."""
+
+    model: ModelSummary
+    store: SearchedStore
+    verdict: ModelVerdict
+    candidates: Rows[Candidate]
+
+    def to_arrow(self) -> pa.Table:
+        """The candidates as an Arrow table."""
+        return self.candidates.to_arrow()
+
+    def to_polars(self) -> pl.DataFrame:
+        """The candidates as a polars frame; raises as `Rows.to_polars`."""
+        return self.candidates.to_polars()
+
+    def to_pandas(self) -> Any:
+        """The candidates as a pandas frame; raises as `Rows.to_pandas`."""
+        return self.candidates.to_pandas()
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedModel(Record):
+    """One side of a comparison."""
+
+    checkpoint_id: str
+    repo_id: str
+    n_layers: int | None
+    hidden_size: int | None
+    n_heads: int | None
+    n_kv_heads: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CurveScores(Record):
+    """How alike the curves of two models are; null where none can be compared."""
+
+    published_score: float | None
+    profile_correlation: float | None
+    wasserstein: float | None
+    kl_divergence: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spread(Record):
+    """Where the scores of several pairs lie."""
+
+    median: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Controls(Record):
+    """The curve scores of `n` strangers of the same shape: what the architecture alone explains. Null without any."""
+
+    n: int
+    published_score: Spread | None
+    profile_correlation: Spread | None
+    wasserstein: Spread | None
+    kl_divergence: Spread | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Versioned):
+    """Every line of evidence for `b` as a parent of `a`; the claims are those of a `Candidate`."""
+
+    a: ComparedModel
+    b: ComparedModel
+    verdict: Verdict
+    relation: Relation
+    direction: Direction
+    probability: float
+    p_value: float
+    p_adjusted: float
+    log10_p: float
+    score: float
+    license: str | None
+    created_at: str | None
+    evidence: Rows[Evidence]
+    curves: CurveScores
+    controls: Controls
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata(Record):
+    """What was listed, declared and found of a checkpoint, as in the columns of the table `checkpoints`."""
+
+    checkpoint_id: str
+    repo_id: str
+    revision: str | None
+    subfolder: str | None
+    variant: str | None
+    created_at: str | None
+    license: str | None
+    declared_parents: tuple[str, ...] | None
+    declared_relation: str | None
+    architecture: str | None
+    model_type: str | None
+    n_layers: int | None
+    hidden_size: int | None
+    n_heads: int | None
+    n_kv_heads: int | None
+    n_parameters: int | None
+    dtype: str | None
+    quantization: str | None
+    mode: Mode | None
+    sample_version: str | None
+    content_digest: str | None
+    resolved: int | None
+    adapter: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoleFigures(Record):
+    """The tensors of one role in one stack. `read` (elements) is null for a model that is not stored."""
+
+    stack: str
+    role: str
+    tensors: int
+    layers: int
+    elements: int
+    read: int | None
+    mean_std: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription(Versioned):
+    """What is known of one model. `curves` are by statistic and role, in layer order, null where not measured."""
+
+    model: ModelMetadata
+    roles: Rows[RoleFigures]
+    curves: Mapping[str, Mapping[str, tuple[float | None, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class LineageRow(Record):
+    """A row of the table `lineage`: a claim about a child and a parent, or what the child's card declares.
+
+    Where the two were never compared, all that rests on weights is null, and `relation` is the card's word.
+    """
+
+    child: str
+    parent: str
+    child_id: str | None
+    parent_id: str | None = None
+    rank: int | None = None
+    relation: Relation | str | None = None
+    verdict: Verdict | None = None
+    direction: Direction | None = None
+    probability: float | None = None
+    p_value: float | None = None
+    p_adjusted: float | None = None
+    log10_p: float | None = None
+    score: float | None = None
+    merge_weight: float | None = None
+    declared: bool | None = None
+    undeclared: bool | None = None
+    contradicted: bool | None = None
+    child_license: str | None = None
+    parent_license: str | None = None
+    license_differs: bool | None = None
+    evidence: str | None = None
+    detected_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRow(Record):
+    """A row of the table `verdicts`: what was said about one model, and when."""
+
+    checkpoint_id: str
+    fingerprint_id: str | None
+    repo_id: str
+    verdict: ModelVerdict
+    n_candidates: int
+    examined_at: datetime
