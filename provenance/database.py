@@ -149,7 +149,7 @@ class Database:
             UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
         """
         stored = None if is_path(model) else self.catalogue.find(model)
-        return stored or fingerprinted(model, options or CrawlOptions(), self.store.path)
+        return stored or fingerprinted(model, options, self.store.path)
 
     def _save(self, model: str, options: CrawlOptions | None) -> Dossier:
         """Crawl a model, and take what was stored, which the store may know under another name than `model`."""

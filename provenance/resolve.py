@@ -25,12 +25,12 @@ def is_path(model: str) -> bool:
     return model.startswith(("./", "../", "/", "~")) or model in (".", "..")
 
 
-def fingerprinted(model: str, options: CrawlOptions, store: Path) -> Dossier:
+def fingerprinted(model: str, options: CrawlOptions | None, store: Path) -> Dossier:
     """The dossier of a model that is not stored: fingerprinted now, from a folder or the hub.
 
     Args:
         model: a folder, or the id of a repo.
-        options: how it is read.
+        options: how it is read; by default as `provenance crawl` reads it.
         store: the folder of the store that does not hold it, for the message.
 
     Raises:
@@ -74,7 +74,7 @@ class StoredByCrawl:
         return found[0] if len(found) == 1 and mode in (None, found[0].meta.mode) else None
 
 
-def _from_folder(path: str, options: CrawlOptions) -> Dossier:
+def _from_folder(path: str, options: CrawlOptions | None) -> Dossier:
     from provenance.ingest import fingerprint_local
 
     if not Path(path).exists():
@@ -82,7 +82,7 @@ def _from_folder(path: str, options: CrawlOptions) -> Dossier:
     return _only(path, fingerprint_local(Path(path), options))
 
 
-def _from_hub(repo: str, options: CrawlOptions, store: Path) -> Dossier:
+def _from_hub(repo: str, options: CrawlOptions | None, store: Path) -> Dossier:
     from provenance.ingest import fingerprint_named
 
     try:

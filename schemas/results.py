@@ -229,7 +229,8 @@ class ModelDescription(Versioned):
 class LineageRow(Record):
     """A row of the table `lineage`: a claim about a child and a parent, or what the child's card declares.
 
-    Where the two were never compared, all that rests on weights is null, and `relation` is the card's word.
+    Where the two were never compared, all that rests on weights is null, and `relation` is the card's word. `rank` is
+    the parent's place among the child's candidates, `evidence` the lines of evidence as JSON text.
     """
 
     child: str

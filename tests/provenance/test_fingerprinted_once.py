@@ -9,7 +9,7 @@ import pytest
 
 from provenance.crawler import fingerprint as crawler
 from provenance.crawler.architectures import read_names
-from provenance.schemas.records import TensorEntry
+from provenance.schemas.tensors import TensorEntry
 from tests.conftest import llama, trained
 from tests.support.command_line import Run
 

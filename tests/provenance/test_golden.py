@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import provenance
-from provenance.settings import CrawlOptions
+from provenance.crawler.engine.options import CrawlOptions
 from tests.support.command_line import CHILD, DECLARED, MINIATURE, PARENT, STRANGER, Run
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -48,7 +48,7 @@ CASES = {
 NOW = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\.\d+\+00:00"
 MASKS = {
     r"\d{8}T\d{6}-[0-9a-f]{8}": "RUN",
-    r"generation-\d{8}-[0-9a-f]{8}": "GENERATION",
+    r"generation-\d{8}-[0-9a-f]{16}": "GENERATION",
     rf'("(?:started|finished|fingerprinted|detected)_at": )"{NOW}"': r'\1"TIME"',
     rf"{NOW}$": "TIME",
     r'("(?:bytes_on_disk|rate)": )[\d.]+': r"\1SIZE",

@@ -48,8 +48,8 @@ class MemoryHistory:
         for outcome, fingerprint in sink.kept:
             if fingerprint is not None:
                 row = fingerprint.checkpoint
-                mode = Mode(row["mode"])
-                self.checkpoints.add((str(row["checkpoint_id"]), mode))
+                mode = row.mode
+                self.checkpoints.add((row.checkpoint_id, mode))
                 if outcome.source is Source.HUB:
                     self.repos.add((outcome.repo_id, short_revision(str(outcome.revision)), mode))
             if outcome.reason is Reason.NO_WEIGHTS:
