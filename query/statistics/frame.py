@@ -60,24 +60,41 @@ class Frame:
             return 0.0, 0.0
         return float(np.mean(self.weights[i][both] == 0)), float(np.mean(self.weights[j][both] == 0))
 
-    def carried(self, descendant: int, through: int, reference: int) -> tuple[float, float]:
-        """How much of the change from `reference` to `through` is found again in `descendant`.
+    @cached_property
+    def cells(self) -> Array:
+        """`[n, n]` number of cells that two members have in common."""
+        mask = self.mask.astype(np.float64)
+        cells: Array = mask @ mask.T
+        return cells
+
+    @cached_property
+    def squared(self) -> Array:
+        """`[n, n]` mean squared difference of two members over the cells that both have."""
+        mask = self.mask.astype(np.float64)
+        energy = (self.weights**2) @ mask.T
+        total = energy + energy.T - 2 * self.weights @ self.weights.T
+        squared: Array = np.maximum(total, 0) / np.maximum(self.cells, 1)
+        squared[self.equal] = 0.0
+        return squared
+
+    def carried(self, reference: int) -> tuple[Array, Array]:
+        """How much of the change from a reference to each member is found again in each other one.
 
         With u = descendant - reference and v = through - reference it is the slope of u on v: near 1 where the
-        descendant comes from `through`, near 0 where it started from `reference` itself.
+        descendant comes from `through`, near 0 where it started from the reference itself.
 
         Returns:
-            the slope and its standard error; 0 and infinity where nothing changed.
+            slopes `[descendant, through]` and their standard errors; 0 and infinity where `through` does not differ
+            from the reference.
         """
-        use = self.mask[descendant] & self.mask[through] & self.mask[reference]
-        u = (self.weights[descendant] - self.weights[reference])[use]
-        v = (self.weights[through] - self.weights[reference])[use]
-        energy = float(v @ v)
-        if energy == 0 or len(v) < MIN_CELLS:
-            return 0.0, np.inf
-        slope = float(u @ v) / energy
-        rest = u - slope * v
-        return slope, float(np.sqrt(rest @ rest / (len(v) - 1) / energy))
+        change = self.squared[reference]
+        inner = (change[:, None] + change[None, :] - self.squared) / 2
+        energy = np.broadcast_to(change, inner.shape)
+        slope = np.divide(inner, energy, out=np.zeros_like(inner), where=energy > 0)
+        rest = np.maximum(change[:, None] - slope * inner, 0)
+        number = np.maximum(np.minimum(self.cells, self.cells[reference]), 2) - 1
+        error = np.sqrt(np.divide(rest, energy * number, out=np.full_like(inner, np.inf), where=energy > 0))
+        return slope, error
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,22 @@ import rustworkx
 from numpy.typing import NDArray
 
 from provenance.query.statistics.frame import Frame, frame_of
-from provenance.query.verdict.merge import Merge, find_merge
+from provenance.query.verdict.merge import Merge, find_mean, find_sum
+from provenance.query.verdict.stack import find_stack
+from provenance.query.verdict.tree import carries, grow
 from provenance.query.verdict.witness import COMPARABLE, Member, declared, precedence
-
-CARRIED, CARRIED_PARTLY = 0.85, 0.5
-"""A node hangs on another when it carries that one's change on: its slope (see `Frame.carried`) is not clearly below
-the first, and clearly above the second."""
 
 MISSING_LAYERS = 1.0
 """Distance of a layer that only one of two has: that of an unrelated one, in units of the mean variance, is 2."""
 
-ROUNDS = 3
+Array = NDArray[np.float64]
+
+FAR_BETTER = 4.0
+"""How much less a sum of changes must leave over than a mean does."""
+
+NEAREST_STACKS = 12
+"""Relatives that stacked layers are looked for in."""
+
 _FAR = 2.0
 
 
@@ -71,18 +76,25 @@ class _Builder:
         self.copies = self._copies()
         self.nodes = [int(np.flatnonzero(self.copies == group)[0]) for group in range(self.copies.max() + 1)]
         """The first member of each group of copies stands for it."""
+        self._known_odds: dict[tuple[int, int], float] = {}
         self.distance = self._distances()
         self.merges = self._merges()
 
     def build(self) -> Family:
-        tree = [node for node in range(len(self.nodes)) if node not in self.merges]
-        close = [node for node in tree if self._comparable(node, tree)]
+        nodes = [node for node in range(len(self.nodes)) if node not in self.merges]
         ancestry, parent = np.zeros((len(self.nodes),) * 2), dict[int, int]()
-        for component in self._components(close):
-            self._root(component, ancestry, parent)
-        for node in tree:
-            if node not in close:
-                self._hang(node, ancestry, parent)
+        alone = []
+        for part in self._parts(nodes):
+            if len(part) == 1:
+                alone += part
+                continue
+            tree = grow(part, self._odds, self._slopes, self.distance)
+            parent.update(tree.parent)
+            for (above, node), probability in tree.ancestry.items():
+                ancestry[above, node] = probability
+        for node in alone:
+            self._hang(node, ancestry, parent)
+        self._sums(parent)
         self._add_merges(ancestry, parent)
         return self._expanded(ancestry, parent)
 
@@ -111,25 +123,19 @@ class _Builder:
         distance: NDArray[np.float64] = both * np.minimum(shared, _FAR) + (1 - both) * MISSING_LAYERS
         return distance
 
-    def _comparable(self, node: int, others: Sequence[int]) -> bool:
-        """Whether its cells correspond to those of another node: only then are distances additive."""
-        return any(self._correlation(node, other) >= COMPARABLE for other in others if other != node)
-
     def _correlation(self, a: int, b: int) -> float:
         return float(self.frame.shared.correlation[self.nodes[a], self.nodes[b]])
 
-    def _witness(self, a: int, b: int) -> float:
-        """Log odds that node `a` is the parent of node `b`; of copies, the oldest ones' dates speak and all cards."""
-        firsts, seconds = (list(map(int, np.flatnonzero(self.copies == node))) for node in (a, b))
-        one, other = self.members[self._oldest(firsts)], self.members[self._oldest(seconds)]
-        said = precedence(one, other, self.frame, self.nodes[a], self.nodes[b])
-        cards = [declared(self.members[i].dossier, self.members[j].dossier) for i in firsts for j in seconds]
-        return replace(said, declared=max(cards, key=abs)).log_odds
-
-    def _precedes(self, i: int, j: int) -> bool:
-        """Whether member `i` is clearly older than member `j`, by weights alone."""
-        said = precedence(self.members[i], self.members[j], self.frame, i, j)
-        return (said.structure or said.asymmetry) > 0
+    def _odds(self, a: int, b: int) -> float:
+        """Log odds that node `a` came before node `b`; of copies, the oldest ones' dates speak and all cards."""
+        if (a, b) not in self._known_odds:
+            firsts, seconds = (list(map(int, np.flatnonzero(self.copies == node))) for node in (a, b))
+            one, other = self.members[self._oldest(firsts)], self.members[self._oldest(seconds)]
+            said = precedence(one, other, self.frame, self.nodes[a], self.nodes[b])
+            cards = [declared(self.members[i].dossier, self.members[j].dossier) for i in firsts for j in seconds]
+            odds = replace(said, declared=max(cards, key=abs)).log_odds
+            self._known_odds[a, b], self._known_odds[b, a] = odds, -odds
+        return self._known_odds[a, b]
 
     def _oldest(self, group: Sequence[int]) -> int:
         return min(group, key=lambda i: self.members[i].dossier.meta.created_at or "9999")
@@ -137,30 +143,103 @@ class _Builder:
     # ---------------------------------------------------------------- merges
 
     def _merges(self) -> dict[int, Merge]:
-        """Nodes that are merges. Sister merges lie on one line with their parents: these come first as parents."""
-        nodes = range(len(self.nodes))
-        first = {node: merge for node in nodes if (merge := self._merge_of(node, nodes)) is not None}
-        plain = [node for node in nodes if node not in first]
-        return {node: self._merge_of(node, plain) or merge for node, merge in first.items()}
+        """Nodes that are merges, the clearest first; none descends from itself.
 
-    def _merge_of(self, node: int, others: Iterable[int]) -> Merge | None:
-        near = [self.nodes[o] for o in others if o != node and self._correlation(node, o) >= COMPARABLE]
-        return find_merge(self.frame, self.nodes[node], near, self._precedes)
+        Sister merges, and merges of merges, lie between each other too. So whatever lies between others is set aside
+        first, and the parents are looked for among what is left.
+        """
+        nodes = range(len(self.nodes))
+        found = {node: merge for node in nodes if (merge := self._mean_of(node, nodes)) is not None}
+        plain = [node for node in nodes if node not in found]
+        accepted: dict[int, Merge] = {}
+        for node in sorted(found, key=lambda node: found[node].left_over):
+            merge = self._mean_of(node, plain)
+            if merge is None:
+                below = self._below(node, accepted)
+                merge = self._mean_of(node, [other for other in nodes if other not in below])
+            if merge is not None:
+                accepted[node] = merge
+        return accepted
+
+    def _below(self, node: int, merges: Mapping[int, Merge]) -> set[int]:
+        """The node and all merges that descend from it."""
+        below = {node}
+        while more := {m for m in merges if m not in below and below & {self._node(p) for p in merges[m].weights}}:
+            below |= more
+        return below
+
+    def _node(self, member: int) -> int:
+        return int(self.copies[member])
+
+    def _mean_of(self, node: int, others: Iterable[int]) -> Merge | None:
+        rest = [other for other in others if other != node]
+        near = [self.nodes[other] for other in rest if self._correlation(node, other) >= COMPARABLE]
+        mean = find_mean(self.frame, self.nodes[node], near)
+        if mean is not None:
+            return mean
+        nearest = sorted(rest, key=lambda other: -self._correlation(node, other))[:NEAREST_STACKS]
+        grids = {self.nodes[other]: self.members[self.nodes[other]].grid for other in nearest}
+        return find_stack(self.members[self.nodes[node]].grid, grids)
+
+    def _sums(self, parent: dict[int, int]) -> None:
+        """Nodes that are sums of changes, now that the tree says what their base may be: any of their ancestors."""
+        lines = {node: self._line(node, parent) for node in parent}
+        found = dict[int, Merge]()
+        for node in parent:
+            for base in lines[node]:
+                # From M + R = A + B nothing follows about which of the four is the sum: other witnesses must say so.
+                children = [
+                    other
+                    for other in parent
+                    if base in lines[other]
+                    and node not in (other, *lines[other])
+                    and self._correlation(node, other) >= COMPARABLE
+                    and self._odds(base, other) > 0
+                    and self._odds(other, node) >= 0
+                ]
+                merge = self._sum(node, base, children) if self._odds(base, node) > 0 else None
+                if merge is not None and (node not in found or merge.left_over < found[node].left_over):
+                    found[node] = merge
+        for node, merge in sorted(found.items(), key=lambda item: item[1].left_over):
+            if not {self._node(place) for place in merge.weights} & self._below(node, self.merges):
+                self.merges[node] = merge
+                del parent[node]
+        for node, mean in self.merges.items():
+            # What looks like a mean of children may be a sum of their changes.
+            parents = [above for above in map(self._node, mean.weights) if above in lines]
+            for base in lines[parents[0]] if len(parents) > 1 and mean.reference is None else ():
+                merge = self._sum(node, base, [above for above in parents if base in lines[above]])
+                if merge is not None and FAR_BETTER * merge.left_over < self.merges[node].left_over:
+                    self.merges[node] = merge
+
+    def _sum(self, node: int, base: int, children: Iterable[int]) -> Merge | None:
+        return find_sum(self.frame, self.nodes[node], self.nodes[base], [self.nodes[child] for child in children])
+
+    def _line(self, node: int, parent: Mapping[int, int]) -> list[int]:
+        """The ancestors of a node in the tree, nearest first."""
+        line = []
+        while node in parent:
+            node = parent[node]
+            line.append(node)
+        return line
 
     def _add_merges(self, ancestry: NDArray[np.float64], parent: dict[int, int]) -> None:
         """Merges descend from their parents and all that these descend from; others may descend from a merge."""
-        for node, merge in sorted(self.merges.items()):
-            for member in merge.weights:
-                above = int(self.copies[member])
-                ancestry[:, node] = np.maximum(ancestry[:, node], ancestry[:, above])
-                ancestry[above, node] = 1.0
+        for node in self.merges:
+            ancestry[:, node] = 0.0
+        for _ in self.merges:  # a merge of merges needs as many rounds as it has generations of them
+            for node, merge in self.merges.items():
+                for above in map(self._node, merge.weights):
+                    ancestry[:, node] = np.maximum(ancestry[:, node], ancestry[:, above])
+                    ancestry[above, node] = 1.0
         for node in self.merges:
             parents = {int(self.copies[member]) for member in self.merges[node].weights}
             for child, above in list(parent.items()):
-                if child in parents or self.distance[child, node] >= self.distance[child, above]:
+                if child in parents or ancestry[child, node] > 0.5 or self._odds(node, child) <= 0:
                     continue
-                slope, error = self.frame.carried(self.nodes[child], self.nodes[node], self.nodes[above])
-                if slope - 2 * error >= CARRIED_PARTLY and slope + 2 * error >= CARRIED:
+                nearer = self.distance[child, node] < self.distance[child, above]
+                slope, error = self._slopes(above)
+                if nearer and carries(slope[child, node], error[child, node]):
                     parent[child] = node
                     below = [child, *(k for k in range(len(self.nodes)) if ancestry[child, k] > 0.5)]
                     for k in below:
@@ -169,78 +248,20 @@ class _Builder:
 
     # ---------------------------------------------------------------- the tree
 
-    def _components(self, nodes: Sequence[int]) -> list[list[tuple[int, int]]]:
-        """Edges of the minimum spanning tree, a list for each connected part."""
+    def _parts(self, nodes: Sequence[int]) -> list[list[int]]:
+        """Groups of nodes whose cells correspond, directly or through each other: only there are distances additive."""
         graph = rustworkx.PyGraph()
         graph.add_nodes_from(list(nodes))
         for x, a in enumerate(nodes):
             for y in range(x):
                 if self._correlation(a, nodes[y]) >= COMPARABLE:
-                    graph.add_edge(x, y, float(self.distance[a, nodes[y]]))
-        tree = rustworkx.minimum_spanning_tree(graph, weight_fn=float)
-        return [
-            [(nodes[x], nodes[y]) for x, y in tree.edge_list() if x in part]
-            for part in rustworkx.connected_components(tree)
-            if len(part) > 1
-        ]
+                    graph.add_edge(x, y, None)
+        return [[nodes[x] for x in sorted(part)] for part in rustworkx.connected_components(graph)]
 
-    def _root(self, edges: list[tuple[int, int]], ancestry: NDArray[np.float64], parent: dict[int, int]) -> None:
-        """Direct one part of the tree, and move what does not carry its parent's change on to the grandparent."""
-        for _ in range(ROUNDS):
-            directed, probability = self._roots(edges)
-            best = max(probability, key=lambda root: probability[root])
-            moved = self._refined(dict(directed[best]))
-            if moved == directed[best]:
-                break
-            edges = [(above, below) for below, above in moved.items()]
-        directed, probability = self._roots(edges)
-        for root, share in probability.items():
-            for node in directed[root]:
-                above = node
-                while above in directed[root]:
-                    above = directed[root][above]
-                    ancestry[above, node] += share
-        parent.update(directed[max(probability, key=lambda root: probability[root])])
-
-    def _roots(self, edges: Sequence[tuple[int, int]]) -> tuple[dict[int, dict[int, int]], dict[int, float]]:
-        """Every root's parents by child, and the probability of every root."""
-        near: dict[int, list[int]] = {}
-        for a, b in edges:
-            near.setdefault(a, []).append(b)
-            near.setdefault(b, []).append(a)
-        odds = {(a, b): self._witness(a, b) for a, b in edges}
-        odds |= {(b, a): -value for (a, b), value in odds.items()}
-        directed: dict[int, dict[int, int]] = {}
-        score: dict[int, float] = {}
-        for root in near:
-            above, queue = dict[int, int](), [root]
-            while queue:
-                node = queue.pop()
-                for other in near[node]:
-                    if other != above.get(node):
-                        above[other] = node
-                        queue.append(other)
-            directed[root] = above
-            # Both directions of an edge start from even odds.
-            score[root] = sum(-math.log1p(math.exp(-odds[up, node])) for node, up in above.items())
-        top = max(score.values())
-        weight = {root: math.exp(value - top) for root, value in score.items()}
-        total = sum(weight.values())
-        return directed, {root: value / total for root, value in weight.items()}
-
-    def _refined(self, above: dict[int, int]) -> dict[int, int]:
-        """Nodes that do not carry their parent's change on hang on the grandparent instead."""
-        moved = True
-        while moved:
-            moved = False
-            for node, up in list(above.items()):
-                if up not in above:
-                    continue
-                top = above[up]
-                slope, error = self.frame.carried(self.nodes[node], self.nodes[up], self.nodes[top])
-                if slope - 2 * error < CARRIED_PARTLY or slope + 2 * error < CARRIED:
-                    above[node], moved = top, True
-        return above
+    def _slopes(self, reference: int) -> tuple[Array, Array]:
+        slope, error = self.frame.carried(self.nodes[reference])
+        own = np.ix_(self.nodes, self.nodes)
+        return slope[own], error[own]
 
     def _hang(self, node: int, ancestry: NDArray[np.float64], parent: dict[int, int]) -> None:
         """A node whose cells correspond to no other's one to one: next to the nearest, directed by that pair alone."""
@@ -248,7 +269,7 @@ class _Builder:
         if not others:
             return
         near = max(others, key=lambda other: (self._same_shape(node, other), self._correlation(node, other)))
-        odds = self._witness(near, node)
+        odds = self._odds(near, node)
         below = 1 / (1 + math.exp(-odds))
         ancestry[:, node] = ancestry[:, near] * below
         ancestry[near, node], ancestry[node, near] = below, 1 - below

@@ -1,8 +1,17 @@
-"""Recognising a merge: a member that is a weighted sum of several relatives."""
+"""Recognising a merge: a member of a family that is a weighted sum of several others.
+
+Let U_i be the difference of a relative i from the member, and a_i weights that sum to 1. A merge leaves |Σ a_i U_i|²
+near 0. A base looks like a mean of its children, but their changes are independent of each other: then the sum leaves
+Σ a_i² |U_i|². The ratio of the two tells a merge from a base, however many children are stored.
+
+From M = (A + B) / 2 follows A = 2 M - B. With no weight negative the merge is the one that lies between the others. A
+negative weight is accepted only for a base that is clearly older than all the others (task arithmetic, arXiv
+2212.04089): M = R + λ (A - R) + λ (B - R).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,17 +21,19 @@ from provenance.query.statistics.frame import Frame
 from provenance.query.statistics.nnls import nnls
 
 INDEPENDENT = 0.5
-"""Share of the energy left over that independent changes would leave: 1 for any base and its children, 0 for an exact
-merge. Highest of the merges measured 0.03, lowest of the others 0.99."""
+"""Largest share of the energy left over that independent changes would leave. On the zoo merges have 0.03 at the most,
+all others 0.99 and more."""
 
 IMPROVED = 0.6
-"""Share of the distance to the nearest relative that may be left over: a noisy copy of one relative is no merge."""
+"""Largest share of the squared distance to the nearest relative that may be left over: a noisy copy is no merge."""
 
-FAR_BETTER = 4.0
 MIN_WEIGHT = 0.1
 MIN_CELLS = 256
 COVERED = 0.95
-"""Share of the model's cells that a parent must have."""
+"""Share of the member's cells that a parent must have."""
+
+NEAREST = 64
+"""Relatives that are tried, the nearest ones."""
 
 Array = NDArray[np.float64]
 
@@ -32,10 +43,10 @@ class Merge:
     """A member as a weighted sum of others.
 
     Attributes:
-        weights: of its parents, by their place in the frame; with the reference they sum to 1.
-        reference: the place of the base that the changes of the parents are counted from, where it is none of them
-            itself: its own share is what the weights lack to 1 (task arithmetic, arXiv 2212.04089).
-        left_over: energy of what the sum does not explain over what independent parents would leave.
+        weights: of its parents, by their place in the frame; with the reference's they sum to 1. For layers that were
+            stacked (passthrough): the share of the member's layers that came from each.
+        reference: the place of the base of task arithmetic, whose weight is negative; null elsewhere.
+        left_over: what the sum does not explain, as a share of what independent parents would leave.
     """
 
     weights: Mapping[int, float]
@@ -43,76 +54,90 @@ class Merge:
     left_over: float
 
 
-def find_merge(frame: Frame, member: int, others: Sequence[int], precedes: Callable[[int, int], bool]) -> Merge | None:
-    """The sum of others that a member is, null where it is none.
-
-    With any of the others as reference R the change `member - R` is regressed on the changes of the rest without an
-    intercept, weights not negative (Lawson & Hanson 1974, ch. 23). Let a_i be the weights, the reference's being what
-    is missing to 1, and U_i the difference of parent i from the member. A merge leaves |Σ a_i U_i|² near 0. A base
-    looks like a mean of its children, but their changes are independent: then it is Σ a_i² |U_i|². The ratio of the
-    two tells a merge from a base, however many children are stored.
-
-    From M = (A + B) / 2 follows A = 2 M - B: a reference of negative weight must itself be older than all the others.
+def find_mean(frame: Frame, member: int, others: Sequence[int]) -> Merge | None:
+    """The weighted mean of others that a member is, null where it is none.
 
     Args:
         frame: the family.
         member: place of the model.
         others: places of relatives whose cells correspond to it.
-        precedes: whether the weights say that one member came before another.
     """
+    places, gram = _differences(frame, member, others)
+    if len(places) < 2:
+        return None
+    kept = np.flatnonzero(_mix(gram, range(len(places))) >= MIN_WEIGHT).tolist()
+    shares = _mix(gram, kept) if len(kept) > 1 else np.zeros(len(places))
+    left_over = _left_over(gram, shares)
+    return None if left_over is None else Merge({places[i]: float(shares[i]) for i in kept}, None, left_over)
+
+
+def find_sum(frame: Frame, member: int, base: int, children: Sequence[int]) -> Merge | None:
+    """Changes of several children of a base, added to it (task arithmetic); null where the member is no such sum.
+
+    Args:
+        frame: the family.
+        member: place of the model.
+        base: place of the base.
+        children: places of relatives that came after the base.
+    """
+    places, gram = _differences(frame, member, [base, *children])
+    if not places or base not in places:
+        return None
+    reference = places.index(base)
+    chosen = [i for i in range(len(places)) if i != reference]
+    shares = np.zeros(len(places))
+    for _ in range(2):
+        if len(chosen) < 2:
+            return None
+        # |U_r + Σ w_i (U_i - U_r)|² through the Gram matrix of the U.
+        inner = gram[np.ix_(chosen, chosen)] - gram[chosen, reference][:, None] - gram[reference, chosen][None, :]
+        weights = _least_squares(
+            inner + gram[reference, reference], gram[reference, reference] - gram[chosen, reference]
+        )
+        shares = np.zeros(len(places))
+        shares[chosen], shares[reference] = weights, 1 - weights.sum()
+        chosen = [i for i in chosen if shares[i] >= MIN_WEIGHT]
+    left_over = _left_over(gram, shares)
+    if shares[reference] > -MIN_WEIGHT or len(chosen) < 2 or left_over is None:
+        return None
+    return Merge({places[i]: float(shares[i]) for i in chosen}, base, left_over)
+
+
+def _differences(frame: Frame, member: int, others: Sequence[int]) -> tuple[list[int], Array]:
+    """Distinct relatives that cover the member, the nearest ones, and inner products of their differences from it."""
     cells = frame.mask[member]
     usable = [o for o in others if not frame.equal[o, member] and frame.mask[o][cells].mean() >= COVERED]
     usable = [o for place, o in enumerate(usable) if not any(frame.equal[o, e] for e in usable[:place])]
-    if len(usable) < 2:
-        return None
+    usable = sorted(usable, key=lambda o: float(frame.shared.distance[o, member]))[:NEAREST]
     cells = frame.mask[[member, *usable]].all(axis=0)
     if cells.sum() < MIN_CELLS:
-        return None
+        return [], np.zeros((0, 0))
     change = frame.weights[usable][:, cells] - frame.weights[member][cells]
-    gram = change @ change.T
-    found = [m for r in range(len(usable)) if (m := _with_reference(gram, r, usable, member, precedes)) is not None]
-    # Where no weight is negative there is no doubt which of them is the merge: others must explain it far better.
-    return min(
-        found, key=lambda merge: merge.left_over * (FAR_BETTER if merge.reference is not None else 1), default=None
-    )
+    return usable, change @ change.T
 
 
-def _with_reference(
-    gram: Array, reference: int, places: Sequence[int], member: int, precedes: Callable[[int, int], bool]
-) -> Merge | None:
-    shares = _shares(gram, reference, np.ones(len(gram), np.bool_))
-    kept = np.abs(shares) >= MIN_WEIGHT
-    shares = _shares(gram, reference, kept)
-    kept = np.abs(shares) >= MIN_WEIGHT
-    parents = np.flatnonzero(shares >= MIN_WEIGHT).tolist()
-    independent = float(shares**2 @ np.diag(gram))
-    left = float(shares @ gram @ shares)
-    if len(parents) < 2 or left > INDEPENDENT * independent or left > IMPROVED * gram.diagonal()[kept].min():
+def _left_over(gram: Array, shares: Array) -> float | None:
+    """What is left over as a share of what independent parents would leave; null where that is no merge."""
+    left, independent = float(shares @ gram @ shares), float(shares**2 @ np.diag(gram))
+    if independent == 0 or left > INDEPENDENT * independent or left > IMPROVED * float(np.diag(gram).min()):
         return None
-    base = None
-    if shares[reference] <= -MIN_WEIGHT:
-        base = places[reference]
-        if not all(precedes(base, place) for place in (member, *(places[i] for i in parents))):
-            return None
-    return Merge({places[i]: float(shares[i]) for i in parents}, base, left / independent)
+    return left / independent
 
 
-def _shares(gram: Array, reference: int, kept: NDArray[np.bool_]) -> Array:
-    """Weights `[k]` that sum to 1, all but the reference's not negative, of the smallest sum of differences."""
-    k = len(gram)
-    rest = [i for i in range(k) if i != reference and kept[i]]
-    shares = np.zeros(k)
-    shares[reference] = 1.0
-    if not rest:
-        return shares
-    # |U_r + Σ w_i (U_i - U_r)|² through the Gram matrix of the U.
-    inner = gram[np.ix_(rest, rest)] - gram[rest, reference][:, None] - gram[reference, rest][None, :]
-    inner = inner + gram[reference, reference]
-    target = gram[reference, reference] - gram[rest, reference]
-    values, vectors = np.linalg.eigh(inner)
-    keep = values > values.max() * 1e-12
-    root = (vectors[:, keep] * np.sqrt(values[keep])).T
-    weights, _ = nnls(root, (vectors[:, keep] / np.sqrt(values[keep])).T @ target)
-    shares[rest] = weights
-    shares[reference] = 1.0 - weights.sum()
+def _mix(gram: Array, chosen: Sequence[int]) -> Array:
+    """Weights `[k]` of the chosen that sum to 1, none negative, and leave as little as possible."""
+    own = gram[np.ix_(chosen, chosen)]
+    # The sum is held at 1 by one more equation of great weight.
+    heavy = 1e4 * float(np.trace(own)) / len(chosen)
+    weights = _least_squares(own + heavy, np.full(len(chosen), heavy))
+    shares = np.zeros(len(gram))
+    shares[list(chosen)] = weights / weights.sum()
     return shares
+
+
+def _least_squares(normal: Array, target: Array) -> Array:
+    """Weights, none negative, from normal equations."""
+    values, vectors = np.linalg.eigh(normal)
+    keep = values > values.max() * 1e-13
+    root = (vectors[:, keep] * np.sqrt(values[keep])).T
+    return nnls(root, (vectors[:, keep] / np.sqrt(values[keep])).T @ target)[0]

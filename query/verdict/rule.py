@@ -174,7 +174,8 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
     if direction is Direction.SIBLING:
         return replace(me, direction=direction)
     relation = relation_of(me.pair, direction)
-    steps = int(family.steps[i, 0]) if direction is Direction.PARENT else 0
+    # An ancestor that is none in the most probable tree is listed after all that are.
+    steps = (int(family.steps[i, 0]) or len(family.members)) if direction is Direction.PARENT else 0
     return replace(me, verdict=verdict, direction=direction, relation=relation, steps=steps)
 
 

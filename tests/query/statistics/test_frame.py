@@ -55,11 +55,18 @@ def test_a_child_varies_more_than_its_parent(frame: Frame) -> None:
 def test_a_change_is_carried_on_by_descendants_only() -> None:
     grandchild = trained(CHILD, 4, 0.3)
     frame = frame_of([grid(ROOT), grid(CHILD), grid(grandchild), grid(COUSIN)])
-    slope, error = frame.carried(2, 1, 0)
-    assert abs(slope - 1) < 4 * error
-    slope, error = frame.carried(3, 1, 0)
-    assert abs(slope) < 4 * error
-    assert frame.carried(2, 0, 0) == (0.0, np.inf)
+    slope, error = frame.carried(0)
+    assert abs(slope[2, 1] - 1) < 4 * error[2, 1]
+    assert abs(slope[3, 1]) < 4 * error[3, 1]
+    assert (slope[2, 0], error[2, 0]) == (0.0, np.inf)
+
+
+def test_slopes_of_changes_are_those_of_the_changes_themselves(frame: Frame) -> None:
+    slope, error = frame.carried(0)
+    u, v = frame.weights[1] - frame.weights[0], frame.weights[2] - frame.weights[0]
+    rest = u - (u @ v) / (v @ v) * v
+    assert slope[1, 2] == pytest.approx((u @ v) / (v @ v), abs=1e-9)
+    assert error[1, 2] == pytest.approx(np.sqrt(rest @ rest / (len(u) - 1) / (v @ v)), rel=1e-6)
 
 
 def test_layers_that_were_dropped_are_missing_and_the_others_correspond() -> None:

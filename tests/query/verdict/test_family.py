@@ -137,7 +137,8 @@ def test_a_fine_tune_of_a_merge_descends_from_it_and_its_parents() -> None:
 
 
 def test_copies_share_their_ancestors() -> None:
-    family = family_of(members({"root": ROOT, "one": CHILDREN["one"], "copy": dict(CHILDREN["one"])}))
+    child = trained(ROOT, 2, 0.5)
+    family = family_of(members({"root": ROOT, "one": child, "copy": dict(child)}))
     assert family.copies.tolist() == [0, 1, 1]
     assert family.ancestry[0, 1] == family.ancestry[0, 2] >= 0.95
     assert family.ancestry[1, 2] == 0.5
