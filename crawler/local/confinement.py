@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from provenance.crawler.metadata import sha256_or_null
-from provenance.crawler.selection import bears_on_weights
+from provenance.crawler.selection import is_weight_related
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.records import RepoFile
 
@@ -91,7 +91,7 @@ class Contents:
                 self.folders.append(path.name)
             else:
                 fault = str(error)
-        if fault and bears_on_weights(path.name):
+        if fault and is_weight_related(path.name):
             self.faults.append(fault)
 
 

@@ -33,7 +33,7 @@ from provenance.crawler.selection import (
     PIPELINE_FILE,
     WEIGHT_SUFFIXES,
     Selection,
-    bears_on_weights,
+    is_weight_related,
     names_a_model,
     select_weights,
 )
@@ -174,7 +174,7 @@ class _Search:
             owns = repo_id in self.listing or PIPELINE_FILE in names or is_snapshot(folder)
             if owns:
                 self._gather(folder, contents)
-            holds_weights = bool(contents.faults) or any(map(bears_on_weights, names.difference(CONFIG_FILES)))
+            holds_weights = bool(contents.faults) or any(map(is_weight_related, names.difference(CONFIG_FILES)))
             # Inside a repo, a folder with only a config (`1_Pooling/config.json`) is a part of it, not another repo.
             is_repo = owns or holds_weights or (not in_repo and not names.isdisjoint(CONFIG_FILES))
             if is_repo:
