@@ -42,13 +42,13 @@ def forget(store: Store, repos: Iterable[str]) -> Rows[RepoFigures]:
 
 def compact(store: Store) -> CompactionFigures:
     """Tidy a store and its index; see `Database.compact`."""
-    from provenance.indexer.build import clear_leavings
+    from provenance.indexer.build import remove_unused_generations
     from provenance.query.catalogue import open_live
 
     before = store.manifest()
     dropped = store.purge()
     after = store.compact()
-    clear_leavings(store)
+    remove_unused_generations(store)
     store.write_views()
     generation = open_live(store)
     return CompactionFigures(
