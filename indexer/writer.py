@@ -46,7 +46,7 @@ class Writer:
         self._commit(run)
 
     def add(self, results: Sequence[tuple[Outcome, Fingerprint | None]], *, named: bool) -> None:
-        """Add the results of one task; they are committed together, so that a repo is known as a whole or not at all."""
+        """Add the results of one task. They are committed together, so that a repo is known wholly or not at all."""
         for outcome, fingerprint in results:
             self._outcomes.append(outcome)
             if fingerprint is not None:

@@ -24,7 +24,7 @@ def mentions(store: Store, repos: Iterable[str]) -> Rows[RepoFigures]:
 
 def forget(store: Store, repos: Iterable[str]) -> Rows[RepoFigures]:
     """Take repos out of a store; see `Database.forget`."""
-    from provenance.query.lineage.refresh import unsettle
+    from provenance.query.lineage.refresh import invalidate_verdicts
     from provenance.schemas import tables
 
     found = _mentions(store, repos)
@@ -34,7 +34,7 @@ def forget(store: Store, repos: Iterable[str]) -> Rows[RepoFigures]:
         {"repo_id": repo, "forgotten_at": max(now, newest + timedelta(microseconds=1)) if newest else now}
         for repo, (_, newest) in found.items()
     ]
-    unsettle(store, found)
+    invalidate_verdicts(store, found)
     store.commit({"tombstones": tables.from_rows("tombstones", rows)})
     store.write_views()
     return _figures(found)

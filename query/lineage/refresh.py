@@ -68,7 +68,7 @@ def refresh_lineage(store: Store, catalogue: Catalogue) -> Iterator[str]:
         store.write_views()
 
 
-def unsettle(store: Store, parents: Collection[str]) -> None:
+def invalidate_verdicts(store: Store, parents: Collection[str]) -> None:
     """Drop the verdicts about all checkpoints whose lineage names some parents: the next refresh examines them again.
 
     Args:
