@@ -85,7 +85,7 @@ VARIANTS = (
         roles={"layer_norm2": "other", "layer_norm3": "ffn_norm"},
     ),
     _variant(
-        "Blip2QFormerModel: layers without text of their own have a feed-forward for queries alone",
+        "Blip2QFormerModel: layers without text have a feed-forward for queries only",
         holds="intermediate_query.dense",
         lacks="intermediate.dense",
         roles={"intermediate_query.dense": "up", "output_query.dense": "down", "output_query.LayerNorm": "ffn_norm"},

@@ -116,7 +116,7 @@ class Frontier:
         """Decide whether to skip a task, or one of its checkpoints.
 
         Args:
-            task: the task; nothing was requested from the hub for it yet.
+            task: the task, of which nothing was read yet.
             checkpoint_id: one of its checkpoints, once its listing or its content has identified it.
 
         Returns:

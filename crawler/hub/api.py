@@ -14,8 +14,8 @@ from provenance.crawler.hub.transport import MAX_RETRIES, HubTransport
 from provenance.schemas.enums import Stage
 from provenance.schemas.errors import SourceError
 
-# `huggingface_hub` is imported inside functions: a crawl of local folders must not wait for it. It documents names that
-# it does not export explicitly, hence the ignores for mypy.
+# `huggingface_hub` is imported inside functions: a crawl of local folders must not wait for it. mypy needs the ignores
+# because some documented names are not exported explicitly.
 
 
 MAX_BODY, BODY_SECONDS = 128 * 1024 * 1024, 300.0

@@ -99,7 +99,7 @@ def list_hub(
 ) -> Iterator[HubRepo]:
     """The repos that the Hub lists; a page is fetched when the previous one is used up.
 
-    A repo that moves within the listing while it is read is yielded once, unless it comes again after ten thousand
+    A repo that moves within the listing while it is read is yielded once, unless it appears again after ten thousand
     others: the memory of seen repos is bounded.
 
     Args:
@@ -189,7 +189,7 @@ def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckp
 
 
 def _listed_repos(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo]:
-    """The repos of all pages, without repeats: if the sort field changes during the crawl, some repos come again."""
+    """The repos of all pages, without repeats, which occur if the sort field of a repo changes during the crawl."""
     fields = [*_EXPAND, _BASE_MODELS]
     page: str | None = "api/models"
     params: dict[str, Any] | None = {**query, "expand": fields}
