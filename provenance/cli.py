@@ -1,4 +1,4 @@
-"""`provenance`: parse, one typed call into the core, render. Commands live in `provenance.commands`."""
+"""`provenance`: parse, make one typed call, render. The commands are in `provenance.commands`."""
 
 from __future__ import annotations
 
