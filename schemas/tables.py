@@ -211,14 +211,14 @@ FINGERPRINT_TABLES = ("files", "tensors", "samples", "signatures")
 
 @cache
 def schema(table: str) -> pa.Schema:
-    """The Arrow schema of a table; each field carries its doc string under the metadata key `doc`."""
+    """The Arrow schema of a table; each field has its description under the metadata key `doc`."""
     return pa.schema(
         [pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in _COLUMNS[table]],
     )
 
 
 def empty(table: str) -> pa.Table:
-    """A table of no rows."""
+    """A table without rows."""
     return schema(table).empty_table()
 
 

@@ -53,7 +53,7 @@ def cli_page() -> str:
 
 
 def tables_page() -> str:
-    """Every table with its columns, and the views made of them."""
+    """Every table with its columns, and the derived views."""
     parts = [
         NOTICE,
         "# Tables",
@@ -72,7 +72,7 @@ PAGES = {"cli.md": cli_page, "tables.md": tables_page}
 
 
 def stale() -> list[str]:
-    """Names of the pages that are not what their sources say."""
+    """Names of the pages that differ from their sources."""
     return [name for name, page in PAGES.items() if not _same(DOCS / name, page())]
 
 

@@ -137,7 +137,7 @@ CONFIG_KEYS = ("architectures", "model_type", "quantization_config")
 
 
 def folder_repos(root: Path) -> list[HubRepo]:
-    """The repos of a folder: one for each line of its `listing.jsonl`, with the files of the folder that has its id as path.
+    """The repos of a folder: one per line of its `listing.jsonl`, with the files of the folder with that id.
 
     Links and hidden files are left out.
 
