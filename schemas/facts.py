@@ -35,7 +35,7 @@ class FactSet:
     def sort(self) -> None:
         """Merge the new numbers into the sorted array, 8 bytes each."""
         self._sorted = np.union1d(self._sorted, np.fromiter(self._newest, np.uint64))
-        self._newest = set()  # not cleared: another thread may look up a number that it has not found in the old array
+        self._newest = set()  # a new set: another thread may still search the old one
 
     def __contains__(self, known: int) -> bool:
         newest, others = self._newest, self._sorted
