@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def compare(a: str, b: str, store: str | None, output: str | None, plot: str | None) -> None:
     """Show every line of evidence for B as a parent of A.
 
-    A and B are checkpoint ids or repo ids in the store, or local folders (./…). Beside the scores of the curves stand
-    those of stored strangers of the same shape: what the architecture alone explains.
+    A and B are checkpoint ids or repo ids in the store, or local folders (./…). The scores of the curves are shown with
+    those of stored strangers of the same shape, which show what the architecture alone explains.
 
     \b
     Examples:

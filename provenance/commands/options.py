@@ -21,7 +21,7 @@ json_option = click.option(
 mode_option = click.option(
     "--mode",
     type=click.Choice(["sampled", "full"]),
-    help="Read planned bands of the weights, or every weight (default for local folders: full, for a hub: sampled).",
+    help="Read planned bands of the weights, or every weight (default: full for local folders, sampled for a hub).",
 )
 sample_option = click.option(
     "--sample",
