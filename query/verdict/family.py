@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import rustworkx
 from numpy.typing import NDArray
 
 from provenance.query.statistics.frame import Frame, frame_of
@@ -56,6 +55,10 @@ class Family:
     steps: NDArray[np.int64]
     copies: NDArray[np.int64]
     merges: Mapping[int, Merge] = field(default_factory=dict)
+
+    def overruled(self, i: int, j: int) -> tuple[str, ...]:
+        """What metadata says of the order of two members that their weights clearly contradict: `dates`, `declared`."""
+        return precedence(self.members[i], self.members[j], self.frame, i, j).overruled
 
     def merge_weight(self, parent: int, child: int) -> float | None:
         """The weight of a parent in a merge; null where the child is none, or not of this parent or a copy of it."""
@@ -250,13 +253,12 @@ class _Builder:
 
     def _parts(self, nodes: Sequence[int]) -> list[list[int]]:
         """Groups of nodes whose cells correspond, directly or through each other: only there are distances additive."""
-        graph = rustworkx.PyGraph()
-        graph.add_nodes_from(list(nodes))
-        for x, a in enumerate(nodes):
-            for y in range(x):
-                if self._correlation(a, nodes[y]) >= COMPARABLE:
-                    graph.add_edge(x, y, None)
-        return [[nodes[x] for x in sorted(part)] for part in rustworkx.connected_components(graph)]
+        parts: list[list[int]] = []
+        for node in nodes:
+            near = [part for part in parts if any(self._correlation(node, other) >= COMPARABLE for other in part)]
+            parts = [part for part in parts if part not in near]
+            parts.append([node, *(other for part in near for other in part)])
+        return [sorted(part) for part in parts]
 
     def _slopes(self, reference: int) -> tuple[Array, Array]:
         slope, error = self.frame.carried(self.nodes[reference])

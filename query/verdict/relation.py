@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from provenance.indexer.dossier import Dossier
 from provenance.query.evidence.pair import Pair
-from provenance.query.verdict.witness import ZEROS
+from provenance.query.verdict.witness import ZEROS, is_rounded, repeated_values
 from provenance.schemas.enums import Direction, Relation
 from provenance.schemas.roles import ROLE_CODE, Role
 
@@ -14,6 +14,9 @@ ROUNDING_KURTOSIS = 2.4
 NEARLY_EQUAL = 0.9998
 LONG_TRAINING = 0.4
 """Energy of the change over energy of the parent above which a fine-tune is called continued pre-training."""
+
+ROUNDED = 0.99
+"""Correlation that rounding alone keeps, also to 4 bits: below it something else was done too."""
 
 PARTLY = 0.5
 RESCALED = 0.05
@@ -48,6 +51,8 @@ def relation_of(pair: Pair, direction: Direction) -> Relation:
     slope = found.b_on_a if direction is Direction.CHILD else found.a_on_b
     if correlation > NEARLY_EQUAL:
         return Relation.TRANSFORMED if abs(slope - 1) > RESCALED else Relation.QUANTIZED
+    if correlation > ROUNDED and is_rounded(*(repeated_values(s.dossier) for s in (child, parent))):
+        return Relation.QUANTIZED
     if child.dossier.meta.quantization or found.change_kurtosis < ROUNDING_KURTOSIS:
         return Relation.QUANTIZED
     zeros = (found.zeros_b, found.zeros_a) if direction is Direction.CHILD else (found.zeros_a, found.zeros_b)

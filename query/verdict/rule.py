@@ -128,7 +128,7 @@ def settle(assessments: Sequence[Assessment]) -> list[Assessment]:
     if kin:
         subjects = [kin[0].pair.a, *(a.pair.b for a in kin)]
         family = family_of([Member(subject.dossier, subject.grid) for subject in subjects])
-        kin = [_place(one, family, i) for i, one in enumerate(kin, start=1)]
+        kin = [_with_conflicts(_place(one, family, i), family, i) for i, one in enumerate(kin, start=1)]
     return sorted([*kin, *others], key=_rank)
 
 
@@ -177,6 +177,16 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
     # An ancestor that is none in the most probable tree is listed after all that are.
     steps = (int(family.steps[i, 0]) or len(family.members)) if direction is Direction.PARENT else 0
     return replace(me, verdict=verdict, direction=direction, relation=relation, steps=steps)
+
+
+def _with_conflicts(me: Assessment, family: Family, i: int) -> Assessment:
+    """The assessment with a line for every date or declaration that the weights contradict: shown, never counted."""
+    notes = {"dates": "the dates", "declared": "what the card declares"}
+    lines = [
+        Evidence(kind, None, None, None, 0, f"{notes[kind]} of these two contradict the weights, and decide nothing")
+        for kind in family.overruled(i, 0)
+    ]
+    return replace(me, evidence=(*me.evidence, *lines))
 
 
 def _only_a_common_start(me: Assessment, direction: Direction) -> bool:

@@ -21,6 +21,9 @@ over 1.14. Both bounds are widened by two standard errors."""
 CARRIED_SURELY = 0.5
 """What the slope must exceed by two standard errors: a change too small to be found again is no ancestor's."""
 
+TIED = 0.05
+"""Share of the distance from the root under which two nodes differ too little to be ordered by it."""
+
 LIKELY = 0.001
 """Roots that are less probable are left out."""
 
@@ -83,17 +86,30 @@ def _below(
 ) -> dict[int, int]:
     """The parent of every node below a root: the nearest whose change it carries on, else the root itself."""
     parent: dict[int, int] = {}
-    for x in nodes:
-        if x == root:
-            continue
+
+    def comes_before(y: int, x: int) -> bool:
+        if distance[x, y] < TIED * distance[root, x]:
+            return odds(y, x) > 0  # the change between the two is lost in what both have from the root
+        return bool(distance[root, y] < distance[root, x]) and odds(y, x) > -math.log(2)
+
+    for x in sorted((node for node in nodes if node != root), key=lambda node: float(distance[root, node])):
         nearer = (y for y in nodes if y not in (x, root) and distance[x, y] < distance[x, root])
         carried = (
             y
             for y in sorted(nearer, key=lambda y: float(distance[x, y]))
-            if distance[root, y] < distance[root, x] and carries(slope[x, y], error[x, y]) and odds(y, x) > -math.log(2)
+            if carries(slope[x, y], error[x, y]) and comes_before(y, x) and not _hangs_on(y, x, parent)
         )
         parent[x] = next(carried, root)
     return parent
+
+
+def _hangs_on(node: int, above: int, parent: Mapping[int, int]) -> bool:
+    """Whether one node is below another so far."""
+    while node in parent:
+        node = parent[node]
+        if node == above:
+            return True
+    return False
 
 
 def _subtrees(root: int, above: Mapping[int, int]) -> dict[int, int]:

@@ -74,15 +74,11 @@ class Precedence:
         return self.asymmetry + self.dates + self.declared
 
     @property
-    def conflicts(self) -> tuple[str, ...]:
-        """Weaker witnesses that contradict the verdict."""
-        verdict = self.log_odds
-        said = {"dates": self.dates, "declared": self.declared, "asymmetry": self.asymmetry}
-        return tuple(name for name, value in said.items() if value * verdict < 0)
-
-    def reversed(self) -> Precedence:
-        """The same about the pair the other way round."""
-        return Precedence(-self.structure, -self.asymmetry, -self.dates, -self.declared)
+    def overruled(self) -> tuple[str, ...]:
+        """Dates and declarations that contradict the structure, or a clear asymmetry, of the weights."""
+        weights = self.structure or self.asymmetry
+        said = {"dates": self.dates, "declared": self.declared}
+        return tuple(name for name, value in said.items() if value * weights < 0 and abs(weights) >= CLEAR)
 
 
 @dataclass(frozen=True)
@@ -165,6 +161,11 @@ def repeated_values(dossier: Dossier) -> float:
     return float(np.mean((np.diff(row[order]) == 0) & (np.diff(value[order]) == 0)))
 
 
+def is_rounded(child: float, parent: float) -> bool:
+    """Whether the shares of repeated values say that a child's weights were rounded from a parent's."""
+    return child > MIN_REPEATS and child > 2 * parent
+
+
 def _structure(first: Member, second: Member, frame: Frame, i: int, j: int) -> float:
     """Zeros where the other has weights; experts, layers and rows copied or cut; weights on a coarser grid."""
     zeros = frame.zeros(i, j)
@@ -183,9 +184,10 @@ def _structure(first: Member, second: Member, frame: Frame, i: int, j: int) -> f
         parent = shallow if deep.repeated > shallow.repeated + 1 else deep
         return STRUCTURE if parent is first else -STRUCTURE
     if frame.shared.distance[i, j] < ROUNDED and not frame.equal[i, j]:
-        low, high = sorted((first.repeats, second.repeats))
-        if high > MIN_REPEATS and high > 2 * low:
-            return STRUCTURE if second.repeats > first.repeats else -STRUCTURE
+        if is_rounded(second.repeats, first.repeats):
+            return STRUCTURE
+        if is_rounded(first.repeats, second.repeats):
+            return -STRUCTURE
     return 0.0
 
 
