@@ -6,8 +6,9 @@ import csv
 import json
 import sys
 import tempfile
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, product
 from pathlib import Path
 
@@ -21,12 +22,15 @@ from provenance.crawler.fingerprint import read_header
 from provenance.crawler.local.reader import LocalReader
 from provenance.crawler.product_plan import plan_products
 from provenance.crawler.products import read_products
-from provenance.query.statistics.products import ProductAgreement, ProductMatch, compare_products
+from provenance.demo_hub.repos import HubRepo
+from provenance.query.statistics.products import ProductAgreement, ProductMatch, binomial_log10_tail, compare_products
 from provenance.query.statistics.significance import to_p
 from provenance.query.verdict.rule import ALPHA
 from provenance.schemas.errors import WeightsError
-from provenance.schemas.records import ProductSketch
+from provenance.schemas.products import Product, ProductSketch
+from provenance.schemas.roles import Role
 from tests.conftest import Tensors
+from tests.hub.generated import LLAMA_7B, LLAMA_70B, QWEN3_30B_A3B, generated_repo
 from tests.support.disguises import DISGUISES, Disguise
 from tools.tiny_llama import Weights, initial_weights, read_text, train
 from tools.tiny_llama import config as tiny_config
@@ -49,7 +53,7 @@ def sketch(folder: Path, anchors: Sequence[int] | None = None) -> ProductSketch 
         entries = [entry for file in files for entry in read_header(reader, file, folder.name)]
         settings = next((folder / name for name in ("config.json", "params.json") if (folder / name).exists()), None)
         resolved = resolve_roles(entries, None if settings is None else json.loads(settings.read_text()))
-        vocabulary = next((t.shape[0] for t in resolved.tensors if t.role == "embed"), 0)
+        vocabulary = next((t.shape[0] for t in resolved.tensors if t.role is Role.EMBEDDING), 0)
         try:
             return read_products(reader, plan_products(resolved, anchors or spread_anchors(max(vocabulary, 256))))
         except WeightsError:
@@ -83,6 +87,11 @@ def highest(matches: Iterable[ProductMatch], which: str) -> float:
     return max((a.value for match in matches if (a := getattr(match, which)) is not None), default=float("nan"))
 
 
+def at_random(found: ProductAgreement) -> float:
+    """log10 p with the chance 1/L, whatever shifts say."""
+    return binomial_log10_tail(found.layers, found.agreeing, 1 / found.layers)
+
+
 def null_rows(label: str, pairs: Sequence[tuple[frozenset[str], ProductMatch]], n: int) -> Iterable[Sequence[object]]:
     """Share of unrelated pairs with p at most a, each pair of families counted once; the plain share beside it."""
     lines: dict[str, Callable[[ProductMatch], float | None]] = {
@@ -90,6 +99,8 @@ def null_rows(label: str, pairs: Sequence[tuple[frozenset[str], ProductMatch]], 
         "FU": lambda m: m.fu and m.fu.log10_p,
         "both": lambda m: m.log10_p,
     }
+    if label == "as deep":
+        lines |= {"VO at 1/L": lambda m: m.vo and at_random(m.vo), "FU at 1/L": lambda m: m.fu and at_random(m.fu)}
     for name, line in lines.items():
         ps = [(families, to_p(log10_p)) for families, match in pairs if (log10_p := line(match)) is not None]
         by_family: dict[frozenset[str], list[float]] = defaultdict(list)
@@ -237,6 +248,49 @@ def twins() -> None:
     table("twins | VO | FU | log10 p | convicts", rows)
 
 
+class GeneratedReader:
+    """Reads the files of a generated repo."""
+
+    def __init__(self, repo: HubRepo) -> None:
+        self.repo, self.bytes_read, self.requests = repo, 0, 0
+
+    def size(self, path: str) -> int:
+        return self.repo.files[path].size
+
+    def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        for start, stop in ranges:
+            self.bytes_read, self.requests = self.bytes_read + stop - start, self.requests + 1
+            yield self.repo.files[path].read(start, stop)
+
+
+def costs() -> None:
+    rows = []
+    for name, geometry in (("Llama 7B", LLAMA_7B), ("Llama 70B", LLAMA_70B), ("Qwen3 30B-A3B", QWEN3_30B_A3B)):
+        repo = generated_repo("bench/model", geometry)
+        reader = GeneratedReader(repo)
+        paths = [path for path in repo.files if path.endswith(".safetensors")]
+        resolved = resolve_roles([e for path in paths for e in read_header(reader, path, name)], geometry.config())
+        anchors = spread_anchors(geometry.vocabulary)
+        sizes = {}
+        for products in ((Product.VO,), tuple(Product)):
+            for layers in (range(1), range(2)):
+                sizes[products, len(layers)] = plan_products(
+                    resolved, anchors, layers=layers, products=products
+                ).n_bytes
+        (vo, vo2), (both, both2) = [(sizes[p, 1], sizes[p, 2]) for p in ((Product.VO,), tuple(Product))]
+        eight = plan_products(resolved, anchors, layers=range(8), products=[Product.VO])
+        mib = [f"{n / 2**20:,.1f}" for n in (2 * vo - vo2, vo2 - vo, both2 - both - vo2 + vo, eight.n_bytes)]
+        requests = reader.requests
+        started = time.perf_counter()
+        read_products(reader, eight)
+        rows.append((name, *mib, reader.requests - requests, f"{time.perf_counter() - started:.1f}"))
+    table(
+        "MiB | anchors | VO a layer | FU a layer | eight layers of VO | requests | seconds, generation included", rows
+    )
+
+
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # matrices this small gain nothing from more
     zoo(Path(sys.argv[1]))
+    costs()
     twins()
