@@ -55,6 +55,30 @@ def shared_anchors(
     return tuple(pair[0] for pair in chosen), tuple(pair[1] for pair in chosen)
 
 
+def common_anchors(
+    vocabularies: tuple[int, int],
+    tokenizers: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None],
+    count: int = ANCHORS,
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The same tokens in two checkpoints: by equal ids, unless their tokenizers say that those are other tokens.
+
+    Args:
+        vocabularies: rows of both embeddings.
+        tokenizers: both `tokenizer.json` as parsed; where one is null, equal ids are taken for equal tokens.
+        count: how many tokens.
+
+    Returns:
+        ids in the first and in the second vocabulary; null where too few tokens are shared.
+    """
+    a, b = tokenizers
+    by_id = spread_anchors(min(vocabularies), count) if min(vocabularies) >= count else None
+    if a is not None and b is not None:
+        first, second = ({place: token for token, place in token_ids(one).items()} for one in (a, b))
+        if by_id is None or any(first.get(place) != second.get(place) for place in by_id):
+            return shared_anchors(a, b, count)
+    return None if by_id is None else (by_id, by_id)
+
+
 def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
     """Token -> id of a `tokenizer.json`; empty where it holds no vocabulary that can be read.
 

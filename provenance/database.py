@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -161,23 +161,44 @@ class Database:
         """Every latest checkpoint, indexed or not."""
         return self.catalogue.dossiers()
 
-    def compare(self, a: str, b: str, *, plot: str | None = None) -> Comparison:
+    def compare(
+        self,
+        a: str,
+        b: str,
+        *,
+        plot: str | None = None,
+        deep: bool = False,
+        options: CrawlOptions | None = None,
+        before_reading: Callable[[int], object] | None = None,
+    ) -> Comparison:
         """Every line of evidence for `b` as a parent of `a`.
 
         Args:
             a: what `find` takes.
             b: likewise.
             plot: a `.png` or `.svg` file to draw curves and cells into.
+            deep: read the weights of both anew, and compare what no inner disguise changes.
+            options: how a model that is not stored is read.
+            before_reading: told how many bytes of weights `deep` will read.
 
         Raises:
             UnknownModelError: one of them is neither stored nor a folder with a checkpoint.
+            SourceError: `deep`, and one was crawled from a folder and is not named by it.
+            CheckpointError: `deep`, and one cannot be read any more.
             ProvenanceError: the plot cannot be drawn.
         """
         from provenance.query.compare import compare
         from provenance.query.evidence.pair import Pair, Subject
 
-        pair = Pair(Subject(self.find(a)), Subject(self.find(b)), self.catalogue.background)
-        found = compare(pair, self.catalogue)
+        pair = Pair(Subject(self.find(a, options)), Subject(self.find(b, options)), self.catalogue.background)
+        reading = None
+        if deep:
+            from provenance.deep import Weigher
+
+            with Weigher(self.store, options) as weigher:
+                model, other = weigher.open(pair.a.dossier, a), weigher.open(pair.b.dossier, b)
+                (reading,) = weigher.read(model, [other], before_reading)
+        found = compare(pair, self.catalogue, reading)
         if plot is not None:
             from provenance.plot import plot_pair
 

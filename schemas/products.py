@@ -39,3 +39,20 @@ class ProductSketch:
     fu: NDArray[np.float32]
     anchors: tuple[int, ...]
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeepReading:
+    """What reading the weights of a pair anew gave.
+
+    Attributes:
+        a: products of the model asked about, null where they could not be read.
+        b: products of the candidate, between the same tokens.
+        bytes_read: bytes of weights that this pair cost; a model that was read for an earlier pair is not read again.
+        note: what was left out, or why nothing was read; may be empty.
+    """
+
+    a: ProductSketch | None
+    b: ProductSketch | None
+    bytes_read: int = 0
+    note: str = ""
