@@ -25,7 +25,7 @@ from provenance.crawler.products import read_products
 from provenance.demo_hub.repos import HubRepo
 from provenance.query.statistics.products import ProductAgreement, ProductMatch, binomial_log10_tail, compare_products
 from provenance.query.statistics.significance import to_p
-from provenance.query.verdict.rule import ALPHA
+from provenance.query.verdict.deep import convicts
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.products import Product, ProductSketch
 from provenance.schemas.roles import Role
@@ -113,7 +113,7 @@ def null_rows(label: str, pairs: Sequence[tuple[frozenset[str], ProductMatch]], 
         ]
         which = {"VO": "vo", "FU": "fu"}.get(name)
         top = highest((m for _, m in pairs), which) if which else "–"
-        convicted = sum(match.convicts(n, ALPHA) for _, match in pairs) if name == "both" else "–"
+        convicted = sum(convicts(match, n) for _, match in pairs) if name == "both" else "–"
         yield label, name, len(ps), len(by_family), *shares, top, convicted
 
 
@@ -132,7 +132,7 @@ def zoo(root: Path) -> None:
             if match is None or truth[child]["weights_derived"] != "true":
                 continue
             row = (child, truth[child]["relation"], figures(match.vo), figures(match.fu), match.log10_p)
-            (attacks if truth[child]["attack"] == "true" else open_rows).append((*row, match.convicts(n, ALPHA)))
+            (attacks if truth[child]["attack"] == "true" else open_rows).append((*row, convicts(match, n)))
     head = "child | relation | VO: agree (best shift), value | FU | log10 p | convicts"
     table(f"attack: {head}", attacks)
     table(f"open: {head}", open_rows)
@@ -172,7 +172,7 @@ def disguised(root: Path, parents: Sequence[str], known: dict[str, ProductSketch
                 assert copy is not None
                 by_name[name].append(compare_products(known[parent], copy))
             matches = [m for found in by_name.values() for m in found]
-            found = sum(m.convicts(64, ALPHA) for m in matches)
+            found = sum(convicts(m, 64) for m in matches)
             worst = min(by_name, key=lambda name: min(lowest(by_name[name], "vo"), lowest(by_name[name], "fu")))
             rows.append(
                 (f"{amount:.0%}", f"{found} of {len(matches)}", lowest(matches, "vo"), lowest(matches, "fu"), worst)
@@ -199,7 +199,7 @@ def disguised(root: Path, parents: Sequence[str], known: dict[str, ProductSketch
                 (vocabularies if other == parent else other_pairs).append(match)
     table("noise | found | lowest VO | lowest FU | lowest by", rows)
     for label, some in (("everything + 10 % noise, own root", vocabularies), ("the same, other roots", other_pairs)):
-        found = sum(m.convicts(64, ALPHA) for m in some)
+        found = sum(convicts(m, 64) for m in some)
         spans = [f"{lowest(some, which):.3f} to {highest(some, which):.3f}" for which in ("vo", "fu")]
         table("other vocabulary, anchors by string | pairs | convicted | VO | FU", [(label, len(some), found, *spans)])
 
@@ -231,7 +231,7 @@ def twins() -> None:
     assert stranger is not None
     for label, other in (("miniature twin", twin), ("miniature stranger", stranger)):
         match = compare_products(base, other)
-        rows.append((label, figures(match.vo), figures(match.fu), match.log10_p, match.convicts(64, ALPHA)))
+        rows.append((label, figures(match.vo), figures(match.fu), match.log10_p, convicts(match, 64)))
     with tempfile.TemporaryDirectory() as place:
         for steps, rate in TWINS:
             pair = []
@@ -244,7 +244,7 @@ def twins() -> None:
             assert right is not None
             match = compare_products(left, right)
             label = f"twins, {steps} steps at {rate:g}"
-            rows.append((label, figures(match.vo), figures(match.fu), match.log10_p, match.convicts(64, ALPHA)))
+            rows.append((label, figures(match.vo), figures(match.fu), match.log10_p, convicts(match, 64)))
     table("twins | VO | FU | log10 p | convicts", rows)
 
 

@@ -122,6 +122,8 @@ class Database:
         min_probability: float = 0.0,
         save: bool = False,
         options: CrawlOptions | None = None,
+        deep: bool = False,
+        before_reading: Callable[[int], object] | None = None,
     ) -> Answer:
         """The `k` most suspected parents of a model.
 
@@ -132,15 +134,24 @@ class Database:
             min_probability: candidates below are left out.
             save: keep the model in the store, which then counts as one of its checkpoints.
             options: how a model that is not stored is read.
+            deep: read the weights of the model and of its best undecided candidates anew; see `compare`.
+            before_reading: told how many bytes of weights `deep` will read.
 
         Raises:
             UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
             IndexMissingError: the index holds no signatures of this spec.
+            SourceError, CheckpointError: as `compare`, of the model.
         """
-        from provenance.query.engine import answer
+        from provenance.query.engine import judge
 
         dossier = self._save(model, options) if save else self.find(model, options)
-        return answer(dossier, self.catalogue, k=k, spec=spec, min_probability=min_probability)
+        found = judge(dossier, self.catalogue, spec=spec)
+        if deep:
+            from provenance.deep import Weigher
+
+            with Weigher(self.store, options) as weigher:
+                found = weigher.examine(found, model, before_reading)
+        return found.at_least(min_probability).answer(k)
 
     def find(self, model: str, options: CrawlOptions | None = None) -> Dossier:
         """The dossier of a model: stored (checkpoint id or repo id), or fingerprinted now from a folder or the hub.

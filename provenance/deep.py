@@ -19,7 +19,7 @@ from provenance.crawler.products import read_products
 from provenance.query.origin import origin
 from provenance.resolve import is_path
 from provenance.schemas.enums import Source
-from provenance.schemas.errors import CheckpointError, SourceError, UnknownModelError, WeightsError
+from provenance.schemas.errors import CheckpointError, ProvenanceError, SourceError, UnknownModelError, WeightsError
 from provenance.schemas.products import DeepReading, Product, ProductSketch
 from provenance.schemas.protocols import TensorReader
 from provenance.schemas.roles import MAIN_STACK, Role
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from provenance.crawler.hub.transport import HubTransport
     from provenance.indexer.dossier import Dossier
     from provenance.indexer.store.store import Store
+    from provenance.query.engine import Judgement
+
+MAX_CANDIDATES = 5
+"""Candidates of a query that are read: those that come first and are no relatives yet."""
 
 REMOTE_LAYERS = 16
 """Layers of a hub's model that are read, spread evenly: 16 that agree have p = 16^-16."""
@@ -139,6 +143,27 @@ class Weigher:
             cost += model.reader.bytes_read + other.reader.bytes_read
             readings.append(DeepReading(a, b, cost, note))
         return readings
+
+    def examine(self, found: Judgement, name: str, before: Callable[[int], object] | None = None) -> Judgement:
+        """Read a model and its best candidates that are no relatives yet, and judge them by that too.
+
+        Args:
+            found: the answer without.
+            name: what the user called the model.
+            before: as for `read`.
+
+        Raises:
+            SourceError, CheckpointError: as `open`, of the model; a candidate that cannot be read has a note instead.
+        """
+        examined = found.undecided(MAX_CANDIDATES)
+        model = self.open(found.model, name)
+        return found.deepened(examined, self.read(model, [self._opened(a.pair.b.dossier) for a in examined], before))
+
+    def _opened(self, candidate: Dossier) -> Weights | str:
+        try:
+            return self.open(candidate)
+        except ProvenanceError as error:
+            return str(error)
 
     def _tasks(self, dossier: Dossier, name: str | None) -> Iterator[CrawlTask]:
         meta = dossier.meta

@@ -181,6 +181,93 @@ def test_a_stored_repo_is_read_from_its_hub(hub: tuple[Database, CrawlOptions, L
     assert database.compare("org/root", "thief/copy", deep=True, options=options).direction == "child"
 
 
+# Queries
+
+
+def test_a_query_finds_the_origin_of_a_disguised_copy(
+    hub: tuple[Database, CrawlOptions, LoopbackHub], models: Path
+) -> None:
+    database, options, _ = hub
+    model = str(models / "thief/copy")
+    plain = database.query(model, options=options)
+    assert not {"org/root", "org/twin"} & {c.repo_id for c in plain.candidates if c.verdict in ("derived", "related")}
+    said: list[int] = []
+    deep = database.query(model, options=options, deep=True, before_reading=said.append)
+    assert deep.verdict == "inconclusive", "a twin would look the same"
+    found = {candidate.repo_id: candidate for candidate in deep.candidates}
+    assert [candidate.rank for candidate in deep.candidates] == list(range(1, len(MODELS)))
+    assert deep.candidates[0].repo_id == "org/root"
+    for origin in ("org/root", "org/twin", "thief/twin"):
+        assert (found[origin].verdict, found[origin].relation) == ("related", "transformed")
+    for stranger in ("else/where", "else/disguised", "else/shallow"):
+        assert found[stranger].verdict in ("unrelated", "inconclusive")
+    read = [candidate for candidate in deep.candidates if any(e.kind == "products" for e in candidate.evidence)]
+    assert len(read) == 5
+    assert said == [sum(bytes_said(products(candidate).note) for candidate in read)]
+    likely = database.query(model, options=options, deep=True, min_probability=0.5)
+    assert {candidate.repo_id for candidate in likely.candidates} == {"org/root", "org/twin", "thief/twin"}
+
+
+def test_relatives_that_are_known_are_not_read(hub: tuple[Database, CrawlOptions, LoopbackHub]) -> None:
+    database, options, _ = hub
+    deep = database.query("org/twin", options=options, deep=True)
+    assert deep.verdict == "derived"
+    assert deep.candidates[0].repo_id == "org/root"
+    assert all(line.kind != "products" for line in deep.candidates[0].evidence)
+
+
+def test_an_older_relative_is_no_proven_parent(hub: tuple[Database, CrawlOptions, LoopbackHub]) -> None:
+    database, options, _ = hub
+    deep = database.query("thief/copy", options=options, deep=True)
+    (root,) = [candidate for candidate in deep.candidates if candidate.repo_id == "org/root"]
+    assert (root.verdict, root.direction) == ("related", "parent")
+    assert deep.verdict == "inconclusive"
+
+
+def test_a_candidate_that_cannot_be_read_says_why(
+    hub: tuple[Database, CrawlOptions, LoopbackHub], local: Database, models: Path
+) -> None:
+    model = str(models / "thief/copy")
+    said: list[int] = []
+    lines = [
+        line
+        for candidate in local.query(model, deep=True, before_reading=said.append).candidates
+        for line in candidate.evidence
+        if line.kind == "products"
+    ]
+    assert said == [0]
+    assert len(lines) == 5
+    assert all(line.value is None and "name the folder instead" in line.note for line in lines)
+    with pytest.raises(SourceError, match=r"org/root.*name the folder"):
+        local.query("org/root", deep=True)
+
+    database, options, served = hub
+    root = served.repos.pop("org/root")
+    try:
+        found = {c.repo_id: c for c in database.query(model, options=options, deep=True).candidates}
+    finally:
+        served.repos["org/root"] = root
+    assert found["org/root"].verdict not in ("related", "derived")
+    assert "org/root" in products(found["org/root"]).note
+    assert found["org/twin"].verdict == "related"
+
+
+def test_the_query_command_shows_products(
+    run: Run, local: Database, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ("--store", str(local.store.path))
+    plain, deep = (
+        run("query", str(models / "thief/copy"), *store, "--format", "table", *flag) for flag in ((), ("--deep",))
+    )
+    assert "products" not in plain.out
+    assert "products" in deep.out
+    assert "(0 bytes)" in deep.err
+    assert deep.err.count("not compared with --deep: ") == 5
+
+
+# Vocabularies
+
+
 def test_tokens_go_by_their_strings_where_vocabularies_differ(local: Database, models: Path, tmp_path: Path) -> None:
     """The copy has its tokens in another order; equal ids would compare different tokens."""
     names = [f"t{i}" for i in range(64)]
