@@ -64,18 +64,18 @@ def common_anchors(
 
     Args:
         vocabularies: rows of both embeddings.
-        tokenizers: both `tokenizer.json` as parsed; where one is null, equal ids are taken for equal tokens.
+        tokenizers: both `tokenizer.json` as parsed; where one is null or has no vocabulary, equal ids are taken for
+            equal tokens.
         count: how many tokens.
 
     Returns:
         ids in the first and in the second vocabulary; null where too few tokens are shared.
     """
-    a, b = tokenizers
     by_id = spread_anchors(min(vocabularies), count) if min(vocabularies) >= count else None
-    if a is not None and b is not None:
-        first, second = ({place: token for token, place in token_ids(one).items()} for one in (a, b))
-        if by_id is None or any(first.get(place) != second.get(place) for place in by_id):
-            return shared_anchors(a, b, count)
+    a, b = (one or {} for one in tokenizers)
+    first, second = ({place: token for token, place in token_ids(one).items()} for one in (a, b))
+    if first and second and (by_id is None or any(first.get(place) != second.get(place) for place in by_id)):
+        return shared_anchors(a, b, count)
     return None if by_id is None else (by_id, by_id)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provenance.crawler.anchors import ANCHORS, shared_anchors, spread_anchors, token_ids
+from provenance.crawler.anchors import ANCHORS, common_anchors, shared_anchors, spread_anchors, token_ids
 
 
 @given(st.integers(ANCHORS, 300_000))
@@ -61,6 +61,19 @@ def test_unigram_vocabularies_list_tokens_by_id() -> None:
 def test_few_shared_tokens_are_no_anchors() -> None:
     assert shared_anchors(bpe(WORDS[:15]), bpe(WORDS)) is None
     assert shared_anchors(bpe(WORDS[:16]), bpe(WORDS)) == (tuple(range(16)), tuple(range(16)))
+
+
+def test_equal_ids_serve_unless_tokenizers_disagree() -> None:
+    by_id = (spread_anchors(100), spread_anchors(100))
+    plain, longer, turned = bpe(WORDS), bpe([*WORDS, "more"]), bpe(WORDS[::-1])
+    assert common_anchors((100, 101), (plain, longer)) == by_id
+    for unknown in (None, {}, {"model": {"vocab": {}}}):
+        assert common_anchors((100, 100), (turned, unknown)) == by_id
+    found = common_anchors((100, 100), (plain, turned))
+    assert found is not None
+    assert all(a + b == 99 for a, b in zip(*found, strict=True))
+    assert common_anchors((0, 100), (None, plain)) is None
+    assert common_anchors((100, 100), (plain, bpe([f"x{i}" for i in range(100)]))) is None
 
 
 @pytest.mark.parametrize(

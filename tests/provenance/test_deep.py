@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import provenance
 from provenance.crawler.engine.options import CrawlOptions
 from provenance.database import Database
+from provenance.deep import Weigher
 from provenance.demo_hub import LoopbackHub, folder_repos
 from provenance.schemas.errors import SourceError
 from provenance.schemas.results import Comparison, Evidence
@@ -179,6 +182,35 @@ def test_a_stored_repo_is_read_from_its_hub(hub: tuple[Database, CrawlOptions, L
     assert products(both).value == products(found).value
     assert (found.direction, both.direction) == ("unknown", "parent"), "a folder has no date"
     assert database.compare("org/root", "thief/copy", deep=True, options=options).direction == "child"
+
+
+def test_of_a_network_sixteen_layers_of_attention_are_read(local: Database, tmp_path: Path) -> None:
+    tensors = llama(21, layers=20)
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"num_hidden_layers": 20}))
+    dossier = local.find(str(tmp_path))
+    with Weigher(local.store) as weigher:
+        near, far = (replace(weigher.open(dossier, str(tmp_path)), remote=remote) for remote in (False, True))
+        ((whole,), (some,)) = (weigher.read(model, [near]) for model in (near, far))
+    assert whole.a is not None
+    assert some.a is not None
+    assert whole.a.layers == tuple(range(20))
+    assert len(some.a.layers) == 16
+    assert some.a.layers[0] == 0
+    assert some.a.layers[-1] == 18
+    assert np.isnan(some.a.fu).all()
+    assert some.b is not None
+    assert some.b.layers == some.a.layers, "one network is enough"
+    assert some.bytes_read < whole.bytes_read / 2
+
+
+def test_a_model_is_read_once_for_all_candidates(local: Database, models: Path) -> None:
+    dossiers = {name: local.find(str(models / name)) for name in ("thief/copy", "org/root", "org/twin")}
+    with Weigher(local.store) as weigher:
+        model, *others = (weigher.open(dossier, str(models / name)) for name, dossier in dossiers.items())
+        first, second = weigher.read(model, others)
+    assert first.bytes_read == 2 * second.bytes_read
+    assert first.a is second.a
 
 
 # Queries

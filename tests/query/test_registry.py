@@ -66,7 +66,7 @@ def test_names_are_distinct_and_only_a_theoretical_null_convicts() -> None:
     assert {*CONVICTING, *SUPPORTING} == {line.name for line in LINES if line.null is not Null.NONE}
 
 
-@pytest.mark.parametrize("line", (*LINES, DEEP), ids=lambda line: line.name)
+@pytest.mark.parametrize("line", [*LINES, DEEP], ids=lambda line: line.name)
 def test_the_method_page_has_its_row(line: Line) -> None:
     section = METHOD.read_text(encoding="utf-8").partition("\n## Lines of evidence\n")[2].partition("\n## ")[0]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in section.splitlines() if row.startswith("| `")]
