@@ -1,8 +1,8 @@
-"""What it costs to examine the candidates of one stored model: `python -m benchmarks.evidence`.
+"""The cost of examining the candidates of one stored model: `python -m benchmarks.evidence`.
 
 Dossiers of the geometry of a 7B Llama (32 layers, 4096 wide) are made of random sample values, without any weight
-file. Every line of evidence about 50 candidates, grids and verdicts included, is set against one exact search over 1e5
-vectors of 256 dimensions: the ratio travels between machines, the milliseconds do not.
+file. The time of all lines of evidence about 50 candidates, grids and verdicts included, is compared with one exact
+search over 1e5 vectors of 256 dimensions. The ratio is comparable between machines, the milliseconds are not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REPEATS = 5
 
 
 def stored(number: int, values: np.ndarray[tuple[int], np.dtype[np.float16]], layers: int = LAYERS) -> Dossier:
-    """A dossier as the index would hold it, made of these sample values."""
+    """A dossier as in the index, made of these sample values."""
     rng = np.random.default_rng(number)
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(ATTENTION, (HIDDEN, HIDDEN))
     shapes |= {"gate": (FFN, HIDDEN), "up": (FFN, HIDDEN), "down": (HIDDEN, FFN)}
@@ -77,13 +77,13 @@ def median_ms(work: object, repeats: int = REPEATS) -> float:
 
 
 def examine(model: Dossier, others: list[Dossier]) -> None:
-    """All that a query does after the search, from dossiers that nothing has been computed of yet."""
+    """Everything that a query does after the search, from dossiers without cached values."""
     subject = Subject(fresh(model))
     settle([assess(Pair(subject, Subject(fresh(other))), VECTORS) for other in others])
 
 
 def fresh(dossier: Dossier) -> Dossier:
-    """The dossier without what was computed of it."""
+    """The dossier without its cached values."""
     return Dossier(dossier.meta, dossier.facts, dossier.values)
 
 

@@ -1,8 +1,8 @@
-"""What a crawl of a hub costs, and what that makes of a day: `python -m benchmarks.hub`, about two minutes.
+"""The cost of a crawl of a hub, and the models per day: `python -m benchmarks.hub`, about two minutes.
 
-A hub on loopback addresses, in a process of its own, serves repos whose weights are computed and not stored. Requests
-and bytes are exactly those that the Hub would see. Times travel between machines only as ratios. The weights are
-independent of each other, so `std_error` is smaller than it would be for trained matrices, whose rows differ.
+A hub on loopback addresses, in a separate process, serves repos whose weights are computed and not stored. Requests
+and bytes are exactly those that the Hub would see. Only ratios of times are comparable between machines. The weights
+are independent of each other, so `std_error` is smaller than it would be for trained matrices, whose rows differ.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GEOMETRIES = {"0.5B": SMALL, "7B": LLAMA_7B, "70B": LLAMA_70B, "30B-A3B": QWEN3_
 COSTS = [*((name, "default") for name in GEOMETRIES), ("7B", "small"), ("7B", "large")]
 
 PACE = {"0.5B": 8, "7B": 4}
-"""How many repos of a geometry are crawled to time it."""
+"""Number of repos of a geometry in a timed crawl."""
 WORKERS, REPEATS = 4, 3
 
 PLANS = {"free": (1_000, 5_000), "PRO": (2_500, 12_000)}
@@ -45,7 +45,7 @@ PAGE = 1_000
 """Models on a page of the listing, which costs one request."""
 
 MEMORY = [("0.5B", 1), ("0.5B", 16), ("7B", 16), ("70B", 16)]
-"""How many repos of a geometry are crawled at a time to see what memory that takes."""
+"""Number of repos of a geometry crawled in parallel to measure memory."""
 MEMORY_WORKERS = 16
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -81,7 +81,7 @@ class Cost:
 
 @contextmanager
 def serve(geometry: Geometry, count: int) -> Iterator[Hub]:
-    """Serve `count` repos, alike but for their weights."""
+    """Serve `count` repos that differ only in their weights."""
     line, other = SPAWN.Pipe()
     names = [f"bench/model-{seed}" for seed in range(count)]
     process = SPAWN.Process(target=_serve, args=(geometry, names, other))
@@ -113,7 +113,7 @@ def crawl(endpoint: str, names: Sequence[str], sample: str, workers: int) -> tup
 
     Returns:
         seconds; bytes of all weight files; the median over layers of `std_error / std` of q, k, v and o; bytes by which
-        the store grew, a checkpoint.
+        the store grew per checkpoint.
 
     Raises:
         RuntimeError: not every repo was fingerprinted.
@@ -143,7 +143,7 @@ def cost(geometry: Geometry, sample: str) -> Cost:
     with serve(geometry, 1) as hub:
         _, total, errors, _ = crawl(hub.endpoint, hub.names, sample, 1)
         seen = hub.traffic()
-    # The hub does not count the copy of a small file that it leads to.
+    # The hub does not count the cached copy of a small file that a redirect leads to.
     api = sum(e.path.startswith("/api/models") for e in seen)
     resolves = sum(e.origin == "hub" and "/resolve/" in e.path for e in seen)
     ranges = sum(e.origin == "cdn" for e in seen)
@@ -151,7 +151,7 @@ def cost(geometry: Geometry, sample: str) -> Cost:
 
 
 def pace(geometry: Geometry, count: int) -> tuple[float, float]:
-    """Median seconds of a crawl, and of a loop that reads the same ranges of the same addresses and drops them."""
+    """Median seconds of a crawl, and of a loop that reads the same ranges from the same URLs and discards them."""
     crawled, looped = [], []
     with serve(geometry, count) as hub:
         for _ in range(REPEATS):
@@ -177,7 +177,7 @@ def loop(cdn: str, ranges: Sequence[Exchange]) -> float:
 
 
 def peak_mib(geometry: Geometry, count: int) -> tuple[float, float]:
-    """Largest resident memory of a process that does nothing but one crawl, in MiB; bytes of a stored checkpoint."""
+    """Peak resident memory of a process that only runs one crawl, in MiB; bytes of a stored checkpoint."""
     line, other = SPAWN.Pipe()
     with serve(geometry, count) as hub:
         process = SPAWN.Process(target=_peak, args=(hub.endpoint, hub.names, other))
@@ -201,7 +201,7 @@ def table(title: str, columns: str, rows: Sequence[Sequence[str]]) -> None:
 
 
 def main() -> None:
-    # First, since a new process inherits the peak of the one that starts it: later that would hide its own.
+    # First, because a new process inherits the peak of its parent, which would later hide its own.
     peaks = [(name, n, *peak_mib(GEOMETRIES[name], n)) for name, n in MEMORY]
     costs = {(name, sample): cost(GEOMETRIES[name], sample) for name, sample in COSTS}
     paces = {name: pace(GEOMETRIES[name], count) for name, count in PACE.items()}

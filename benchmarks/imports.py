@@ -1,7 +1,7 @@
-"""How much `provenance --help` costs beyond importing click: `python -m benchmarks.imports`.
+"""The cost of `provenance --help` beyond importing click: `python -m benchmarks.imports`.
 
-Medians of fresh processes, run in turn so that both meet the same load, and their ratio: the ratio travels between
-machines, the milliseconds do not.
+Medians of fresh processes, run alternately so that both have the same load, and their ratio. The ratio is comparable
+between machines, the milliseconds are not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `pip install model-provenance` brings, part by part: `python -m benchmarks.install_size [REQUIREMENT]`.
+"""What `pip install model-provenance` installs, with sizes: `python -m benchmarks.install_size [REQUIREMENT]`.
 
 Installs into a fresh environment from the package index: REQUIREMENT, or else this working copy (not editable). Sizes
 are those of the files that each distribution records, compiled Python included, in megabytes of 10^6 bytes.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 INSTALLER = ("pip", "setuptools")
-"""What an empty environment holds, and nothing of ours needs."""
+"""Distributions of an empty environment, which this package does not need."""
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """A nightly crawl's budget and its memory: `python -m benchmarks.nightly`, about four minutes.
 
-Two hubs on loopback addresses, each in a process of its own. One grants few requests in short windows: no request may
-be refused after the first one, and the crawl should last little longer than its budget makes it. The other lists a
-million repos, of which one in a thousand has safetensors. Times travel between machines only as ratios.
+Two hubs on loopback addresses, each in a separate process. One allows few requests in short windows: no request may
+be refused after the first one, and the crawl should last little longer than its budget requires. The other lists a
+million repos, of which one in a thousand has safetensors. Only ratios of times are comparable between machines.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STEP = 100_000
 
 @contextmanager
 def served(make: Callable[[], LoopbackHub]) -> Iterator[tuple[str, Connection]]:
-    """A hub in another process: its endpoint, and a line that tells of refused requests when asked."""
+    """A hub in another process: its endpoint, and a line with the number of refused requests on demand."""
     line, other = SPAWN.Pipe()
     process = SPAWN.Process(target=_serve, args=(make, other))
     process.start()
@@ -72,7 +72,7 @@ def rationed() -> LoopbackHub:
 
 
 def endless() -> LoopbackHub:
-    """A million repos, of which few have weights to read."""
+    """A million repos, few of which have weights to read."""
     return EndlessHub(LISTED, every=LISTED // KEPT)
 
 

@@ -1,7 +1,7 @@
-"""How long one nearest-neighbour query takes, by index kind and size: `python -m benchmarks.search`.
+"""Time of one nearest-neighbour query, by index kind and size: `python -m benchmarks.search`.
 
 Medians over repeated single queries (k = 10, dimension 256), as ratios to the exact scan of the same size: the
-ratios travel between machines, the milliseconds do not.
+ratios are comparable between machines, the milliseconds are not.
 """
 
 from __future__ import annotations

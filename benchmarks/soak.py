@@ -1,8 +1,8 @@
-"""A crawl killed again and again, on a hub with faults: `python -m benchmarks.soak`, about five minutes.
+"""A crawl killed repeatedly, on a hub with faults: `python -m benchmarks.soak`, about five minutes.
 
-A hub on loopback addresses, in a process of its own, serves tiny repos, a tenth of them faulty in every way that
-`tests.hub.faults` knows. The command line crawls it, is killed with SIGKILL at random instants, and is left
-to end at last. The store must then be the one that an undisturbed crawl of the same hub makes, row by row.
+A hub on loopback addresses, in a separate process, serves tiny repos, a tenth of them with the faults of
+`tests.hub.faults`. The command line crawls it, is killed with SIGKILL at random times, and finally runs to its end.
+The store must then equal that of an uninterrupted crawl of the same hub, row by row.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ VOLATILE = ("fingerprint_id", "fingerprinted_at")
 
 @dataclass(frozen=True)
 class Soak:
-    """What a soak came to.
+    """The result of a soak test.
 
     Attributes:
-        healthy, faulty: repos that must end stored, and those that must end as an outcome.
+        healthy, faulty: repos that must be stored, and those that must have a failed outcome.
         kills: crawls that were killed while they ran.
-        seconds, undisturbed_seconds: time of all crawls, and of the one that nobody disturbed.
-        problems: in words; none in a sound system.
+        seconds, undisturbed_seconds: time of all crawls with kills, and of the uninterrupted one.
+        problems: as text; empty if all is well.
     """
 
     healthy: int
@@ -60,7 +60,7 @@ def name(number: int) -> str:
 
 @contextmanager
 def served(n: int, seed: int, kinds: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """A faulty hub in a process of its own: its endpoint, and the kind of fault by repo id."""
+    """A faulty hub in a separate process: its endpoint, and the kind of fault by repo id."""
     line, other = SPAWN.Pipe()
     process = SPAWN.Process(target=_serve, args=(n, seed, kinds, other))
     process.start()
@@ -119,7 +119,7 @@ def soak(n: int, kills: int, *, seed: int = 0, kinds: Sequence[str] = tuple(FAUL
         began, killed, store = time.perf_counter(), 0, Path(folder, "store")
         for _ in range(kills):
             process = crawl(store, endpoint)
-            # Some at the very start, most under way: together they last about as long as the crawl.
+            # Some at the start, most later: together they last about as long as the crawl.
             time.sleep(chance.uniform(0.2, min(0.9 * calm_seconds, 1.2 + 2.0 * calm_seconds / kills)))
             killed += process.poll() is None
             process.kill()
@@ -139,7 +139,7 @@ def soak(n: int, kills: int, *, seed: int = 0, kinds: Sequence[str] = tuple(FAUL
 
 
 def compare(one: Path, other: Path) -> list[str]:
-    """Tables whose rows differ between two stores, but for ids and times of the visits."""
+    """Tables whose rows differ between two stores, apart from ids and times of the attempts."""
     problems = []
     with provenance.open(one) as a, provenance.open(other) as b, a.sql() as left, b.sql() as right:
         for table in COMPARED:
@@ -155,7 +155,7 @@ def compare(one: Path, other: Path) -> list[str]:
 
 
 def ends_as_it_should(store: Path, names: Sequence[str], faults: dict[str, str]) -> list[str]:
-    """Healthy repos that are not there exactly once, and faulty ones without their outcome."""
+    """Healthy repos that are not stored exactly once, and faulty ones without their outcome."""
     problems = []
     with provenance.open(store) as database, database.sql() as connection:
         stored = Counter(repo for (repo,) in connection.execute("select repo_id from checkpoints").fetchall())

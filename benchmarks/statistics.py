@@ -1,4 +1,4 @@
-"""Time of the moments of one bfloat16 tensor, relative to just summing its bytes.
+"""Time of the moments of one bfloat16 tensor, relative to summing its bytes.
 
 Run from the root of the repository: `python -m benchmarks.statistics [millions of elements]`.
 """
@@ -30,7 +30,7 @@ def median_seconds(work: Callable[[], object]) -> float:
 
 
 def moments(data: bytes) -> float | None:
-    """As a crawl does it: bytes in, four moments out, piece by piece."""
+    """As in a crawl: bytes in, four moments out, piece by piece."""
     found, view = Moments(), memoryview(data)
     for start in range(0, len(data), 2 * PIECE):
         found.update(decode(view[start : start + 2 * PIECE], "BF16"))

@@ -1,4 +1,4 @@
-"""Twins that hardly left their common initialisation: `python -m benchmarks.twins` trains three pairs and judges."""
+"""Twins that hardly moved from a common initialisation: `python -m benchmarks.twins` trains and judges three pairs."""
 
 from __future__ import annotations
 

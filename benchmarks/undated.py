@@ -1,4 +1,4 @@
-"""What is said of direction when no checkpoint has a date or a card: `python -m benchmarks.undated STORE TRUTH.csv`."""
+"""Directions found when no checkpoint has a date or a card: `python -m benchmarks.undated STORE TRUTH.csv`."""
 
 from __future__ import annotations
 

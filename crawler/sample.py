@@ -61,7 +61,8 @@ def to_scaled_half(values: NDArray[np.float32] | NDArray[np.float64]) -> tuple[i
     finite = np.isfinite(values)
     peak = float(np.abs(values[finite]).max()) if finite.any() else 0.0
     exponent = int(np.frexp(peak)[1]) - 15 if peak > 0 else 0
-    scaled = np.ldexp(values.astype(np.float64), -exponent)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like any other
+        scaled = np.ldexp(values.astype(np.float64), -exponent)
     return exponent, np.where(finite, scaled, np.nan).astype(np.float16)
 
 

@@ -5,9 +5,9 @@
         database.crawl(["./models"])
         database.index()
         answer = database.query("org/name")
-        print(answer.verdict, [candidate.repo_id for candidate in answer.candidates])
+        print(answer.verdict, answer.candidates[0].verdict)
 
-Nothing heavy is imported before it is used.
+Results are typed records of `provenance.schemas.results`. Heavy dependencies are imported on first use.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _LAZY = {name: (module, name) for module, names in _MODULES.items() for name in 
 _LAZY["open"] = ("database", "open_database")
 
 
-if not TYPE_CHECKING:  # else every name would be known, and of no type
+if not TYPE_CHECKING:  # a type checker would give every name the type of this function
 
     def __getattr__(name: str) -> object:
         if name in _LAZY:

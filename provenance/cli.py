@@ -1,4 +1,4 @@
-"""`provenance`: parse, one typed call into the core, render. Commands live in `provenance.commands`."""
+"""`provenance`: parse, make one typed call, render. The commands are in `provenance.commands`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ COMMANDS = {
     "query": "Name the suspected parents of a model.",
     "lineage": "Show the graph of parents and children.",
     "compare": "Show every line of evidence for one pair.",
-    "show": "Show what is known of a model.",
-    "sql": "Ask the store in SQL.",
+    "show": "Show what is known about a model.",
+    "sql": "Query the store in SQL.",
     "status": "Show what the store holds and what failed.",
     "verify": "Check the store's integrity.",
     "doctor": "Check that a hub behaves as the crawler assumes.",
-    "compact": "Merge small parts of the store, and drop what was forgotten.",
+    "compact": "Merge small parts of the store, and remove what was forgotten.",
     "export": "Copy a table to Parquet or CSV.",
-    "import": "Take over the checkpoints of another store.",
+    "import": "Copy the checkpoints of another store into this one.",
     "forget": "Take a repo out of the store.",
     "evaluate": "Measure against a table of true lineage.",
-    "demo": "Run the whole way on a small family of checkpoints.",
+    "demo": "Run every step on a small family of checkpoints.",
 }
 """Command -> its short help. Kept here so that `--help` imports no command."""
 
@@ -71,6 +71,6 @@ def main() -> None:
     try:
         provenance()
     except (ProvenanceError, OSError) as error:
-        # OSError: the disk is full, a folder cannot be written; nothing that a traceback would explain.
+        # OSError: a full disk, or a folder that cannot be written; a traceback would not help.
         click.echo(f"provenance: {clean(error)}", err=True)
         sys.exit(1)

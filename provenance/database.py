@@ -1,4 +1,4 @@
-"""The facade: one object with everything that can be done with a store. The command line calls nothing else."""
+"""The facade: one object with everything that can be done with a store. Commands call its methods."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provenance import maintenance as upkeep
+from provenance import maintenance
 from provenance.indexer.store.store import Store
 from provenance.resolve import StoredByCrawl, fingerprinted, is_path
 from provenance.schemas.errors import IndexMissingError
@@ -34,7 +34,7 @@ def open_database(store: str | os.PathLike[str] | None = None, *, create: bool =
 
     Args:
         store: its folder; by default `PROVENANCE_STORE`, else `./provenance-store`.
-        create: make it when it does not exist.
+        create: create it if it does not exist.
 
     Raises:
         StoreError: there is no store there, or one that this version cannot read.
@@ -57,16 +57,16 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Let go of the index; the store itself holds nothing open."""
+        """Close the index; the store itself keeps no file open."""
         self.refresh()
 
     def refresh(self) -> None:
-        """Let go of all that was read: the next question is about the store as it is then."""
+        """Drop everything that was read: the next query sees the store as it is then."""
         self._catalogue = None
 
     @property
     def catalogue(self) -> Catalogue:
-        """What questions are held against: the store as it was at the first of them after the last `refresh`.
+        """What queries search: the store as it was at the first query after the last `refresh`.
 
         Raises:
             StoreCorruptError: the index is damaged.
@@ -128,14 +128,14 @@ class Database:
         """The `k` most suspected parents of a model.
 
         Args:
-            model: what `find` takes.
-            k: candidates at the most.
-            spec: signature to search with; the index's own by default.
-            min_probability: candidates below are left out.
-            save: keep the model in the store, which then counts as one of its checkpoints.
+            model: as in `find`.
+            k: maximum number of candidates.
+            spec: signature to search with; by default that of the index.
+            min_probability: candidates below it are left out.
+            save: store the model, which then counts as one of the store's checkpoints.
             options: how a model that is not stored is read.
-            deep: read the weights of the model and of its best undecided candidates anew; see `compare`.
-            before_reading: told how many bytes of weights `deep` will read.
+            deep: read the weights of the model and of its best undecided candidates again, as in `compare`.
+            before_reading: called with the number of bytes of weights that `deep` will read.
 
         Raises:
             UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
@@ -163,7 +163,7 @@ class Database:
         return stored or fingerprinted(model, options, self.store.path)
 
     def _save(self, model: str, options: CrawlOptions | None) -> Dossier:
-        """Crawl a model, and take what was stored, which the store may know under another name than `model`."""
+        """Crawl a model and return what was stored, which may have another id than `model`."""
         listener = StoredByCrawl()
         self.crawl([model], options, listener)
         return listener.dossier(self.catalogue, options.mode if options else None) or self.find(model, options)
@@ -185,12 +185,12 @@ class Database:
         """Every line of evidence for `b` as a parent of `a`.
 
         Args:
-            a: what `find` takes.
-            b: likewise.
-            plot: a `.png` or `.svg` file to draw curves and cells into.
-            deep: read the weights of both anew, and compare what no inner disguise changes.
+            a: as in `find`.
+            b: as in `find`.
+            plot: a `.png` or `.svg` file for curves and cells.
+            deep: read the weights of both again, and compare what no inner disguise changes.
             options: how a model that is not stored is read.
-            before_reading: told how many bytes of weights `deep` will read.
+            before_reading: called with the number of bytes of weights that `deep` will read.
 
         Raises:
             UnknownModelError: one of them is neither stored nor a folder with a checkpoint.
@@ -238,57 +238,57 @@ class Database:
             return arrivals(connection, since)
 
     def stream(self, view: str) -> Iterator[pa.Table]:
-        """All rows of a view of the store, in pieces of some tens of megabytes; see `indexer.store.stream`."""
+        """All rows of a view of the store, in tables of some tens of megabytes; see `indexer.store.stream`."""
         from provenance.indexer.store.stream import stream_view
 
         return stream_view(self.store, view)
 
     def mentions(self, repos: Iterable[str]) -> Rows[RepoFigures]:
-        """How many checkpoints the store has of each of some repos, all of which it knows, if only by a failed visit.
+        """The number of checkpoints of each given repo. A repo with only a failed attempt has none.
 
         Raises:
-            UnknownModelError: it says nothing of one of them.
+            UnknownModelError: the store does not mention one of them.
         """
-        return upkeep.mentions(self.store, repos)
+        return maintenance.mentions(self.store, repos)
 
     def forget(self, repos: Iterable[str]) -> Rows[RepoFigures]:
-        """Take repos out of the store: nothing shows them from now on, and `index` and `compact` drop what is left.
+        """Hide repos from now on; `index` and `compact` then remove their data.
 
-        One that is crawled again by name comes back.
+        A repo that is crawled again by name comes back.
 
         Returns:
-            how many checkpoints of each were taken out.
+            how many checkpoints of each were forgotten.
 
         Raises:
-            UnknownModelError: the store says nothing of one of them; none was taken out.
+            UnknownModelError: the store does not mention one of them; none was forgotten.
         """
         try:
-            return upkeep.forget(self.store, repos)
+            return maintenance.forget(self.store, repos)
         finally:
             self.refresh()
 
     def compact(self) -> CompactionFigures:
-        """Drop what was forgotten, merge small parts, and remove what nobody uses any more."""
+        """Remove forgotten rows, merge small parts, and delete unused files."""
         try:
-            return upkeep.compact(self.store)
+            return maintenance.compact(self.store)
         finally:
             self.refresh()
 
     def take_over(self, store: str | os.PathLike[str]) -> Taken:
-        """Copy the checkpoints of another store that this one does not have, a few hundred a commit.
+        """Copy the checkpoints of another store that this one does not have, a few hundred per commit.
 
         Raises:
-            StoreFormatError: it was written by a version that makes other fingerprints; nothing was copied.
+            StoreFormatError: it was written by a version with different fingerprints; nothing was copied.
             StoreBusyError: a crawl, or another import, is writing to this store.
             StoreError: there is no store, or it is this one.
         """
         try:
-            return upkeep.take_over(self.store, store)
+            return maintenance.take_over(self.store, store)
         finally:
             self.refresh()
 
     def verify(self) -> list[str]:
-        """What is wrong with the store and its index, one line each; empty when both are sound.
+        """Problems of the store and its index, one line each; empty if there are none.
 
         Reads every byte of every live part and of the live index, in pieces.
         """
@@ -297,7 +297,7 @@ class Database:
         return [*self.store.verify(), *index_problems(self.store.index_path)]
 
     def show(self, model: str) -> ModelDescription:
-        """What is known of a model: metadata, roles, curves.
+        """What is known about a model: metadata, roles, curves.
 
         Raises:
             UnknownModelError: the model is neither stored nor a folder with a checkpoint.
@@ -309,10 +309,10 @@ class Database:
             return describe(dossier, connection)
 
     def refresh_lineage(self) -> Iterable[str]:
-        """Bring the table `lineage` up to date; yields the checkpoint id of each model as it has been examined.
+        """Bring the table `lineage` up to date; yields the checkpoint id of each model once it is examined.
 
-        Examined are checkpoints that never were, and the stored relatives of those: a new arrival may be their parent.
-        Everything is written at the end, so that a reader never sees half of it.
+        New checkpoints are examined, and their stored relatives: a new checkpoint may be the parent of one of them.
+        Everything is written at the end, so that a reader never sees a partial result.
         """
         from provenance.query.lineage.refresh import refresh_lineage
 

@@ -1,4 +1,4 @@
-"""The only wiring of the crawler to the store: one crawl at a time, by what the store knows and into it."""
+"""The only place that joins crawler and store: the store's history guides a crawl, and its writer takes the results."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def crawl(
 ) -> CrawlSummary:
     """Crawl local folders, repos of a hub by name, and a hub's listing into a store.
 
-    One bad checkpoint is one row of `outcomes`; what is done is committed every few seconds, and also when
-    the crawl is interrupted.
+    One bad checkpoint is one row of `outcomes`. Results are committed every few seconds, and also when the crawl is
+    interrupted.
 
     Raises:
         SourceError: a source cannot be used at all; nothing was crawled.
@@ -54,7 +54,7 @@ def fingerprint_local(source: Path, options: CrawlOptions | None = None) -> list
     """Fingerprint a local folder without storing it.
 
     Raises:
-        SourceError: there is nothing there.
+        SourceError: the folder cannot be used.
         CheckpointError: it cannot be fingerprinted.
     """
     return [found for task in local_tasks(source) for found in read_task(task, options or CrawlOptions())]
@@ -70,7 +70,7 @@ def fingerprint_named(repo: str, options: CrawlOptions | None = None) -> list[Fi
     from provenance.crawler.hub.api import connect
 
     options = options or CrawlOptions()
-    # Somebody is waiting for the answer: one try, and one line if it fails.
+    # A user waits for the answer: one try, and one line if it fails.
     transport = connect(options.endpoint, retries=0)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:

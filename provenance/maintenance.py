@@ -1,4 +1,4 @@
-"""What keeps a store in order: taking repos out, taking another store in, and compaction."""
+"""Maintenance of a store: forgetting repos, importing another store, and compaction."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 def mentions(store: Store, repos: Iterable[str]) -> Rows[RepoFigures]:
-    """How many checkpoints a store has of each of some repos; see `Database.mentions`."""
+    """The number of checkpoints that a store has of each given repo; see `Database.mentions`."""
     return _figures(_mentions(store, repos))
 
 
 def forget(store: Store, repos: Iterable[str]) -> Rows[RepoFigures]:
-    """Take repos out of a store; see `Database.forget`."""
+    """Hide repos from now on; see `Database.forget`."""
     from provenance.query.lineage.refresh import unsettle
     from provenance.schemas import tables
 
     found = _mentions(store, repos)
     now = datetime.now(UTC)
     rows: list[dict[str, object]] = [
-        # Later than every row of the repo, whose clock may have been ahead.
+        # Later than every row of the repo: the clock that wrote them may have been ahead.
         {"repo_id": repo, "forgotten_at": max(now, newest + timedelta(microseconds=1)) if newest else now}
         for repo, (_, newest) in found.items()
     ]
@@ -41,7 +41,7 @@ def forget(store: Store, repos: Iterable[str]) -> Rows[RepoFigures]:
 
 
 def compact(store: Store) -> CompactionFigures:
-    """Tidy a store and its index; see `Database.compact`."""
+    """Compact a store and clean up its index; see `Database.compact`."""
     from provenance.indexer.build import clear_leavings
     from provenance.query.catalogue import open_live
 
@@ -61,7 +61,7 @@ def compact(store: Store) -> CompactionFigures:
 
 
 def take_over(store: Store, other: str | os.PathLike[str]) -> Taken:
-    """Copy the checkpoints that another store has and this one has not; see `Database.take_over`."""
+    """Copy the checkpoints of another store that this one does not have; see `Database.take_over`."""
     from provenance.indexer.store import transfer
     from provenance.indexer.store.lease import crawl_lease
 

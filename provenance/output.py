@@ -1,4 +1,4 @@
-"""How results reach a person or a program: one format chosen once, stdout for results, stderr for the rest."""
+"""Printing results for people and programs: one format per command, stdout for results, stderr for everything else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from provenance.schemas.records import Outcome
 
 LINE_SECONDS = 60.0
-"""How often a crawl without a terminal says where it is."""
+"""How often a crawl without a terminal prints a line of progress."""
 
 FORMATS = ("table", "json", "csv", "parquet")
 
@@ -33,7 +33,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066
 
 
 def clean(text: object) -> str:
-    """Text that a stranger wrote, without control and direction-changing characters."""
+    """Untrusted text, without control and direction-changing characters."""
     return _CONTROL.sub("�", str(text))
 
 
@@ -55,7 +55,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: str) -> None:
 
 
 def print_arrow(table: pa.Table, output: str) -> None:
-    """Print an Arrow table as a table, JSON, CSV or Parquet; without rows, the latter two still have its columns.
+    """Print an Arrow table as a table, JSON, CSV or Parquet; CSV and Parquet have the columns even without rows.
 
     Raises:
         SqlError: it holds a time that Python cannot represent.
@@ -71,7 +71,7 @@ def print_arrow(table: pa.Table, output: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print a value as JSON; numbers that JSON does not know (NaN, infinities) are null."""
+    """Print a value as JSON; numbers that JSON cannot represent (NaN, infinities) are null."""
     click.echo(to_json(value))
 
 
@@ -119,7 +119,7 @@ def _as_arrow(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def write_parquet(table: pa.Table) -> None:
-    """A Parquet file on stdout; refused on a terminal."""
+    """Write a Parquet file to stdout; refused on a terminal."""
     import pyarrow.parquet as pq
 
     if sys.stdout.isatty():
@@ -130,7 +130,7 @@ def write_parquet(table: pa.Table) -> None:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table for people."""
+    """Print rows as a table for a terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -145,7 +145,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def show(value: object) -> str:
-    """One value as a person reads it."""
+    """One value as text for a person."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -184,7 +184,7 @@ def _finite(value: object) -> object:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Decimal):  # what DuckDB makes of sums of integers
+    if isinstance(value, Decimal):  # the type of sums of integers in DuckDB
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, datetime):
         return value.isoformat()
@@ -194,7 +194,7 @@ def _plain(value: object) -> object:
 
 
 class CrawlProgress:
-    """Progress of a crawl on stderr: a bar on a terminal, a line a minute elsewhere."""
+    """Progress of a crawl on stderr: a bar on a terminal, one line per minute elsewhere."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -256,7 +256,7 @@ class CrawlProgress:
 
 
 def report_crawl(summary: CrawlSummary) -> None:
-    """Say on stderr what a crawl did; every failure has one line."""
+    """Print to stderr what a crawl did, with one line for each failure."""
     for outcome in summary.failures[:20]:
         click.echo(f"failed: {clean(outcome.message)}", err=True)
     if len(summary.failures) > 20:

@@ -1,4 +1,4 @@
-"""A picture of one pair: the four curves, and the sampled weights of one against the other."""
+"""A plot of one pair: the four curves, and the sampled weights of one against those of the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def plot_pair(pair: Pair, path: str) -> None:
     """Draw a pair into a `.png` or `.svg` file.
 
     Raises:
-        ProvenanceError: matplotlib is not installed, or the file's ending is another one.
+        ProvenanceError: matplotlib is not installed, or the file has another suffix.
     """
     if Path(path).suffix not in (".png", ".svg"):
         raise ProvenanceError(f"{path}: plots are written as .png or .svg")
@@ -52,7 +52,7 @@ def plot_pair(pair: Pair, path: str) -> None:
 def _cells(
     pair: Pair,
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """Standardised cells that correspond, at most `MAX_POINTS` of them."""
+    """Corresponding standardised cells, at most `MAX_POINTS` of them."""
     a, b = pair.a.grid, pair.b.grid
     rows_a, rows_b = layer_map(a, b)
     _, in_a, in_b = common_columns(a, b)

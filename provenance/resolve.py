@@ -1,4 +1,4 @@
-"""Models that a user names and the store does not hold, or is to hold: fingerprinted on the spot, each once."""
+"""Models that a user names and that are not stored, or are to be saved: fingerprinted on demand, each once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 
 
 def is_path(model: str) -> bool:
-    """Whether a model is named by its folder, and so never by what the store calls it."""
+    """Whether a model is named by its folder, and not by an id of the store."""
     return model.startswith(("./", "../", "/", "~")) or model in (".", "..")
 
 
@@ -30,8 +30,8 @@ def fingerprinted(model: str, options: CrawlOptions | None, store: Path) -> Doss
 
     Args:
         model: a folder, or the id of a repo.
-        options: how it is read; by default as `provenance crawl` reads it.
-        store: the folder of the store that does not hold it, for the message.
+        options: how it is read; by default as in `provenance crawl`.
+        store: the folder of the store, for the message.
 
     Raises:
         UnknownModelError: it is neither a folder with one checkpoint, nor a repo of the hub.
@@ -45,7 +45,7 @@ def fingerprinted(model: str, options: CrawlOptions | None, store: Path) -> Doss
 
 
 class StoredByCrawl:
-    """Listens to a crawl (as its `Progress`): what it stored, or found stored already, by repo and revision."""
+    """A `Progress` that collects what a crawl stored, or found stored already, by repo and revision."""
 
     def __init__(self) -> None:
         self._revisions: list[tuple[str, str]] = []
@@ -54,7 +54,7 @@ class StoredByCrawl:
         """Nothing to note."""
 
     def visited(self, outcome: Outcome) -> None:
-        """Note a checkpoint that the store holds now."""
+        """Note a checkpoint that is now in the store."""
         if outcome.revision is not None and (outcome.status == Status.DONE or outcome.reason == Reason.KNOWN):
             self._revisions.append((outcome.repo_id, outcome.revision))
 
@@ -65,10 +65,10 @@ class StoredByCrawl:
         """Nothing to note."""
 
     def dossier(self, catalogue: Catalogue, mode: str | None) -> Dossier | None:
-        """The one checkpoint that was met.
+        """The only checkpoint of the crawl.
 
-        Null where it was not one, where the store prefers another revision of it, or one that was read in another mode
-        than `mode`.
+        Null if there was not exactly one, or if the store prefers another revision of it or a fingerprint in another
+        mode than `mode`.
         """
         found = [dossier for revision in set(self._revisions) for dossier in catalogue.revision(*revision)]
         return found[0] if len(found) == 1 and mode in (None, found[0].meta.mode) else None

@@ -1,4 +1,4 @@
-"""The store that is used where none is given: the one place that reads the environment."""
+"""The default store. The only module that reads the environment variable."""
 
 from __future__ import annotations
 

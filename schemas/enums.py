@@ -1,4 +1,4 @@
-"""The words of results and outcomes, as enumerations. Each is a string: its value is what tables and JSON hold."""
+"""Enumerations of results and outcomes. Each member is a string: its value is stored in tables and JSON."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """What is claimed of a candidate."""
+    """The claim about a candidate."""
 
     DERIVED = "derived"
     """It is an ancestor of the model."""
     RELATED = "related"
-    """They have a common origin; the candidate is no ancestor, or nobody can tell."""
+    """They have a common origin; the candidate is not an ancestor, or it cannot be decided."""
     INCONCLUSIVE = "inconclusive"
-    """The weights that were read do not suffice."""
+    """The weights that were read do not suffice to decide."""
     UNRELATED = "unrelated"
-    """Nothing in the weights speaks for a common origin."""
+    """There is no evidence of a common origin in the weights."""
 
 
 class ModelVerdict(StrEnum):
-    """What is claimed of the model that was asked about."""
+    """The claim about the queried model."""
 
     DERIVED = "derived"
     """A stored checkpoint is an ancestor of it."""
     NO_PARENT_FOUND = "no-parent-found"
     """No stored checkpoint is."""
     INCONCLUSIVE = "inconclusive"
-    """Its weights do not suffice to say."""
+    """Its weights do not suffice to decide."""
 
 
 class Direction(StrEnum):
-    """What a candidate is to the model."""
+    """The role of a candidate relative to the model."""
 
     PARENT = "parent"
     CHILD = "child"
@@ -55,14 +55,14 @@ class Relation(StrEnum):
 
 
 class Null(StrEnum):
-    """What a line of evidence is held against: how it is distributed over unrelated pairs."""
+    """The kind of a line's null distribution: its distribution over unrelated pairs."""
 
     THEORETICAL = "theoretical"
     """Known from the statistic itself."""
     EMPIRICAL = "empirical"
-    """Known from the scores of unrelated pairs alone: no p-value is below 1 / (n + 1)."""
+    """Known only from the scores of n unrelated pairs: no p-value is below 1 / (n + 1)."""
     NONE = "none"
-    """Not known: the line describes."""
+    """Not known: the line is descriptive."""
 
 
 class Mode(StrEnum):
@@ -90,7 +90,7 @@ class Source(StrEnum):
 
 
 class Stage(StrEnum):
-    """Where an attempt stopped."""
+    """The stage at which an attempt stopped."""
 
     LISTING = "listing"
     PLAN = "plan"
@@ -105,7 +105,7 @@ class Reason(StrEnum):
     """Why an attempt did not end with a fingerprint."""
 
     KNOWN = "known"
-    """It is stored already."""
+    """It is already stored."""
     RENAMED = "renamed"
     """The repo has another id now."""
     NO_WEIGHTS = "no-weights"
@@ -117,12 +117,12 @@ class Reason(StrEnum):
     GATED = "gated"
     DISABLED = "disabled"
     LOGIN = "login"
-    """The hub wants a valid one."""
+    """The hub requires a valid login."""
     FORBIDDEN = "forbidden"
     EXPIRED = "expired"
-    """The storage refuses a signed address."""
+    """The storage refuses a signed URL."""
     CHANGED = "changed"
-    """Other files than were listed, or another commit."""
+    """The files or the commit differ from the listing."""
     MALFORMED = "malformed"
     BAD_WEIGHTS = "bad-weights"
     UNREADABLE = "unreadable"

@@ -3,16 +3,16 @@
 ProvenanceError                 something the user can read in one line: what, why, what next
 ├── IdentityError               a checkpoint id that does not parse
 ├── CheckpointError             one checkpoint cannot be fingerprinted; becomes one row in `outcomes`
-│   ├── HeaderError             a safetensors header breaks the format (names repo, file and fault)
-│   ├── WeightsError            the weights a checkpoint announces are missing, partial or unreadable
-│   └── SkippedCheckpoint       nothing is wrong, but there is nothing to read (`.bin` only, GGUF only, …)
+│   ├── HeaderError             an invalid safetensors header (names repo, file and fault)
+│   ├── WeightsError            weights named by the checkpoint are missing, partial or unreadable
+│   └── SkippedCheckpoint       no error, but there is nothing to read (`.bin` only, GGUF only, …)
 ├── SourceError                 a crawl source (folder, listing) that cannot be used at all
 ├── StoreError                  the store on disk
-│   ├── StoreFormatError        written by a version of this software that we do not know
+│   ├── StoreFormatError        written by an unknown version of this software
 │   ├── StoreBusyError          another process holds the writer's lock
 │   └── StoreCorruptError       a part named in the manifest is missing or damaged
 ├── IndexMissingError           a command needs `provenance index` to have run
-├── UnknownModelError           the model asked about is neither stored nor a readable folder
+├── UnknownModelError           the queried model is neither stored nor a readable folder
 └── TruthError                  a truth table for `provenance evaluate` that cannot be used
 """
 
@@ -34,7 +34,7 @@ class CheckpointError(ProvenanceError):
 
     Attributes:
         stage: where it stopped.
-        reason: why, in one word that programs may go by.
+        reason: why, in one word, for programs.
     """
 
     stage = Stage.READ
@@ -49,10 +49,10 @@ class CheckpointError(ProvenanceError):
 
 
 class HeaderError(CheckpointError):
-    """A safetensors header that breaks the format.
+    """An invalid safetensors header.
 
     Attributes:
-        repo: repo id or folder the file lies in.
+        repo: repo id or folder of the file.
         file: path of the file inside the repo.
         fault: what is wrong, in words.
     """
@@ -67,14 +67,14 @@ class HeaderError(CheckpointError):
 
 
 class WeightsError(CheckpointError):
-    """The weights that a checkpoint announces are missing, partial or unreadable."""
+    """Weights named by the checkpoint are missing, partial or unreadable."""
 
     stage = Stage.PLAN
     reason = Reason.BAD_WEIGHTS
 
 
 class SkippedCheckpoint(CheckpointError):
-    """There is nothing to read here, and that is no failure."""
+    """There is nothing to read here. This is not a failure."""
 
     stage = Stage.PLAN
     reason = Reason.NO_WEIGHTS
@@ -105,7 +105,7 @@ class IndexMissingError(ProvenanceError):
 
 
 class UnknownModelError(ProvenanceError):
-    """The model asked about is neither in the store nor a readable folder."""
+    """The queried model is neither in the store nor a readable folder."""
 
 
 class TruthError(ProvenanceError):

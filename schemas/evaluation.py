@@ -1,4 +1,4 @@
-"""How good the answers are, measured against a table of true lineage. `docs/method.md` says what each figure is."""
+"""The accuracy of the answers, measured against a table of true lineage. `docs/method.md` explains each figure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FalseAccusation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Accusations(Record):
-    """What was claimed of pairs without a common root."""
+    """The claims about pairs without a common root."""
 
     unrelated_pairs: int
     accused: int
@@ -63,7 +63,7 @@ class RelationVerdicts(Record):
 
 @dataclass(frozen=True, slots=True)
 class LineSeparation(Record):
-    """One line of evidence by itself: how well it separates direct parents from unrelated pairs."""
+    """One line of evidence alone: how well it separates direct parents from unrelated pairs."""
 
     line: str
     true_pairs: int
@@ -107,7 +107,7 @@ class CalibrationRow(Record):
 
 @dataclass(frozen=True, slots=True)
 class LogScore(Record):
-    """Mean negative log likelihood of `probability`, in nats a pair, beside that of the base rate."""
+    """Mean negative log likelihood of `probability`, in nats per pair, and that of the base rate."""
 
     pairs: int
     log_score: float
@@ -116,7 +116,7 @@ class LogScore(Record):
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedModel(Record):
-    """One model of the table: what the table says, and what the answer says. Ranks start at 1, null if not found."""
+    """One model of the table: the truth, and the answer. Ranks start at 1; null if not found."""
 
     model: str
     relation: str
@@ -133,7 +133,7 @@ class EvaluatedModel(Record):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation(Versioned):
-    """The answers about every stored model of a truth table, measured. `probability` is null without judged pairs."""
+    """The measured accuracy over all stored models of a truth table. `probability` is null without judged pairs."""
 
     models: TruthFigures
     retrieval: Mapping[str, Retrieval]

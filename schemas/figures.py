@@ -1,4 +1,4 @@
-"""What the public API says about a store: its figures, its runs, what arrived, and what maintenance did."""
+"""What the public API returns about a store: figures, runs, new checkpoints, and results of maintenance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StoreFigures(Record):
 
 @dataclass(frozen=True, slots=True)
 class BudgetFigures(Record):
-    """Requests that a hub grants a window of some seconds, and the share of them that a run used; null if unknown."""
+    """Requests that a hub allows per window (in seconds), and the share of them that a run used; null if unknown."""
 
     quota: int | None
     window: float | None
@@ -36,7 +36,7 @@ class BudgetFigures(Record):
 
 @dataclass(frozen=True, slots=True)
 class RunFigures(Record):
-    """What one crawl did. `rate` is checkpoints an hour, `waited` seconds; `budgets` is null without a hub."""
+    """What one crawl did. `rate` is checkpoints per hour, `waited` seconds; `budgets` is null without a hub."""
 
     run_id: str
     started_at: datetime | None
@@ -101,7 +101,7 @@ class Arrival(Record):
 
 @dataclass(frozen=True, slots=True)
 class RepoFigures(Record):
-    """How many checkpoints of a repo a store has, all revisions counted."""
+    """The number of checkpoints of a repo in a store, over all revisions."""
 
     repo_id: str
     checkpoints: int
@@ -122,9 +122,9 @@ class CompactionFigures(Record):
 
     Attributes:
         parts_before: files of the tables before.
-        parts: and after.
+        parts: files of the tables after.
         rows_dropped: rows of forgotten repos, of all tables.
-        checkpoints_dropped: those of them that were checkpoints.
+        checkpoints_dropped: how many of them were rows of `checkpoints`.
         still_indexed: forgotten checkpoints that the index still holds.
     """
 

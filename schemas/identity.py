@@ -10,26 +10,26 @@ from provenance.schemas.errors import IdentityError
 REVISION_DIGITS = 12
 
 UNKNOWN_REVISION = "0"
-"""Revision of a local folder until the digest of its content is known."""
+"""Revision of a local folder before the digest of its content is known."""
 
 _REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _FORM = re.compile(r"(?P<repo>[^@:#]+)@(?P<revision>[0-9a-f]{1,40})(?::(?P<subfolder>[^#]+))?(?:#(?P<variant>.+))?")
 
 
 def short_revision(revision: str) -> str:
-    """A commit as checkpoint ids hold it."""
+    """A commit in the short form of checkpoint ids."""
     return revision[:REVISION_DIGITS]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class CheckpointId:
-    """One set of weights: repo, commit, and where in the repo they lie.
+    """One set of weights: repo, commit, and position in the repo.
 
     `str(CheckpointId(...))` is `repo_id@revision[:subfolder][#variant]` with the revision cut to
     12 hex digits, and `CheckpointId.parse` reads it back: `parse(str(x)) == x`.
 
     Raises:
-        IdentityError: a part holds a character that would make the string form ambiguous.
+        IdentityError: a part contains a character that would make the string form ambiguous.
     """
 
     repo_id: str
@@ -62,7 +62,7 @@ class CheckpointId:
         """Read `repo_id@revision[:subfolder][#variant]`.
 
         Raises:
-            IdentityError: `text` is not of that form.
+            IdentityError: `text` does not have that form.
         """
         match = _FORM.fullmatch(text)
         if match is None:

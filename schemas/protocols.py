@@ -1,7 +1,7 @@
-"""What the packages hand to each other, as protocols.
+"""Protocols between the packages.
 
-A reader of bytes and an index of vectors; and what a crawl goes by and where it delivers, so that the crawler knows no
-store.
+`TensorReader` reads bytes, `VectorIndex` searches vectors. `CrawlHistory` and `FingerprintSink` keep the crawler
+independent of the store: one says what is known, the other takes the results.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class TensorReader(Protocol):
         """Size of a file in bytes.
 
         Raises:
-            CheckpointError: there is no such file, or it lies outside the repo.
+            CheckpointError: there is no such file, or it is outside the repo.
         """
         ...
 
     def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes | memoryview]:
-        """Yield the bytes of each half-open `(start, stop)` range, in the order asked.
+        """Yield the bytes of each half-open `(start, stop)` range, in the given order.
 
         Raises:
-            CheckpointError: the file is shorter than asked, or cannot be read.
+            CheckpointError: the file ends before a range does, or cannot be read.
         """
         ...
 
@@ -63,20 +63,20 @@ class VectorIndex(Protocol):
 
         Args:
             queries: `[n, dimension]`.
-            k: how many; at most `size` are returned.
+            k: number of results; at most `size` are returned.
 
         Returns:
-            scores `[n, min(k, size)]` in falling order, and the row of each; equal scores by rising row.
+            scores `[n, min(k, size)]` in descending order, and the row of each; equal scores in order of rows.
         """
         ...
 
     def save(self, path: Path) -> None:
-        """Write the index so that `load` of the same class maps it back."""
+        """Write the index so that `load` of the same class can memory-map it."""
         ...
 
 
 class CrawlHistory(Protocol):
-    """What earlier crawls left, as of the start of a crawl. Every thread of the crawl may ask."""
+    """What earlier crawls left, as of the start of a crawl. All threads of the crawl may call it."""
 
     @property
     def failures(self) -> Mapping[str, EarlierFailure]:
@@ -85,7 +85,7 @@ class CrawlHistory(Protocol):
 
     @property
     def forgotten(self) -> AbstractSet[str]:
-        """Repos that were taken out of the store, even during this crawl, and not crawled by name since."""
+        """Repos that were forgotten, even during this crawl, and not crawled by name since."""
         ...
 
     def has_checkpoint(self, checkpoint_id: str, mode: Mode) -> bool:
@@ -97,11 +97,11 @@ class CrawlHistory(Protocol):
         ...
 
     def has_no_weights(self, repo_id: str, revision: str) -> bool:
-        """Whether there was nothing to read in a hub's repo at this commit."""
+        """Whether a hub's repo at this commit is known to have no weights to read."""
         ...
 
     def fingerprint_of(self, files: Sequence[RepoFile], mode: Mode) -> Fingerprint | None:
-        """A fingerprint of weight files with just these digests; null where there is none."""
+        """A fingerprint of weight files with exactly these digests; null if there is none."""
         ...
 
     def watermarks(self, listing: str) -> Sequence[datetime]:
@@ -110,43 +110,43 @@ class CrawlHistory(Protocol):
 
 
 class FingerprintSink(Protocol):
-    """Where the results of one crawl go. One thread uses it."""
+    """Takes the results of one crawl. Only one thread calls it."""
 
     @property
     def run_id(self) -> str:
-        """Names the crawl in everything that is kept of it."""
+        """The id of the crawl in everything that is stored about it."""
         ...
 
     @property
     def left_out(self) -> int:
-        """Fingerprints that were added and not kept: their repos were taken out of the store meanwhile."""
+        """Fingerprints that were added but not stored, because their repos were forgotten during the crawl."""
         ...
 
     def begin(self, run: CrawlRun) -> None:
-        """Keep that a crawl begins.
+        """Store the start of the crawl.
 
         Raises:
-            StoreError: nothing can be kept; so for all methods.
+            StoreError: the store cannot be written. All methods may raise it.
         """
         ...
 
     def add(self, results: Sequence[tuple[Outcome, Fingerprint | None]], *, named: bool) -> None:
-        """Take the results of one task, which are kept together or not at all.
+        """Take the results of one task, which are stored together or not at all.
 
         Args:
             results: an outcome for each checkpoint, and its fingerprint where there is a new one.
-            named: the user named the repo, which brings it back where it was taken out of the store.
+            named: the user named the repo, which brings it back if it was forgotten.
         """
         ...
 
     def commit_if_due(self) -> None:
-        """Keep what was added, when it is much or has waited for long."""
+        """Store what was added, if there is enough of it or it has waited long enough."""
         ...
 
     def commit(self) -> None:
-        """Keep what was added."""
+        """Store what was added."""
         ...
 
     def finish(self, run: CrawlRun) -> None:
-        """Keep what was added, and that the crawl has ended."""
+        """Store what was added, and the end of the crawl."""
         ...

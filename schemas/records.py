@@ -1,4 +1,4 @@
-"""Frozen records that the parts of the program hand to each other: what was listed, a fingerprint, an outcome."""
+"""Frozen records that the packages pass to each other: what was listed, a fingerprint, an outcome."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RepoFile:
-    """One file of a repo at one revision. `sha256` is null where masked or not known without reading."""
+    """One file of a repo at one revision. `sha256` is null if masked or not known without reading."""
 
     path: str
     size: int
@@ -31,7 +31,7 @@ class RepoFile:
 
 @dataclass(frozen=True, slots=True)
 class RepoMetadata:
-    """What the hub's listing says of a repo; all null for a folder without a listing."""
+    """The metadata of a repo in the hub's listing; all null for a folder without a listing."""
 
     author: str | None = None
     created_at: datetime | None = None
@@ -53,9 +53,9 @@ class ListedCheckpoint:
 
     `revision` inside `identity` is null-like (`"0"`) for a local folder without a listed sha until its
     content digest is known. `weight_files` are in shard order. `config_file` is `config.json`, or
-    Meta's `params.json`, or null. `config` is what a hub's listing says of it (model type, architectures): enough where
-    names and shapes settle the roles, and then the file is not read. `commit` is the whole hash of the revision, null
-    where no commit is known.
+    Meta's `params.json`, or null. `config` is the part of it in a hub's listing (model type, architectures): the file
+    is not read if names and shapes determine the roles. `commit` is the full hash of the revision, null if no commit is
+    known.
     """
 
     identity: CheckpointId
@@ -70,7 +70,7 @@ class ListedCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class SampleEntry:
-    """Where one logical tensor's cells lie inside a checkpoint's sample.
+    """The position of one logical tensor's cells in a checkpoint's sample.
 
     The cells are the first `count` of the tensor's `sample-v1` sequence, stored as
     `value / 2**exponent` in fp16 from position `offset`.
@@ -97,7 +97,7 @@ class WeightSample:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRow:
-    """A row of the table `checkpoints`, without its `fingerprint_id`: `schemas.tables` says what each column means."""
+    """A row of the table `checkpoints`, without its `fingerprint_id`; `schemas.tables` documents the columns."""
 
     checkpoint_id: str
     repo_id: str
@@ -144,7 +144,7 @@ class CheckpointRow:
 
 @dataclass(frozen=True, slots=True)
 class TensorRow:
-    """A row of the table `tensors`, without its two keys: `schemas.tables` says what each column means."""
+    """A row of the table `tensors`, without its two keys; `schemas.tables` documents the columns."""
 
     name: str
     part: str | None
@@ -169,7 +169,7 @@ class TensorRow:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Everything that one read of a checkpoint yields: what the tables of `schemas.tables` hold, but for their keys."""
+    """The result of reading one checkpoint: its rows in the tables of `schemas.tables`, without their keys."""
 
     checkpoint: CheckpointRow
     files: tuple[RepoFile, ...]
@@ -203,9 +203,9 @@ class EarlierFailure:
     Attributes:
         revision: of the repo, null where it was not known.
         reason: why it failed.
-        attempts: failed ones in a row.
-        next_attempt_at: when to try again, null for not before the repo changes.
-        listings: keys of the listings in whose crawls the repo was ever tried.
+        attempts: number of failed attempts in a row.
+        next_attempt_at: when to try again; null means not before the repo changes.
+        listings: keys of all listings in whose crawls the repo was tried.
     """
 
     revision: str | None

@@ -1,4 +1,4 @@
-"""What the public API says about models: answers, comparisons, descriptions, lineage. `docs/json.md` has their keys."""
+"""What the public API returns about models: answers, comparisons, descriptions, lineage. See `docs/json.md`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Evidence(Record):
-    """One measured line of argument about a pair of checkpoints.
+    """One line of evidence, measured on a pair of checkpoints.
 
-    `p_value` is null where the line has no null distribution (descriptive lines); `log10_p` keeps what
-    a float cannot. `n` is the number of cells, layers or tensors compared.
+    `p_value` is null if the line has no null distribution (descriptive lines); `log10_p` stays exact where `p_value`
+    underflows. `n` is the number of cells, layers or tensors compared.
     """
 
     kind: str
@@ -33,16 +33,16 @@ class Evidence(Record):
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Record):
-    """A candidate with everything claimed about it.
+    """A candidate with all claims about it.
 
     Attributes:
         rank: 1 for the best.
         verdict: whether it is an ancestor of the model, a relative, or neither.
-        relation: how the child was made of the parent.
-        direction: what the candidate is to the model.
+        relation: how the child was made from the parent.
+        direction: the role of the candidate relative to the model.
         declared: whether the model's card names it.
         probability: 1 - local false discovery rate.
-        p_value: all weight evidence together; 0 where a float cannot hold it.
+        p_value: of all weight evidence combined; 0 where a float underflows.
         p_adjusted: corrected over all checkpoints of the store.
         score: strength of the weight evidence, 0 to 1.
         merge_weight: share of a merge's parent, null elsewhere.
@@ -69,7 +69,7 @@ class Candidate(Record):
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary(Record):
-    """The model asked about, in short. `declared_parents` are repo ids, null where the card could not be read."""
+    """A summary of the queried model. `declared_parents` are repo ids, null if the card could not be read."""
 
     checkpoint_id: str
     repo_id: str
@@ -82,7 +82,7 @@ class ModelSummary(Record):
 
 @dataclass(frozen=True, slots=True)
 class SearchedStore(Record):
-    """What was searched: checkpoints in all, those among them that are not indexed yet, and the index (or null)."""
+    """What was searched: number of checkpoints, how many of them are not indexed yet, and the index (or null)."""
 
     checkpoints: int
     unindexed: int
@@ -91,7 +91,7 @@ class SearchedStore(Record):
 
 @dataclass(frozen=True, slots=True)
 class Answer(Record):
-    """The suspected parents of a model, best first. As a table it is its candidates, without their evidence."""
+    """The suspected parents of a model, best first. As a table: its candidates, without their evidence."""
 
     model: ModelSummary
     store: SearchedStore
@@ -103,11 +103,11 @@ class Answer(Record):
         return self.candidates.to_arrow()
 
     def to_polars(self) -> pl.DataFrame:
-        """The candidates as a polars frame; raises as `Rows.to_polars`."""
+        """The candidates as a polars frame; raises like `Rows.to_polars`."""
         return self.candidates.to_polars()
 
     def to_pandas(self) -> Any:
-        """The candidates as a pandas frame; raises as `Rows.to_pandas`."""
+        """The candidates as a pandas frame; raises like `Rows.to_pandas`."""
         return self.candidates.to_pandas()
 
 
@@ -125,7 +125,7 @@ class ComparedModel(Record):
 
 @dataclass(frozen=True, slots=True)
 class CurveScores(Record):
-    """How alike the curves of two models are; null where none can be compared."""
+    """Similarities and distances of the curves of two models; null if they cannot be compared."""
 
     published_score: float | None
     profile_correlation: float | None
@@ -135,7 +135,7 @@ class CurveScores(Record):
 
 @dataclass(frozen=True, slots=True)
 class Spread(Record):
-    """Where the scores of several pairs lie."""
+    """The range of the scores of several pairs."""
 
     median: float
     lowest: float
@@ -144,7 +144,7 @@ class Spread(Record):
 
 @dataclass(frozen=True, slots=True)
 class Controls(Record):
-    """The curve scores of `n` strangers of the same shape: what the architecture alone explains. Null without any."""
+    """The curve scores of `n` strangers of the same shape: what the architecture alone explains. Null if `n` is 0."""
 
     n: int
     published_score: Spread | None
@@ -176,7 +176,7 @@ class Comparison(Versioned):
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata(Record):
-    """What was listed, declared and found of a checkpoint, as in the columns of the table `checkpoints`."""
+    """What was listed, declared and found about a checkpoint, as in the columns of the table `checkpoints`."""
 
     checkpoint_id: str
     repo_id: str
@@ -218,7 +218,7 @@ class RoleFigures(Record):
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription(Versioned):
-    """What is known of one model. `curves` are by statistic and role, in layer order, null where not measured."""
+    """What is known about one model. `curves` are by statistic and role, in layer order, null where not measured."""
 
     model: ModelMetadata
     roles: Rows[RoleFigures]
@@ -229,8 +229,8 @@ class ModelDescription(Versioned):
 class LineageRow(Record):
     """A row of the table `lineage`: a claim about a child and a parent, or what the child's card declares.
 
-    Where the two were never compared, all that rests on weights is null, and `relation` is the card's word. `rank` is
-    the parent's place among the child's candidates, `evidence` the lines of evidence as JSON text.
+    If the two were never compared, everything based on weights is null, and `relation` is what the card says. `rank` is
+    the parent's rank among the child's candidates, `evidence` the lines of evidence as JSON text.
     """
 
     child: str
@@ -259,7 +259,7 @@ class LineageRow(Record):
 
 @dataclass(frozen=True, slots=True)
 class VerdictRow(Record):
-    """A row of the table `verdicts`: what was said about one model, and when."""
+    """A row of the table `verdicts`: the verdict on one model, and when it was examined."""
 
     checkpoint_id: str
     fingerprint_id: str | None

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a tensor does. `A` and `B` are the two halves of a projection through a latent: down to it, up from it."""
+    """What a tensor does. `A` and `B` are the two factors of a low-rank projection: down to the latent, up from it."""
 
     OTHER = "other"
     """None of the roles below, or not known."""
@@ -38,7 +38,7 @@ class Role(StrEnum):
 
 ROLES = tuple(Role)
 ROLE_BY_NAME: dict[str, Role] = {role.value: role for role in ROLES}
-"""For many look-ups: three times as fast as `Role(name)`, and `get` says null where no role has the name."""
+"""For many look-ups: three times as fast as `Role(name)`, and `get` returns null for an unknown name."""
 
 ROLE_CODE: dict[Role, int] = {role: code for code, role in enumerate(ROLES)}
 
@@ -54,4 +54,4 @@ LAYER_VECTORS = (Role.ATTENTION_NORM, Role.FEED_FORWARD_NORM, Role.QUERY_BIAS, R
 VECTORS = (*LAYER_VECTORS, Role.FINAL_NORM)
 
 MAIN_STACK = "main"
-"""Name of the stack of layers that makes the curves; others carry their own (`vision`, `encoder`, …)."""
+"""Name of the stack of layers that makes the curves; others have their own (`vision`, `encoder`, …)."""

@@ -1,15 +1,15 @@
 """`sample-v1`: which cells of a matrix are sampled. Pure, versioned, and published with golden vectors.
 
-A matrix is seen as `[out, in]`. Cells form 5 x 5 tiles of 4 x 4 whose corners are the absolute coordinates
+A matrix is treated as `[out, in]`. Cells form 5 x 5 tiles of 4 x 4 whose corners are the absolute coordinates
 `OFFSETS x OFFSETS`, the same for every role, layer and expert; cells outside the shape are dropped. So a
 sample does not depend on sharding, dtype, storage orientation or on how many rows, columns or layers a relative
-has: the sample of a sub-matrix is the part of the sample that lies in it. The offsets grow by a factor of
+has: the sample of a sub-matrix is the part of the sample inside it. The offsets grow by a factor of
 about three and fall at different places inside attention heads of 64, 80, 96 and 128 rows.
 
-One fixed order runs through the cells: pass after pass, one cell of every tile, tiles by growing shell. Keeping
-fewer is keeping a prefix, and a short prefix still touches many tiles. Attention matrices use the whole
+The cells have one fixed order: in each pass one cell of every tile, tiles by growing shell. A smaller sample is a
+prefix of a larger one, and a short prefix still covers many tiles. Attention matrices use the whole
 sequence, feed-forward matrices and routers (of which a sampled crawl reads one band) its first row of tiles, vectors
-their leading elements. Changing anything here means crawling again: give it a new version.
+their leading elements. Any change here requires a new version and a new crawl.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TILE = 4
 MATRIX_BUDGET = 12_288
 VECTOR_BUDGET = 4_096
 SAMPLE_CELLS = MATRIX_BUDGET + VECTOR_BUDGET
-"""16,384 float16 values: 32 KiB a checkpoint."""
+"""16,384 float16 values: 32 KiB per checkpoint."""
 
 SAMPLED_EXPERTS = 2
 """Cells are kept of experts 0 and 1 only; a sampled crawl reads no others."""
@@ -94,14 +94,14 @@ def n_cells(role: Role, shape: Sequence[int]) -> int:
 
 
 def allot(available: Sequence[int], budget: int) -> list[int]:
-    """Share a budget of cells over tensors: each keeps a prefix, of one common length where it has so many.
+    """Divide a budget of cells among tensors: each keeps a prefix, of one common length if it has that many.
 
     Args:
         available: cells each tensor has.
-        budget: cells that may be kept in all.
+        budget: total number of cells that may be kept.
 
     Returns:
-        cells kept of each; the largest common prefix length whose sum fits `budget`.
+        number of cells kept of each, for the largest common prefix length whose sum fits `budget`.
     """
     low, high = 0, max(available, default=0)
     while low < high:

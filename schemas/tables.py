@@ -1,4 +1,4 @@
-"""One Arrow schema per table, with a doc string per column: the only source of columns.
+"""One Arrow schema per table, with a description of each column: the only source of columns.
 
 `lineage` and every other table name here is also the name of the SQL view over it.
 """
@@ -32,13 +32,13 @@ SAMPLE_ENTRY = pa.struct(
     ]
 )
 
-_FINGERPRINT = ("fingerprint_id", STRING, "the fingerprint this row belongs to; visible once `checkpoints` holds it")
+_FINGERPRINT = ("fingerprint_id", STRING, "the fingerprint this row belongs to; visible once `checkpoints` contains it")
 _CHECKPOINT = ("checkpoint_id", STRING, "repo_id@revision[:subfolder][#variant]")
 
 _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
     "checkpoints": [
         _CHECKPOINT,
-        ("fingerprint_id", STRING, "identifies one visit; files, tensors, samples and signatures join on it"),
+        ("fingerprint_id", STRING, "identifies one fingerprint; files, tensors, samples and signatures join on it"),
         ("repo_id", STRING, "owner/name on the hub, or the last two parts of the local path"),
         ("revision", STRING, "commit, 12 hex digits; for unlisted folders a digest of headers and sampled cells"),
         ("subfolder", STRING, "folder of the weights inside the repo, null at its root"),
@@ -63,7 +63,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("n_heads", INT, "query heads, null where unknown"),
         ("n_kv_heads", INT, "key/value heads, null where unknown"),
         ("n_parameters", INT, "elements of all floating-point tensors"),
-        ("dtype", STRING, "dtype that holds most of the elements"),
+        ("dtype", STRING, "dtype of most of the elements"),
         ("quantization", STRING, "quantization method as config.json says, else null"),
         ("n_tensors", INT, "stored tensors"),
         ("n_files", INT, "weight files"),
@@ -77,7 +77,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("content_digest", STRING, "digest over the digests of all sampled tensors: equal for equal sampled weights"),
         ("resolved", INT, "tensors with a role"),
         ("unresolved", INT, "tensors without one"),
-        ("adapter", BOOL, "an adapter alone (LoRA), without the weights it applies to"),
+        ("adapter", BOOL, "an adapter (LoRA) without the weights it applies to"),
         ("notes", STRINGS, "why tensors that look like projections have no role"),
     ],
     "files": [
@@ -116,7 +116,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         _FINGERPRINT,
         _CHECKPOINT,
         ("sample_version", STRING, "version of the sampling scheme"),
-        ("entries", pa.list_(SAMPLE_ENTRY), "where each tensor's cells lie in `data`, and their exponent"),
+        ("entries", pa.list_(SAMPLE_ENTRY), "position of each tensor's cells in `data`, and their exponent"),
         ("data", pa.binary(), "little-endian float16 values; a weight is value * 2**exponent"),
     ],
     "signatures": [
@@ -128,14 +128,14 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
     "outcomes": [
         ("run_id", STRING, "the run"),
         ("source", STRING, "hub or local"),
-        ("repo_id", STRING, "the repo or folder visited"),
+        ("repo_id", STRING, "the repo or folder"),
         ("revision", STRING, "its revision, null where not known"),
         ("status", STRING, "done, skipped or failed"),
         ("stage", STRING, "where it stopped"),
         ("error", STRING, "kind of error"),
-        ("reason", STRING, "why in one word: gated, disabled, no-weights, malformed, network, …; null where done"),
+        ("reason", STRING, "cause in one word: gated, disabled, no-weights, malformed, network, …; null where done"),
         ("message", STRING, "what happened, in one line"),
-        ("attempts", INT, "failed attempts in a row, this one among them; 1 where done"),
+        ("attempts", INT, "failed attempts in a row, including this one; 1 where done"),
         ("next_attempt_at", TIME, "when to try again, null for not before the repo changes"),
         ("bytes_read", INT, "bytes read"),
         ("requests", INT, "reads made"),
@@ -156,10 +156,14 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("api_requests", INT, "API requests"),
         ("resolve_requests", INT, "resolve requests"),
         ("range_requests", INT, "ranged reads"),
-        ("waited", FLOAT, "seconds that its workers waited, in sum, for the hub's budgets"),
+        ("waited", FLOAT, "total seconds that its workers waited for the hub's budgets"),
         ("budgets", STRING, "the hub's budgets as it reported them, as JSON: quota and window (seconds) by resource"),
-        ("listing", STRING, "which listing of which hub was walked, as JSON; null where none was"),
-        ("watermark", TIME, "every repo of the listing that changed before was visited; null where not all were"),
+        ("listing", STRING, "which listing of which hub was crawled, as JSON; null where none was"),
+        (
+            "watermark",
+            TIME,
+            "every repo of the listing that changed before it was crawled or tried; null where not all were",
+        ),
         ("stopped", STRING, "why it ended early, null where it did not"),
     ],
     "lineage": [
@@ -178,8 +182,8 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("score", FLOAT, "strength of the weight evidence, 0 to 1"),
         ("merge_weight", FLOAT, "weight of the parent in a merge, null elsewhere"),
         ("declared", BOOL, "the child's card names the parent"),
-        ("undeclared", BOOL, "the weights say so and the card does not"),
-        ("contradicted", BOOL, "the card says so and the weights speak against it"),
+        ("undeclared", BOOL, "the weights show it and the card does not name the parent"),
+        ("contradicted", BOOL, "the card names the parent and the weights contradict it"),
         ("child_license", STRING, "license of the child"),
         ("parent_license", STRING, "license of the parent"),
         ("license_differs", BOOL, "both are known and differ"),
@@ -207,14 +211,14 @@ FINGERPRINT_TABLES = ("files", "tensors", "samples", "signatures")
 
 @cache
 def schema(table: str) -> pa.Schema:
-    """The Arrow schema of a table; each field carries its doc string under the metadata key `doc`."""
+    """The Arrow schema of a table; each field has its description under the metadata key `doc`."""
     return pa.schema(
         [pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in _COLUMNS[table]],
     )
 
 
 def empty(table: str) -> pa.Table:
-    """A table of no rows."""
+    """A table without rows."""
     return schema(table).empty_table()
 
 

@@ -1,4 +1,4 @@
-"""What every typed result can do: become JSON, be read from a row of a table, and, where it is rows, become a frame."""
+"""Conversions of typed results: to JSON, from a row of a table, and from rows to data frames."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 1
-"""Version of the JSON objects that carry a key `format`."""
+"""Version of the JSON objects that have a key `format`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON values, with the keys of `docs/json.md` in their order.
 
-        Words are plain strings, times ISO 8601, and numbers that JSON does not know (NaN, infinities) null.
+        Enumerations are plain strings, times ISO 8601, and numbers that JSON cannot represent (NaN, infinities) null.
         """
         return {_key(field): _plain(getattr(self, field.name)) for field in fields(self)}
 
@@ -38,18 +38,18 @@ class Record:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """The record that a row of a table holds: words become enumerations, lists tuples.
+        """The record of a row of a table: strings become enumerations, lists tuples.
 
         Raises:
             KeyError: a column is missing.
-            ValueError: a word is none of its enumeration, where the field takes no other text.
+            ValueError: a string is not a member of its enumeration, and the field allows no other text.
         """
         return cls(**{name: convert(row[name]) for name, convert in _readers(cls)})
 
 
 @dataclass(frozen=True, slots=True)
 class Versioned(Record):
-    """A record whose JSON object carries its format."""
+    """A record whose JSON object has a key `format`."""
 
     def to_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **Record.to_dict(self)}
@@ -61,7 +61,7 @@ R = TypeVar("R", bound=Record)
 class Rows(tuple[R, ...]):
     """Records of one kind, in order: a tuple that can become a table.
 
-    The columns of a table are the keys of `Record.to_dict`; those that hold objects or further rows are left out.
+    The columns of a table are the keys of `Record.to_dict`; those with objects or further rows are left out.
 
     Attributes:
         kind: the class of the records.
@@ -118,7 +118,7 @@ class Rows(tuple[R, ...]):
 
 
 def _key(field: Field[Any]) -> str:
-    """A field's key in JSON, which may be no identifier of Python's."""
+    """A field's key in JSON, which need not be a Python identifier."""
     return str(field.metadata.get("key", field.name))
 
 
@@ -143,7 +143,7 @@ _READERS: dict[type[Record], _Readers] = {}
 
 
 def _readers(kind: type[Record]) -> _Readers:
-    """For each field of a record, what makes its value of a value of a table; found out once a class."""
+    """For each field of a record, the function from a table's value to its own; computed once per class."""
     if kind not in _READERS:
         hints = get_type_hints(kind)
         _READERS[kind] = [(field.name, _reader(hints[field.name])) for field in fields(kind)]
@@ -175,12 +175,12 @@ def _word(kind: type[StrEnum], *, other_text: bool) -> Callable[[Any], Any]:
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
-    """The types of a union but null; the type itself where it is none."""
+    """The types of a union without null; the type itself if it is not a union."""
     return tuple(m for m in get_args(hint) if m is not type(None)) if isinstance(hint, UnionType) else (hint,)
 
 
 def _arrow_type(hint: Any) -> pa.DataType | None:
-    """The type of a column; null for what is no column."""
+    """The type of a column; null if the field is not a column."""
     import pyarrow as pa
 
     (member, *_) = _members(hint)

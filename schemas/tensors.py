@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint: as a header describes them, with their roles, and what was measured of them."""
+"""The tensors of a checkpoint: as the header describes them, with their roles, and their statistics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OutputRows:
     """Which output rows of a stored matrix make one logical matrix.
 
     `groups` runs of `size` rows, `stride` apart, from `start`: a contiguous slice has one group, a
-    per-head interleave one group a head. `rotary_head` > 0 undoes Meta's rotary row order inside heads of
+    per-head interleave one group per head. `rotary_head` > 0 undoes Meta's rotary row order inside heads of
     that many rows (stored `(i, half)`, logical `(half, i)`).
     """
 
@@ -57,8 +57,8 @@ class LogicalTensor:
         layer: 0-based layer in its stack, null outside the layers.
         stack: `main`, or the name of another stack.
         expert: 0-based expert, null for dense tensors.
-        shape: logical shape: `(out, in)` for matrices, whatever the storage orientation.
-        entry: where the stored tensor lies.
+        shape: logical shape: `(out, in)` for matrices, in either storage orientation.
+        entry: the position of the stored tensor.
         element_offset: elements of the stored tensor before the stored matrix (stacked experts).
         stored_shape: the stored matrix's 2-D shape (`(n, 1)` never occurs: vectors keep `(n,)`).
         transposed: stored as `(in, out)`.
@@ -81,7 +81,7 @@ class LogicalTensor:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRoles:
-    """All tensors of a checkpoint with their roles, and what stayed uncertain.
+    """All tensors of a checkpoint with their roles, and what is uncertain.
 
     `notes` are reasons, in words, why a tensor that looked like a projection stayed `other`.
     """

@@ -1,4 +1,4 @@
-"""Write the coverage table of docs/architectures.md: every class of transformers against what it computes.
+"""Write the coverage table of docs/architectures.md: the roles of every class of transformers, checked by its graph.
 
     python -m tools.make_architecture_table [SHARE/SHARES]
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def swept(job: tuple[str, str]) -> Result:
-    """The result for one class; for a process of its own."""
+    """The result for one class; runs in a separate process."""
     import torch
     import transformers
 

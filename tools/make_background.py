@@ -1,8 +1,8 @@
-"""Make `query/background.json`, the bundled background, from a store.
+"""Make `query/statistics/background.json`, the bundled background, from a store.
 
     python -m tools.make_background STORE REPO...
 
-REPO... are checkpoints of the store that were trained independently of each other; every pair of them counts.
+REPO... are checkpoints of the store that were trained independently of each other; every pair of them is scored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the help of every command, and docs/tables.md from the doc strings of `schemas.tables`.
+"""Write docs/cli.md from the help of every command, and docs/tables.md from the columns of `schemas.tables`.
 
     python -m tools.make_cli_reference [--check]
 
@@ -23,20 +23,20 @@ NOTICE = "<!-- Written by `python -m tools.make_cli_reference`; change the sourc
 VIEWS = """\
 ## latest_checkpoints
 
-The columns of [`checkpoints`](#checkpoints). Of every (repo_id, subfolder, variant) one row: the newest revision, of
-that the full fingerprint before the sampled one, of those the newest version.
+The columns of [`checkpoints`](#checkpoints), with one row per (repo_id, subfolder, variant): the newest revision;
+of its fingerprints a full one before a sampled one; of those the newest version.
 
 ## descendants
 
-Everything that comes from a repo, over any number of generations, by the rows of [`lineage`](#lineage) whose verdict is
+All descendants of a repo, over any number of generations, by the rows of [`lineage`](#lineage) whose verdict is
 `derived`.
 
 | column | type | what |
 | --- | --- | --- |
 | `root` | text | repo id of the ancestor |
 | `descendant` | text | repo id of the descendant |
-| `depth` | integer | generations between them, by the shortest way |
-| `path` | list of text | repo ids along that way, both ends included |
+| `depth` | integer | generations between them, on the shortest path |
+| `path` | list of text | repo ids on that path, including both ends |
 """
 
 
@@ -53,12 +53,12 @@ def cli_page() -> str:
 
 
 def tables_page() -> str:
-    """Every table with its columns, and the views made of them."""
+    """Every table with its columns, and the derived views."""
     parts = [
         NOTICE,
         "# Tables",
-        "`provenance sql`, and any DuckDB client that opens `provenance.duckdb` in the store, see these views. Any "
-        "column may be null, which means not known and never zero.",
+        "These views are available in `provenance sql`, and in any DuckDB client that opens `provenance.duckdb` in the "
+        "store. Any column may be null, which means not known, never zero.",
     ]
     for table in TABLES:
         rows = [
@@ -72,7 +72,7 @@ PAGES = {"cli.md": cli_page, "tables.md": tables_page}
 
 
 def stale() -> list[str]:
-    """Names of the pages that are not what their sources say."""
+    """Names of the pages that differ from their sources."""
     return [name for name, page in PAGES.items() if not _same(DOCS / name, page())]
 
 

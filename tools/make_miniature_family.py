@@ -1,8 +1,8 @@
 """Train the miniature family: seven small checkpoints of known lineage, shipped in `provenance/miniature`.
 
-Every checkpoint is really trained, on the source text of Python's standard library, so that the demo and the
-tests meet what they would meet on a hub: weights that moved away from their initialisation, a fine-tune, a
-rounding, a pruning, a card that lies, a stranger, and a twin that shares an initialisation and no training.
+Every checkpoint is trained on the source text of Python's standard library, so that the demo and the tests see what
+a hub has: weights that moved away from their initialisation, a fine-tune, a rounding, a pruning, a false card, a
+stranger, and a twin that shares an initialisation and no training.
 
     python tools/make_miniature_family.py [FOLDER]
 
@@ -40,7 +40,7 @@ def round_to_int8(weights: Weights) -> Weights:
 
 
 def drop_layers(weights: Weights, dropped: tuple[int, ...]) -> Weights:
-    """The same weights without some layers; the others close ranks."""
+    """The same weights without some layers; the others are renumbered."""
     kept = [layer for layer in range(n_layers(weights)) if layer not in dropped]
     pruned = {name: weight for name, weight in weights.items() if ".layers." not in name}
     for new, old in enumerate(kept):
@@ -52,7 +52,7 @@ def drop_layers(weights: Weights, dropped: tuple[int, ...]) -> Weights:
 
 @dataclass(frozen=True)
 class Repo:
-    """What the hub says of one repo, and the truth about it."""
+    """What the hub lists about one repo, and the truth about it."""
 
     id: str
     created: str
@@ -110,7 +110,7 @@ PRUNED = Repo(
 
 def train_family() -> dict[Repo, Weights]:
     mail, tests, tools = {"asyncio", "email"}, {"test", "unittest"}, {"idlelib", "tkinter", "turtledemo"}
-    others = {"encodings", "pydoc_data", "lib2to3"}  # tables and grammars: little that reads like code
+    others = {"encodings", "pydoc_data", "lib2to3"}  # tables and grammars, with little ordinary code
     general = read_text(lambda folder: folder not in mail | tests | tools | others)
     suites = read_text(lambda folder: folder in tests)
 

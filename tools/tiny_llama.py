@@ -100,7 +100,7 @@ class Stack(nn.Module):
 
 
 class TinyLlama(nn.Module):
-    """A byte-level Llama with tied embeddings whose tensors carry the names of the Hugging Face layout."""
+    """A byte-level Llama with tied embeddings whose tensors have the names of the Hugging Face layout."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class TinyLlama(nn.Module):
         self.load_state_dict({name: weight.float() for name, weight in weights.items()})
 
     def loss(self, text: Tensor) -> Tensor:
-        """Mean cross-entropy in nats a byte; `text` is `[batch, context + 1]` of bytes."""
+        """Mean cross-entropy in nats per byte; `text` is `[batch, context + 1]` of bytes."""
         states = self.model(text[:, :-1].long())
         logits = states @ self.model.embed_tokens.weight.T
         return functional.cross_entropy(logits.flatten(0, 1), text[:, 1:].long().flatten())
@@ -143,7 +143,7 @@ def config(weights: Weights) -> dict[str, object]:
 
 
 def initial_weights(seed: int) -> Weights:
-    """Normal(0, 0.02) matrices and unit norms, as an untrained checkpoint."""
+    """Normal(0, 0.02) matrices and unit norms: an untrained checkpoint."""
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         shapes = {f"model.{name}": weight.shape for name, weight in Stack(LAYERS).state_dict().items()}
@@ -169,14 +169,14 @@ def read_text(chosen: Callable[[str], bool]) -> tuple[Tensor, Tensor]:
 
 
 def validation_loss(model: TinyLlama, text: Tensor) -> float:
-    """Nats a byte on 128 evenly spaced windows of held-out text."""
+    """Nats per byte on 128 evenly spaced windows of held-out text."""
     starts = torch.linspace(0, len(text) - CONTEXT - 1, 128).long()
     with torch.no_grad():
         return float(model.loss(text[starts[:, None] + torch.arange(CONTEXT + 1)]))
 
 
 def train(start: Weights, text: tuple[Tensor, Tensor], *, seed: int, steps: int, rate: float) -> Weights:
-    """AdamW with a cosine schedule from `start`, on windows drawn in an order that `seed` fixes; stored as bfloat16."""
+    """AdamW with a cosine schedule from `start`, on windows in an order determined by `seed`; stored as bfloat16."""
     model = TinyLlama(start)
     decayed = [weight for weight in model.parameters() if weight.ndim == 2]
     kept = [weight for weight in model.parameters() if weight.ndim == 1]

@@ -1,1 +1,1 @@
-"""One module a command; each defines a click command of its own name."""
+"""One module per command; each defines a click command of the same name."""

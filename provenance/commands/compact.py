@@ -10,9 +10,9 @@ from provenance.commands.options import store_option
 @click.command()
 @store_option
 def compact(store: str | None) -> None:
-    """Merge small parts of the store, and drop what was forgotten. Safe while others read and crawl.
+    """Merge small parts of the store, and remove what was forgotten. Safe while others read and crawl.
 
-    What is replaced is removed an hour later, by the next command that writes: nobody who reads it is disturbed.
+    Replaced parts are removed an hour later, by the next command that writes, so that readers are not disturbed.
 
     \b
     Examples:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 def compare(a: str, b: str, store: str | None, output: str | None, plot: str | None, deep: bool) -> None:
     """Show every line of evidence for B as a parent of A.
 
-    A and B are checkpoint ids or repo ids in the store, or local folders (./…). Beside the scores of the curves stand
-    those of stored strangers of the same shape: what the architecture alone explains.
+    A and B are checkpoint ids or repo ids in the store, or local folders (./…). The scores of the curves are shown with
+    those of stored strangers of the same shape, which show what the architecture alone explains.
 
-    Weights that were permuted, rotated or rescaled to hide their origin need --deep. What was crawled from the hub is
-    read from there again; what was crawled from a folder has to be named by that folder.
+    Weights that were permuted, rotated or rescaled to hide their origin need --deep. A checkpoint crawled from the
+    hub is read from there again; one crawled from a folder must be named by that folder.
 
     \b
     Examples:

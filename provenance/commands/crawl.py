@@ -18,16 +18,16 @@ from provenance.commands.options import mode_option, sample_option, store_option
 @click.option("--author", help="Crawl the hub's repos of this user or organisation.")
 @click.option("--search", help="Crawl the hub's repos with this text in their id.")
 @click.option("--filter", "filters", multiple=True, metavar="TAG", help="Of the listing, repos with all these tags.")
-@click.option("--sort", help="Walk the listing by this field of the hub, largest first (default: createdAt).")
-@click.option("--limit", type=click.IntRange(1), help="Of the listing, no more than so many repos.")
+@click.option("--sort", help="Order the listing by this field of the hub, largest first (default: createdAt).")
+@click.option("--limit", type=click.IntRange(1), help="Of the listing, at most this many repos.")
 @click.option("--since", type=click.DateTime(), help="Of the listing, only repos changed since then (UTC).")
 @click.option("--endpoint", metavar="URL", help="Another hub (default: HF_ENDPOINT, else huggingface.co).")
-@click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Checkpoints at a time.")
-@click.option("--max-bytes", type=click.IntRange(1), help="Start no further checkpoint after reading so many bytes.")
-@click.option("--max-time", type=click.FloatRange(0), metavar="SECONDS", help="Start no further checkpoint after that.")
-@click.option("--retry-failed", is_flag=True, help="Visit again every repo that failed, due or not; needs no SOURCE.")
-@click.option("--full-walk", is_flag=True, help="Walk the whole listing, not only what changed since the last walk.")
-@click.option("--refingerprint", is_flag=True, help="Read again what the store already holds.")
+@click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Checkpoints in parallel.")
+@click.option("--max-bytes", type=click.IntRange(1), help="Start no new checkpoint after reading this many bytes.")
+@click.option("--max-time", type=click.FloatRange(0), metavar="SECONDS", help="Start no new checkpoint after that.")
+@click.option("--retry-failed", is_flag=True, help="Try again every repo that failed, due or not; needs no SOURCE.")
+@click.option("--full-walk", is_flag=True, help="Crawl the full listing, not only what changed since the last crawl.")
+@click.option("--refingerprint", is_flag=True, help="Read checkpoints again that the store already has.")
 def crawl(
     sources: tuple[str, ...],
     store: str | None,
@@ -53,10 +53,11 @@ def crawl(
     SOURCE is a local folder that is searched for checkpoints, one .safetensors file, or the id of a repo on the hub,
     owner/name[@revision]. The last two parts of a local checkpoint's path are its repo id. A `listing.jsonl` in a
     folder, with objects as the Hub's listing returns them, supplies commits, dates, tags and cards. Checkpoints that
-    the store already holds are skipped; a broken one becomes a row of `outcomes` and the crawl goes on.
+    the store already has are skipped; a broken one becomes a row of `outcomes` and the crawl goes on.
 
-    The hub's listing is walked whole the first time. Later crawls of the same listing ask only for what changed since,
-    and visit what failed again when it is due. Stop a crawl with Ctrl-C: what is being read is finished and kept.
+    The first crawl of a hub's listing is full. Later crawls of the same listing are incremental: they read only what
+    changed since, and retry what failed when it is due. Stop a crawl with Ctrl-C: checkpoints that are being read are
+    finished and kept.
 
     \b
     Examples:
@@ -75,7 +76,7 @@ def crawl(
     if not sources and not listed and not retry_failed:
         raise click.UsageError("give a SOURCE, or --all, --author, --search or --filter for the hub's listing")
     for source in sources:
-        # Before a store is made: a mistyped source should leave nothing behind.
+        # Before the store is created: a mistyped source should create nothing.
         local_source(source)
     options = CrawlOptions(mode, sample, workers, max_bytes, max_time, refingerprint, endpoint, retry_failed, full_walk)
     listing = HubListing(author, search, filters, sort, limit, since and since.replace(tzinfo=UTC)) if listed else None

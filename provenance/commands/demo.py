@@ -10,14 +10,14 @@ SQL = "select child, parent, relation, declared, undeclared, license_differs fro
 
 
 @click.command()
-@click.option("--store", type=click.Path(file_okay=False), help="Keep the store here; else it is temporary.")
+@click.option("--store", type=click.Path(file_okay=False), help="Keep the store here (default: a temporary store).")
 @click.pass_context
 def demo(context: click.Context, store: str | None) -> None:
-    """Run the whole way on a small family of checkpoints.
+    """Run every step on a small family of checkpoints.
 
-    The package carries seven small, really trained checkpoints: a root, its fine-tunes, a quantised and a pruned copy,
-    a twin from the same initialisation, and a stranger. A miniature hub on loopback serves them; they are crawled by
-    the real client, indexed and queried. Nothing outside this machine is reached.
+    The package contains seven small, trained checkpoints: a root, its fine-tunes, a quantised and a pruned copy, a
+    twin from the same initialisation, and a stranger. A small hub on loopback serves them; they are crawled by the
+    real client, indexed and queried. Nothing outside this machine is reached.
 
     \b
     Examples:
@@ -51,7 +51,7 @@ def demo(context: click.Context, store: str | None) -> None:
 
 
 def _run(context: click.Context, name: str, line: str, **parameters: Any) -> None:
-    """Run one command as if it had been typed."""
+    """Run one command as from the command line."""
     commands = context.find_root().command
     assert isinstance(commands, click.Group)
     command = commands.get_command(context, name)

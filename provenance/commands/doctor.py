@@ -15,9 +15,8 @@ def doctor(repo: str | None, endpoint: str | None, output: str | None) -> None:
     """Check that a hub behaves as the crawler assumes.
 
     Each check is one assumption about listings, files, budgets or errors. It is ok, differs, or could not be checked.
-    About twenty requests are sent, all of them reads; a few megabytes at the most come back. REPO is a public repo
-    with weights and small files; sentence-transformers/all-MiniLM-L6-v2 unless given. Exit status 0 means that every
-    check is ok.
+    About twenty read-only requests are sent; at most a few megabytes are received. REPO is a public repo with weights
+    and small files (default: sentence-transformers/all-MiniLM-L6-v2). Exit status 0 means that every check is ok.
 
     \b
     Examples:
@@ -31,7 +30,7 @@ def doctor(repo: str | None, endpoint: str | None, output: str | None) -> None:
     from provenance.hub_check.doctor import REPO, diagnose
     from provenance.output import choose_format, print_json, print_rows
 
-    # Each check tells of its failure itself.
+    # Each check reports its own failure.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     found = list(diagnose(endpoint, repo or REPO))
     if choose_format(output) == "json":

@@ -28,7 +28,7 @@ FORMATS = ("parquet", "csv")
 def export(table: str, file: str, store: str | None, output: str | None, force: bool) -> None:
     """Copy TABLE, any view of the store, to FILE or to stdout.
 
-    Tables are copied in bounded memory. FILE appears when it is complete. In CSV, lists and objects are JSON and
+    Tables are copied in bounded memory. FILE is created when it is complete. In CSV, lists and objects are JSON and
     bytes are hexadecimal.
 
     \b
@@ -79,7 +79,7 @@ def _to_stdout(pieces: Iterator[pa.Table], output: str) -> None:
         return
     if sys.stdout.isatty():
         raise click.UsageError("Parquet is binary: name a FILE, or redirect it")
-    with tempfile.TemporaryFile() as staged:  # a pipe cannot tell where it stands, as Parquet must know
+    with tempfile.TemporaryFile() as staged:  # Parquet needs file positions, which a pipe does not have
         _write(pieces, output, staged)
         staged.seek(0)
         shutil.copyfileobj(staged, sys.stdout.buffer)

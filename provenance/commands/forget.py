@@ -17,13 +17,13 @@ _REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 @store_option
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def forget(repos: tuple[str, ...], store: str | None, yes: bool) -> None:
-    """Take repos out of the store, with all that is known of them.
+    """Take repos out of the store, with everything that is known about them.
 
-    REPO is owner/name: all its revisions are forgotten. From then on nothing shows it, and listings pass over it; only
-    a crawl of it by name brings it back. `provenance index` takes it out of the index, `provenance compact` out of the
-    files, of which the old ones are removed an hour later; `provenance lineage --refresh` examines its children anew.
-    What others say of it stays: the cards that declare it as parent, and the sources and arguments of past crawls in
-    `runs`.
+    REPO is owner/name: all its revisions are forgotten. From then on no command shows it and crawls of a listing skip
+    it; only a crawl of it by name brings it back. `provenance index` removes it from the index and `provenance compact`
+    from the files, the old ones of which are deleted an hour later. `provenance lineage --refresh` examines its
+    children again. References to it stay: the cards that declare it as parent, and the sources and arguments of past
+    crawls in `runs`.
 
     \b
     Examples:
@@ -41,7 +41,7 @@ def forget(repos: tuple[str, ...], store: str | None, yes: bool) -> None:
             click.echo(f"{clean(mentioned.repo_id)}: {mentioned.checkpoints} checkpoints", err=True)
         if not yes:
             if not sys.stdin.isatty():
-                raise click.UsageError("nobody is there to confirm it; use --yes")
+                raise click.UsageError("no terminal to confirm it; use --yes")
             click.confirm("Forget them?", abort=True, err=True)
         forgotten = database.forget(repos)
     click.echo(

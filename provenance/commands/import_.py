@@ -11,11 +11,12 @@ from provenance.commands.options import store_option
 @click.argument("other", metavar="STORE", type=click.Path(exists=True, file_okay=False))
 @store_option
 def import_(other: str, store: str | None) -> None:
-    """Take over the checkpoints of another store, the folder STORE.
+    """Copy the checkpoints of another store, the folder STORE, into this one.
 
-    Both must have been made with the same versions of fingerprints and samples. Checkpoints that are here already are
-    left alone, and repos that were forgotten here stay forgotten. The other store's outcomes, runs and lineage are not
-    copied: run `provenance index` and `provenance lineage --refresh` afterwards. Killed, it goes on when run again.
+    Both must have the same versions of fingerprints and samples. Checkpoints that are already here are not changed, and
+    repos that were forgotten here stay forgotten. The other store's outcomes, runs and lineage are not copied: run
+    `provenance index` and `provenance lineage --refresh` afterwards. An interrupted import resumes when it is run
+    again.
 
     \b
     Examples:
@@ -25,7 +26,7 @@ def import_(other: str, store: str | None) -> None:
     from provenance import open as open_database
     from provenance.indexer.store.store import Store
 
-    Store.open(other)  # before a store is made: a mistyped one should leave nothing behind
+    Store.open(other)  # before the store is created: a mistyped one should create nothing
     with open_database(store, create=True) as database:
         taken = database.take_over(other)
     click.echo(

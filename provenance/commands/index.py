@@ -16,12 +16,12 @@ from provenance.commands.options import store_option
     show_default=True,
     help="flat: FAISS, exact: plain numpy; both search exhaustively. auto: flat.",
 )
-@click.option("--spec", default="qkvo-std-z-64", show_default=True, help="Signature to index; there is this one.")
+@click.option("--spec", default="qkvo-std-z-64", show_default=True, help="Signature to index; the only one so far.")
 def index(store: str | None, kind: str, spec: str) -> None:
     """Build the search index over the store.
 
     Computes the signatures and sketches that queries search, and learns how high unrelated checkpoints score. Queries
-    stay right without it: checkpoints crawled since are scanned one by one.
+    are correct without it, but slower: checkpoints that are not indexed are scanned one by one.
 
     \b
     Examples:

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     help="Default: tree on a terminal, json elsewhere.",
 )
 @click.option("--descendants", is_flag=True, help="Only what descends from MODEL.")
-@click.option("--refresh", is_flag=True, help="First examine what is new in the store, and what it is related to.")
+@click.option("--refresh", is_flag=True, help="First examine new checkpoints and their relatives.")
 def lineage(model: str | None, store: str | None, output: str | None, descendants: bool, refresh: bool) -> None:
     """Show the graph around MODEL, or all of it.
 
-    The graph is the table `lineage`, which --refresh brings up to date: the claims about every stored checkpoint,
-    beside what the cards declare.
+    The graph is the table `lineage`, which --refresh brings up to date: the claims about every stored checkpoint, and
+    what the cards declare.
 
     \b
     Examples:

@@ -21,7 +21,7 @@ json_option = click.option(
 mode_option = click.option(
     "--mode",
     type=click.Choice(["sampled", "full"]),
-    help="Read planned bands of the weights, or every weight (default for local folders: full, for a hub: sampled).",
+    help="Read planned bands of the weights, or every weight (default: full for local folders, sampled for a hub).",
 )
 sample_option = click.option(
     "--sample",
@@ -33,5 +33,5 @@ sample_option = click.option(
 deep_option = click.option(
     "--deep",
     is_flag=True,
-    help="Read the weights anew, and compare what no inner disguise changes. Says first how many bytes that takes.",
+    help="Read the weights again and compare what no inner disguise changes; first prints how many bytes.",
 )

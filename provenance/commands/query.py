@@ -19,7 +19,7 @@ FAIL_ON = ("derived", "undeclared", "license")
 @store_option
 @format_option
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Candidates to list.")
-@click.option("--spec", help="Signature to search with (default: the one indexed).")
+@click.option("--spec", help="Signature to search with (default: that of the index).")
 @click.option("--min-probability", default=0.0, type=click.FloatRange(0, 1), help="Leave out less probable candidates.")
 @click.option(
     "--fail-on",
@@ -47,15 +47,15 @@ def query(
 ) -> None:
     """Name the suspected parents of MODEL.
 
-    MODEL is a checkpoint id or repo id in the store, a local folder (./…), or a repo of the hub. One that is not
-    stored is fingerprinted first, and kept only with --save. With --deep the weights of MODEL and of up to five
-    candidates that are no relatives are read anew, and weights disguised on purpose are seen.
+    MODEL is a checkpoint id or repo id in the store, a local folder (./…), or a repo of the hub. A model
+    that is not stored is fingerprinted first, and kept only with --save. With --deep, the weights of MODEL and of
+    up to five candidates not known to be relatives are read again, which reveals weights disguised on purpose.
 
     \b
     The answer is one of
-      derived           a listed candidate is an ancestor of MODEL, or a copy that cannot be told from it
-      no-parent-found   nothing stored is an ancestor
-      inconclusive      the weights do not suffice to say
+      derived           a listed candidate is an ancestor of MODEL, or a copy indistinguishable from one
+      no-parent-found   no stored checkpoint is an ancestor
+      inconclusive      the weights do not suffice to decide
 
     \b
     Examples:

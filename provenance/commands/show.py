@@ -14,7 +14,7 @@ from provenance.commands.options import json_option, store_option
 @store_option
 @json_option
 def show(model: str, store: str | None, output: str | None) -> None:
-    """Show what is known of MODEL: metadata, roles found and unknown, and its curves.
+    """Show what is known about MODEL: metadata, roles found and unknown, and curves.
 
     MODEL is a checkpoint id or repo id in the store, or a local folder (./…).
 

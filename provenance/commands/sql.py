@@ -22,11 +22,11 @@ TERMINAL_LIMIT = 1000
 @format_option
 @click.option("--named", metavar="NAME", help="Run a shipped query.")
 @click.option("--list", "list_named", is_flag=True, help="List the shipped queries.")
-@click.option("--limit", type=click.IntRange(1), help="Rows at the most (a table on a terminal: 1000; else all).")
+@click.option("--limit", type=click.IntRange(1), help="Most rows (default: 1000 in a table on a terminal, else all).")
 def sql(
     statement: str | None, store: str | None, output: str | None, named: str | None, list_named: bool, limit: int | None
 ) -> None:
-    """Ask the store in SQL (DuckDB, read-only). Without QUERY: a prompt, or the statements that stdin holds.
+    """Query the store in SQL (DuckDB, read-only). Without QUERY: a prompt, or the statements on stdin.
 
     Views: checkpoints, latest_checkpoints, files, tensors, samples, signatures, lineage, descendants, verdicts,
     outcomes, runs, tombstones.
@@ -74,7 +74,7 @@ def _run(connection: duckdb.DuckDBPyConnection, text: str, output: str, limit: i
 
 
 def _prompt(connection: duckdb.DuckDBPyConnection, output: str, limit: int | None) -> None:
-    """Run what a person types; what is wrong with a statement is said, and the next one awaited."""
+    """Run typed statements; an error is printed, and the next statement is read."""
     from provenance.output import clean
     from provenance.schemas.errors import ProvenanceError
 
@@ -95,7 +95,7 @@ def _typed() -> Iterator[str]:
 
 
 def _statements(lines: Iterable[str]) -> Iterator[str]:
-    """Lines up to one that ends with ';', and what is left at the end."""
+    """Statements: lines up to one that ends with ';', and the rest at the end."""
     statement = ""
     for line in lines:
         statement += line

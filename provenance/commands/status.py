@@ -66,7 +66,7 @@ def _print(found: StoreStatus) -> None:
 
 
 def _run(run: RunFigures) -> dict[str, object]:
-    """A run for people, narrow enough for a terminal."""
+    """A run as a row of a table that fits a terminal."""
     from provenance.output import show_bytes
 
     requests = (run.api_requests, run.resolve_requests, run.range_requests)

@@ -10,9 +10,9 @@ from provenance.commands.options import store_option
 @click.command()
 @store_option
 def verify(store: str | None) -> None:
-    """Check the store's integrity: every part readable, nothing torn, no key twice.
+    """Check the store's integrity: every part is readable and complete, and no key occurs twice.
 
-    Of the index, every file is held against the digest taken when it was built.
+    Every file of the index is compared with the digest taken when it was built.
 
     \b
     Examples:

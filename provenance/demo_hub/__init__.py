@@ -1,4 +1,4 @@
-"""A hub on loopback addresses: what a crawler meets in production, served from a folder.
+"""A hub on loopback addresses that serves a folder in the way the real Hub serves repos.
 
     from provenance.demo_hub import LoopbackHub, folder_repos
     with LoopbackHub(folder_repos(Path("models"))) as hub:

@@ -1,6 +1,6 @@
-"""The content delivery network: large files, to whoever holds a signed URL that has not expired.
+"""The content delivery network: large files, for any client with a valid signed URL.
 
-A URL is signed for GET alone. It is content-addressed, and names neither the repo nor its user.
+A URL is signed for GET only. It is content-addressed, and names neither the repo nor its user.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from provenance.demo_hub.files import HubFile
 from provenance.demo_hub.messages import Refusal, Request, Response, content, text_response
 
 LIFETIME = 3600
-"""Seconds that a signed URL is good for."""
+"""Seconds for which a signed URL is valid."""
 
 
 class Cdn:
@@ -34,11 +34,11 @@ class Cdn:
         return f"{path}?{urlencode(query)}"
 
     def answer(self, request: Request) -> Response:
-        """The file that a signed URL names, or the range of it that is asked for.
+        """The file that a signed URL names, or the requested range of it.
 
         Raises:
-            Refusal: 403, as XML like the storage services that stand behind a CDN: not a GET, or a signature that is
-                wrong or has expired.
+            Refusal: 403, as XML like the storage services behind a CDN: not a GET, or a signature that is wrong or
+                has expired.
         """
         path, expires = request.path, request.value("Expires") or ""
         signature = self._signature(path, expires)
@@ -46,7 +46,7 @@ class Cdn:
             raise _denied("SignatureDoesNotMatch", "The signature does not match the method and the URL")
         if int(expires) <= self._clock():
             raise _denied("AccessDenied", "Request has expired")
-        file = self._objects[path]  # a right signature was given out for it
+        file = self._objects[path]  # it has a valid signature, so the file exists
         return content(file, request, {"ETag": f'"{path.removeprefix("/lfs/")}"'})
 
     def _signature(self, path: str, expires: str) -> bytes:

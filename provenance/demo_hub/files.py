@@ -10,11 +10,11 @@ from typing import Protocol
 
 LFS_SUFFIXES = frozenset((".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".npz"))
 LFS_THRESHOLD = 10 * 1024 * 1024
-"""Files of this many bytes are in large file storage whatever they are called."""
+"""Files of at least this many bytes are in large file storage, with any name."""
 
 
 class HubFile(Protocol):
-    """Bytes that can be read from anywhere."""
+    """Bytes with random access."""
 
     @property
     def size(self) -> int:
@@ -68,7 +68,7 @@ class DiskFile:
 
 @cache
 def _sha256_of(path: Path, modified: int) -> str:
-    """The digest of a file; `modified` is part of the cache's key, so that a file written anew is read again."""
+    """The digest of a file; `modified` is part of the cache's key, so that a rewritten file is read again."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -79,7 +79,7 @@ def is_lfs(path: str, file: HubFile) -> bool:
 
 
 def pointer(file: HubFile) -> bytes:
-    """What git holds in place of a file in large file storage."""
+    """The pointer that git stores in place of a file in large file storage."""
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{file.sha256}\nsize {file.size}\n".encode()
 
 

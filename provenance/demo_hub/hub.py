@@ -1,4 +1,4 @@
-"""The hub's own routes: the API about models, and `resolve`, which says where the bytes of a file are."""
+"""The hub's own routes: the API for models, and `resolve`, which gives the location of a file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from provenance.demo_hub.repos import HubRepo
 
 MAIN = "main"
 
-_REPO = r"(?P<repo>[^/]+(?:/[^/]+)??)"  # as short as can be: `name/tree/main` is no repo `name/tree`
+_REPO = r"(?P<repo>[^/]+(?:/[^/]+)??)"  # non-greedy: `name/tree/main` is not a repo `name/tree`
 _MODEL = re.compile(rf"/api/models/{_REPO}(?:/(?P<action>revision|tree|refs|safetensors-metadata)(?:/(?P<rest>.+))?)?")
 RESOLVE = re.compile(rf"/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
-"""Path of a request for where a file is."""
+"""Path of a request for the location of a file."""
 
 _CACHE = re.compile(r"/api/resolve-cache/models/(?P<repo>.+?)/(?P<revision>[0-9a-f]{40})/(?P<path>.+)")
 
@@ -29,7 +29,7 @@ class HubRoutes:
     """Answers the requests to the hub's origin.
 
     Args:
-        find: the repo that has, or once had, an id. Asked anew by every request.
+        find: the repo that has, or had, an id. Called for every request.
         listing: answers `/api/models`.
         cdn: signs for the large files.
         endpoint, cdn_url: the two origins.
@@ -50,10 +50,10 @@ class HubRoutes:
         self._endpoint, self._cdn_url, self._page_size = endpoint, cdn_url, page_size
 
     def answer(self, request: Request) -> Response:
-        """The answer to one request.
+        """The response to one request.
 
         Raises:
-            Refusal: the answer is an error, or the redirect of a repo that has a new name.
+            Refusal: the response is an error, or the redirect of a renamed repo.
         """
         path = request.path
         if path == "/api/models":
@@ -95,7 +95,7 @@ class HubRoutes:
     # ------------------------------------------------------------ files
 
     def _resolve(self, request: Request, match: re.Match[str]) -> Response:
-        """Where a file is: on the CDN when it is large, else in the hub's own cache."""
+        """The location of a file: on the CDN if it is large, else in the hub's own cache."""
         repo = self._repo(request, match)
         path, file = self._file(request, repo, match)
         headers = {"X-Repo-Commit": repo.sha, "Accept-Ranges": "bytes"}
@@ -117,7 +117,7 @@ class HubRoutes:
         path = unquote(match["path"])
         return path, _entry(repo, path)
 
-    # ------------------------------------------------------------ who may see what
+    # ------------------------------------------------------------ access
 
     def _repo(self, request: Request, match: re.Match[str]) -> HubRepo:
         repo_id = unquote(match["repo"])
@@ -160,7 +160,7 @@ def _model_info(repo: HubRepo, request: Request) -> dict[str, Any]:
 
 
 def _safetensors_metadata(repo: HubRepo, path: str) -> dict[str, Any]:
-    """The index without its weight map, and the header of every shard: one request in place of one a shard."""
+    """The index without its weight map, and the header of every shard: one request in place of one per shard."""
     file = _entry(repo, path)
     try:
         index = json.loads(file.read(0, file.size))

@@ -17,7 +17,7 @@ SORTS: dict[str, type[str] | type[int]] = {
     "likes": int,
     "trendingScore": int,
 }
-"""What a listing may be sorted by. Times are ISO 8601 in UTC, which sort as strings."""
+"""The keys by which a listing can be sorted. Times are ISO 8601 in UTC, which sort as strings."""
 
 _SHORT = (
     *("_id", "id", "modelId", "likes", "trendingScore", "private", "downloads"),
@@ -28,7 +28,7 @@ _FULL = (*_SHORT, "author", "gated", "disabled", "lastModified", "sha", "sibling
 EXPANDABLE = frozenset(
     {*_FULL, "baseModels", "cardData", "config", "gguf", "inference", "safetensors", "transformersInfo", "usedStorage"}
 ) - {"_id", "id", "modelId"}
-"""Properties that `expand` may name."""
+"""Properties that can be named in `expand`."""
 
 
 def expanded(request: Request) -> tuple[str, ...]:
@@ -44,20 +44,20 @@ def expanded(request: Request) -> tuple[str, ...]:
 
 
 def properties(repo: HubRepo, names: Iterable[str]) -> dict[str, Any]:
-    """The named properties of a repo that it has."""
+    """Those of the named properties that a repo has."""
     return {name: value for name in names if (value := repo.property(name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
-    """Which page of a listing a request asks for.
+    """The page of a listing that is requested.
 
     Attributes:
         sort: a key of `SORTS`.
         descending: largest first.
-        limit: rows on the page at most.
+        limit: maximum number of rows on the page.
         names: the properties of each row.
-        after: the key that ended the page before, null for the first page.
+        after: the last key of the page before, null for the first page.
     """
 
     sort: str
@@ -88,7 +88,7 @@ def page_query(request: Request, page_size: int) -> PageQuery:
 
 
 def list_models(repos: Iterable[HubRepo], request: Request, endpoint: str, page_size: int) -> Response:
-    """One page of the repos that a request asks for and its user may see.
+    """One page of the repos that match a request and that its user may see.
 
     Parameters: those of `page_query`, and which repos: `author`; `search` in ids, ignoring case; `filter`, as
     `has_labels`.

@@ -1,4 +1,4 @@
-"""Requests and responses, apart from sockets; and what the hub remembers of them."""
+"""Requests and responses, independent of sockets, and the record of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came in. `target` is the path with the query; names of `headers` are in lower case."""
+    """A request as received. `target` is the path with the query; names of `headers` are in lower case."""
 
     method: str
     origin: Origin
@@ -44,7 +44,7 @@ class Request:
         return dict(self.query).get(name)
 
     def is_set(self, name: str) -> bool:
-        """Whether a switch is on."""
+        """Whether a flag is set."""
         return (self.value(name) or "").lower() in ("1", "true")
 
     @property
@@ -56,7 +56,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response. `body` yields `length` bytes, and is not asked for them when the request is a HEAD."""
+    """A response. `body` yields `length` bytes, and is not read for a HEAD request."""
 
     status: int
     headers: Mapping[str, str]
@@ -74,7 +74,7 @@ class Refusal(Exception):
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its answer, as recorded.
+    """One request and its response, as recorded.
 
     Attributes:
         method: GET or HEAD.
@@ -83,7 +83,7 @@ class Exchange:
         headers: of the request, names in lower case.
         range: the Range header, null where there is none.
         status: of the response.
-        bytes: of the body, as far as they were handed to the network.
+        bytes: bytes of the body that were sent.
     """
 
     method: str
@@ -102,7 +102,7 @@ def text_response(status: int, text: str, kind: str, headers: Mapping[str, str] 
 
 
 def json_response(value: Any, headers: Mapping[str, str] | None = None) -> Response:
-    """A successful answer of the API."""
+    """A successful response of the API."""
     return text_response(200, json.dumps(value), "application/json", headers)
 
 
@@ -113,15 +113,15 @@ def redirect(status: int, location: str, headers: Mapping[str, str] | None = Non
 
 
 def refusal(status: int, message: str, code: str | None = None, headers: Mapping[str, str] | None = None) -> Refusal:
-    """An error of the hub, to be raised; clients go by `code`, sent as X-Error-Code."""
+    """An error of the hub, to be raised; clients read `code`, sent as X-Error-Code."""
     fields = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
     return Refusal(text_response(status, json.dumps({"error": message}), "application/json", fields))
 
 
 def content(file: HubFile, request: Request, headers: Mapping[str, str]) -> Response:
-    """A file or the range of it that is asked for: 200, 206 or 416.
+    """A file or the requested range of it: 200, 206 or 416.
 
-    A Range header that is malformed or asks for several ranges is ignored, as RFC 9110 (14.2) allows.
+    A Range header that is malformed or names several ranges is ignored, as RFC 9110 (14.2) allows.
     """
     size = file.size
     headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", **headers}

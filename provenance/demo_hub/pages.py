@@ -1,6 +1,6 @@
-"""Pages by keyset: a cursor names the last row of a page, and the next page is what sorts after it.
+"""Keyset pagination: a cursor names the last row of a page, and the next page begins after it.
 
-As on the hub, rows whose key changes between two pages are skipped or come again.
+As on the Hub, rows whose key changes between two pages are skipped or repeated.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Key = tuple[str | int, str]
 def cut(
     rows: Iterable[Row], key: Callable[[Row], Key], *, limit: int, after: Key | None, descending: bool = False
 ) -> tuple[list[Row], Key | None]:
-    """One page, and the key of its last row where others follow.
+    """One page, and the key of its last row if more rows follow.
 
     Args:
         rows: in any order.
         key: unique for each row.
         limit: rows on the page, at least 1.
-        after: the key that ended the page before, null for the first page.
+        after: the last key of the page before, null for the first page.
         descending: largest key first.
     """
     if after is not None:
@@ -36,10 +36,10 @@ def cut(
 
 
 def cursor_key(request: Request, kind: type[str] | type[int]) -> Key | None:
-    """The key that a request's cursor names, null for the first page. `kind` is the type of the value sorted by.
+    """The key that a request's cursor names, null for the first page. `kind` is the type of the sort key.
 
     Raises:
-        Refusal: 400, no such cursor was ever given out.
+        Refusal: 400, the cursor is not valid.
     """
     cursor = request.value("cursor")
     if cursor is None:

@@ -17,7 +17,7 @@ from provenance.schemas.errors import IdentityError, SourceError
 from provenance.schemas.identity import CheckpointId
 
 MASK = "****"
-"""What a gated repo shows in place of digests."""
+"""Shown by a gated repo in place of digests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class HubRepo:
     """One repo and its only commit.
 
     Attributes:
-        id: `owner/name`, or `name` as the oldest repos have it.
+        id: `owner/name`, or `name` for the oldest repos.
         files: by path, `/` between the parts.
         listing: properties as the hub's listing has them (`createdAt`, `gated`, `private`, `disabled`, `tags`,
             `cardData`, …), completed with defaults for those that are missing.
@@ -33,7 +33,7 @@ class HubRepo:
         former_ids: ids that redirect to this one.
 
     Raises:
-        SourceError: the listing's `sha` is no full commit.
+        SourceError: the listing's `sha` is not a full commit.
     """
 
     id: str
@@ -74,7 +74,7 @@ class HubRepo:
         return str(self.listing["sha"])
 
     def visible_to(self, token: str | None) -> bool:
-        """Whether a user learns that the repo exists."""
+        """Whether a user can see that the repo exists."""
         return not self.listing["private"] or token in self.tokens
 
     def readable_by(self, token: str | None) -> bool:
@@ -90,7 +90,7 @@ class HubRepo:
         return self.listing.get(name)
 
     def siblings(self, token: str | None) -> list[dict[str, Any]]:
-        """Its files with sizes and digests, as `blobs=true` asks for them."""
+        """Its files with sizes and digests, as for `blobs=true`."""
         found = []
         for path, file in sorted(self.files.items()):
             sibling = {"rfilename": path, "size": file.size, "blobId": blob_id(path, file)}
@@ -101,7 +101,7 @@ class HubRepo:
         return found
 
     def tree(self, folder: str, token: str | None, *, recursive: bool) -> list[dict[str, Any]]:
-        """What lies in a folder (the root is the empty string), by path; empty where there is no such folder."""
+        """The entries of a folder (the root is the empty string), by path; empty if there is no such folder."""
         entries: dict[str, dict[str, Any]] = {}
         for path, file in self.files.items():
             parents = [str(parent) for parent in PurePosixPath(path).parents][::-1]  # the root, `.`, comes first
@@ -137,12 +137,12 @@ CONFIG_KEYS = ("architectures", "model_type", "quantization_config")
 
 
 def folder_repos(root: Path) -> list[HubRepo]:
-    """The repos of a folder: one for each line of its `listing.jsonl`, with the files of the folder called as its id.
+    """The repos of a folder: one per line of its `listing.jsonl`, with the files of the folder with that id.
 
     Links and hidden files are left out.
 
     Raises:
-        SourceError: there is no such listing, or or a line of it has no folder of its own or no full `sha`.
+        SourceError: there is no listing, or a line of it has no folder or no full `sha`.
     """
     listing = root / "listing.jsonl"
     try:
@@ -158,7 +158,7 @@ def folder_repos(root: Path) -> list[HubRepo]:
         except IdentityError as error:
             raise SourceError(f"{str(listing)!r}: {error}; repair the line") from error
         folder = root / repo_id
-        # A link among the parts could lead out of the root.
+        # A link in the path could lead out of the root.
         if folder.resolve() != root.resolve() / repo_id or not folder.is_dir():
             raise SourceError(f"{str(listing)!r} names {repo_id}, but {str(folder)!r} is no folder; remove the line")
         repos.append(HubRepo(repo_id, _files(folder), {"config": _config(folder), **listed}))
@@ -166,7 +166,7 @@ def folder_repos(root: Path) -> list[HubRepo]:
 
 
 def _config(folder: Path) -> dict[str, Any] | None:
-    """What the Hub tells of a config.json: not all of it."""
+    """The part of a config.json that the Hub shows."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):

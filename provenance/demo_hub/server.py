@@ -1,4 +1,4 @@
-"""Two listeners on loopback addresses, HTTP/1.1 with connections that stay open, and a record of all traffic."""
+"""Two listeners on loopback addresses, HTTP/1.1 with persistent connections, and a record of all traffic."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ HOST = "127.0.0.1"
 
 
 class LoopbackHub:
-    """A hub that runs while its context is open.
+    """A hub that runs while its context manager is open.
 
     Args:
         repos: what it serves.
-        meter: counts a request to the hub's origin and returns headers for its answer; may raise a `Refusal`. Without
-            one there is no limit.
-        page_size: rows on a page of a listing, and the most that `limit` can ask for.
-        clock: the time in seconds since the epoch, which signed URLs expire by.
+        meter: counts a request to the hub's origin and returns headers for its response; may raise a `Refusal`. By
+            default there is no limit.
+        page_size: rows on a page of a listing, and the maximum of `limit`.
+        clock: the time in seconds since the epoch, for the expiry of signed URLs.
 
     Attributes:
         repos: by id. May be changed while the hub runs, as repos on a hub change.
-        requests: all traffic so far, in the order of the answers.
-        endpoint: URL of the hub, without a slash at its end: the value for HF_ENDPOINT.
+        requests: all traffic so far, in the order of the responses.
+        endpoint: URL of the hub, without a trailing slash: the value for HF_ENDPOINT.
         cdn: URL of the CDN.
         page_size: as given.
     """
@@ -79,7 +79,7 @@ class LoopbackHub:
             listener.stop()
 
     def find(self, repo_id: str) -> HubRepo | None:
-        """The repo of this id, or that once had it; null where there is none."""
+        """The repo that has, or had, this id; null if there is none."""
         repos = list(self.repos.values())
         return self.repos.get(repo_id) or next((repo for repo in repos if repo_id in repo.former_ids), None)
 
@@ -92,9 +92,9 @@ class LoopbackHub:
         return list_models(list(self.repos.values()), request, self.endpoint, self.page_size)
 
     def answer(self, request: Request) -> Response:
-        """The answer to a request to either origin.
+        """The response to a request to either origin.
 
-        Every request passes here once, from the thread of its connection: this is the method to override in order
+        It is called once per request, from the thread of its connection: this is the method to override in order
         to inject faults. A body that ends before its `length` makes the listener close the connection; so does a
         `ConnectionError` raised here, before anything was sent or recorded.
         """
@@ -129,11 +129,11 @@ class _Listener(ThreadingTCPServer):
     def stop(self) -> None:
         self.shutdown()
         for connection in list(self._open):
-            # Its thread waits for the next request, or for a client that no longer reads.
+            # Its thread may be waiting for the next request, or for a client that no longer reads.
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                continue  # closed by the client at this very moment
+                continue  # the client is closing it at the same time
         self.server_close()
         self._thread.join()
 
@@ -161,12 +161,12 @@ class _Handler(BaseHTTPRequestHandler):
         exchange = Exchange(
             self.command, request.origin, request.target, headers, headers.get("range"), response.status
         )
-        # Recorded, and counted below, before the client can have seen it: what it has seen is on record.
+        # Recorded, and counted below, before the client can see it: the record is never behind the client.
         self.server.hub.requests.append(exchange)
         try:
             self._send(response, exchange)
         except ConnectionError:
-            self.close_connection = True  # the client went away, which is its right
+            self.close_connection = True  # the client closed the connection
 
     do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
 
@@ -190,4 +190,4 @@ class _Handler(BaseHTTPRequestHandler):
             return  # reset by the client between two requests
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-        """Say nothing: the traffic is on record."""
+        """Print nothing: the traffic is recorded."""

@@ -1,7 +1,7 @@
 """Whether a Hub behaves as the crawler assumes: one check for each assumption that tests on loopback cannot verify.
 
-A check asks the Hub through `Probe` and returns what it found. It raises `ResponseError` where that is not as assumed,
-and any other `TransportError` where there was nothing to look at.
+A check sends requests through `Probe` and returns what it found. It raises `ResponseError` if that differs from the
+assumption, and any other `TransportError` if it could not be checked.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ REPO = "sentence-transformers/all-MiniLM-L6-v2"
 Examination = Callable[[Probe], str]
 
 CHECKS: list[Check] = []
-"""Every check, in the order of a crawl."""
+"""All checks, in the order in which a crawl depends on them."""
 
 Result = Literal["ok", "differs", "could not be checked"]
 
-_NOBODY, _NOTHING = "provenance-doctor/no-such-repo", "no-such-file.safetensors"
-_NEVER = "0" * 40
+_NO_REPO, _NO_FILE = "provenance-doctor/no-such-repo", "no-such-file.safetensors"
+_NO_COMMIT = "0" * 40
 
 _FIELDS: dict[str, Callable[[HubRepo], bool]] = {
     "sha": lambda repo: repo.revision is not None,
@@ -57,7 +57,7 @@ _FIELDS: dict[str, Callable[[HubRepo], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One assumption: its name, what is assumed, what is asked to see it, and the examination."""
+    """One assumption: its name, what is assumed, how it is checked, and the function that checks it."""
 
     name: str
     assumed: str
@@ -67,7 +67,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of a check; `found` is one line, without addresses or anything secret."""
+    """The result of a check; `found` is one line, without URLs or secrets."""
 
     check: str
     result: Result
@@ -88,11 +88,11 @@ def diagnose(endpoint: str | None = None, repo_id: str = REPO) -> Iterator[Findi
     """Check every assumption about a Hub, one after the other.
 
     Args:
-        endpoint: address of the Hub; null for `HF_ENDPOINT`, or else huggingface.co.
-        repo_id: the repo whose files are asked for.
+        endpoint: URL of the Hub; null for `HF_ENDPOINT`, else huggingface.co.
+        repo_id: the repo whose files are requested.
 
     Raises:
-        SourceError: there is no answer at all, offline mode is on, or the endpoint is not an address.
+        SourceError: the Hub does not respond, offline mode is on, or the endpoint is not a URL.
     """
     with Probe(endpoint, repo_id) as probe:
         probe.reach()
@@ -213,7 +213,7 @@ def _large_file_address(probe: Probe) -> str:
     location, now = probe.location, time.time()
     if origin(location.url) == origin(probe.transport.endpoint):
         raise ResponseError("the file lies on the Hub's own server, which the token is sent to")
-    # Read at the epoch, an expiry that is not absolute gives a few minutes, far in the past.
+    # With the epoch as current time, a relative expiry gives a time in 1970, far in the past.
     renew_at = renewal_time(location.url, 0.0)
     if renew_at <= now:
         raise ResponseError("its expiry cannot be read, or has passed; check the clock of this machine")
@@ -225,7 +225,7 @@ def _storage_range(probe: Probe) -> str:
     location = probe.location
     stop = min(8, location.size)
     try:
-        # Raises unless it is a 206 with the right Content-Range and length. The transport sends no token there.
+        # Raises unless the response is a 206 with the right Content-Range and length. No token is sent to the storage.
         (data,) = probe.transport.read_ranges(location, [(0, stop)])
     except RefusedError as error:
         raise ResponseError(f"{location.path}: the storage refuses a fresh address without a token") from error
@@ -256,7 +256,7 @@ def _small_file(probe: Probe) -> str:
 )
 def _budgets(probe: Probe) -> str:
     found = []
-    for resource, answer in (("api", probe.get("api/models?limit=1")), ("resolvers", probe.resolve(_NOTHING, "main"))):
+    for resource, answer in (("api", probe.get("api/models?limit=1")), ("resolvers", probe.resolve(_NO_FILE, "main"))):
         limits = {limit.resource: limit for limit in rate_limits(answer.headers, time.time())}
         limit = limits.get(resource)
         if limit is None or limit.quota is None:
@@ -265,19 +265,19 @@ def _budgets(probe: Probe) -> str:
     return ", ".join(found)
 
 
-@_check("X-Error-Code is RepoNotFound, with and without a token", f"{_NOBODY} by name")
+@_check("X-Error-Code is RepoNotFound, with and without a token", f"{_NO_REPO} by name")
 def _missing_repo(probe: Probe) -> str:
-    return _refusal(probe.get(f"api/models/{_NOBODY}"), "RepoNotFound")
+    return _refusal(probe.get(f"api/models/{_NO_REPO}"), "RepoNotFound")
 
 
 @_check("X-Error-Code is RevisionNotFound", "a commit of forty zeros in REPO")
 def _missing_revision(probe: Probe) -> str:
-    return _refusal(probe.resolve("config.json", _NEVER), "RevisionNotFound")
+    return _refusal(probe.resolve("config.json", _NO_COMMIT), "RevisionNotFound")
 
 
 @_check("X-Error-Code is EntryNotFound", "a file that REPO does not have")
 def _missing_file(probe: Probe) -> str:
-    return _refusal(probe.resolve(_NOTHING), "EntryNotFound")
+    return _refusal(probe.resolve(_NO_FILE), "EntryNotFound")
 
 
 def _check_descending(times: list[datetime | None], field: str) -> None:
@@ -301,7 +301,7 @@ def _refusal(answer: Answer, expected: str) -> str:
 
 
 def _unlike(answer: Answer, text: str) -> TransportError:
-    """The error for an answer that is not as assumed; busy or over budget tells nothing about the assumption."""
+    """The error for an unexpected response. A 429 or 5xx says nothing about the assumption."""
     if answer.status == 429 or answer.status >= 500:
         return failure(answer.status, answer.headers, "the Hub")
     return ResponseError(text)

@@ -1,4 +1,4 @@
-"""What `provenance doctor` asks a Hub: with one try, and through the crawler's own clients where it can."""
+"""The requests of `provenance doctor`: one try each, through the crawler's own clients where possible."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from provenance.schemas.errors import SourceError
 from provenance.schemas.records import RepoFile
 
 SAMPLE = 100
-"""Repos on the page that is looked at closely."""
+"""Repos on the page that is examined in detail."""
 
 _TIMEOUT = (3.0, 15.0, 15.0, 3.0)  # seconds to connect (to each address of the host), to read, to write, in the pool
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of the Hub, whatever its status; redirects are not followed. `body` is no more than was asked for."""
+    """One response of the Hub, with any status; redirects are not followed. `body` is cut to the length asked for."""
 
     url: str
     status: int
@@ -40,10 +40,10 @@ class Answer:
 
     @property
     def target(self) -> str:
-        """Where a redirect leads to.
+        """The target of a redirect.
 
         Raises:
-            ResponseError: to something that is not an address.
+            ResponseError: the target is not a URL.
         """
         try:
             return urljoin(self.url, self.headers.get("Location", ""))
@@ -52,20 +52,20 @@ class Answer:
 
 
 class Probe:
-    """The answers of one Hub about its listing and about one repo. Use as a context manager.
+    """The responses of one Hub about its listing and about one repo. Use as a context manager.
 
-    What came is kept; what did not raises a `TransportError` at every use, so that each check that needs it says so.
+    Responses are kept. A failed request raises a `TransportError` at every use, so that each check that needs it fails.
     """
 
     def __init__(self, endpoint: str | None, repo_id: str) -> None:
         """Set up; nothing is sent yet.
 
         Args:
-            endpoint: address of the Hub; null for `HF_ENDPOINT`, or else huggingface.co.
+            endpoint: URL of the Hub; null for `HF_ENDPOINT`, else huggingface.co.
             repo_id: a public repo with a file in large storage and a small one.
 
         Raises:
-            SourceError: offline mode is on, or the endpoint is not an http or https address.
+            SourceError: offline mode is on, or the endpoint is not an http or https URL.
         """
         self.transport, self.repo_id = connect(endpoint, retries=0), repo_id
         self.host = host(self.transport.endpoint)
@@ -77,10 +77,10 @@ class Probe:
         self.transport.close()
 
     def reach(self) -> None:
-        """Make sure that there is a server at all, and that it accepts the login.
+        """Check that the server responds and accepts the token.
 
         Raises:
-            SourceError: nothing answers, or the token is not valid.
+            SourceError: the server does not respond, or the token is not valid.
         """
         try:
             answer = self.get("api/models?limit=1")
@@ -90,10 +90,10 @@ class Probe:
             raise SourceError(str(failure(answer.status, answer.headers, self.host)))
 
     def get(self, path: str, *, body: int = 0) -> Answer:
-        """One answer as it comes, of its body about `body` bytes at the most.
+        """One unprocessed response, with at most about `body` bytes of its body.
 
         Raises:
-            TransferError: none came.
+            TransferError: there was no response.
         """
         from huggingface_hub import get_session
         from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
@@ -114,21 +114,21 @@ class Probe:
         return Answer(url, response.status_code, response.headers, bytes(content))
 
     def page(self, query: Mapping[str, Any]) -> tuple[list[Any], str | None]:
-        """A page of the listing, and the address of the next one.
+        """A page of the listing, and the URL of the next one.
 
         Raises:
-            TransportError: it did not come.
+            TransportError: the page could not be read.
         """
         return self._page("api/models", query)
 
     @cached_property
     def newest(self) -> tuple[list[Any], str | None]:
-        """The first page of a walk over all repos, and the address of the second."""
+        """The first page of a full listing, and the URL of the second."""
         return self.page({"sort": "createdAt", "limit": PAGE, "expand": ["createdAt"]})
 
     @cached_property
     def second(self) -> list[Any]:
-        """The second page of that walk."""
+        """The second page of that listing."""
         rows, following = self.newest
         if following is None:
             raise TransportError(f"the listing here ends after {len(rows):,} repos, there is no second page")
@@ -136,17 +136,17 @@ class Probe:
 
     @cached_property
     def changed(self) -> list[HubRepo]:
-        """The repos that changed last, as a crawl understands the listing."""
+        """The repos that changed last, as a crawl reads the listing."""
         return list(list_hub(self.transport, sort="lastModified", limit=SAMPLE))
 
     @cached_property
     def repo(self) -> HubRepo:
-        """The repo, as a crawl understands its description."""
+        """The repo, as a crawl reads its description."""
         return named(self.transport, self.repo_id)
 
     @cached_property
     def large(self) -> tuple[RepoFile, Answer]:
-        """A file in large storage, the smallest weight file where there is one, and the answer to `resolve`."""
+        """A file in large storage, the smallest weight file if there is one, and the response of `resolve`."""
         files = [file for file in self.repo.files if file.sha256 is not None and file.size]
         if not files:
             raise TransportError(f"{self.repo_id} has no file in large storage, or hides its digest; give another repo")
@@ -155,7 +155,7 @@ class Probe:
 
     @cached_property
     def small(self) -> tuple[RepoFile, Answer]:
-        """A file that the Hub serves itself, config.json where there is one, and the answer to `resolve`."""
+        """A file that the Hub itself serves, config.json if there is one, and the response of `resolve`."""
         files = [file for file in self.repo.files if file.sha256 is None and 0 < file.size <= SMALL_FILE]
         if not files:
             raise TransportError(f"{self.repo_id} has no small file; give another repo")
@@ -164,7 +164,7 @@ class Probe:
 
     @cached_property
     def location(self) -> Location:
-        """Where the large file lies, as the crawler reads the redirect."""
+        """The location of the large file, as the crawler reads the redirect."""
         file, answer = self.large
         if answer.status != 302:
             raise ResponseError(f"{file.path}: the Hub answers {answer.status} in place of a redirect")
@@ -178,10 +178,10 @@ class Probe:
         )
 
     def resolve(self, path: str, revision: str | None = None) -> Answer:
-        """The answer to `resolve`, at the commit of the repo unless told.
+        """The response of `resolve`, by default at the commit of the repo.
 
         Raises:
-            TransportError: none came, or a refusal that has nothing to do with the file.
+            TransportError: there was no response, or a refusal that is not about the file.
         """
         commit = revision or self.repo.revision or ""
         answer = self.get(f"{quote(self.repo.repo_id)}/resolve/{commit}/{quote(path)}")

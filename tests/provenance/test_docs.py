@@ -23,6 +23,7 @@ from tools import make_cli_reference
 ROOT = Path(__file__).resolve().parents[2]
 MINIATURE = ROOT / "provenance" / "miniature"
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("C*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+FOLDERS = ("crawler", "indexer", "query", "schemas")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 EXAMPLE = re.compile(r"(?P<skip><!-- not run: .+? -->\s*)?^```console\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -69,6 +70,43 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
         linked = (page.parent / path).resolve() if path else page
         assert linked.exists(), f"{name(page)} links to {target}"
         assert not anchor or anchor in anchors(linked), f"{name(page)} links to {target}"
+
+
+def modules() -> set[str]:
+    """The modules of the package as `folder/name.py`, without the `__init__.py` of each folder."""
+    package = ROOT / "provenance"
+    folders = package, *(package / folder for folder in FOLDERS)  # links in a checkout, folders in an sdist
+    files = {path.relative_to(package).as_posix() for folder in folders for path in folder.rglob("*.py")}
+    found = {path for path in files if not path.endswith("__init__.py")}
+    return {path if path.startswith(FOLDERS) else f"provenance/{path}" for path in found}
+
+
+def floor_plan(text: str) -> list[str]:
+    """The modules that the tables of docs/code.md name: under a heading with their folder, in the first column."""
+    found = []
+    for section in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
+        folder, rows = re.match(r"`(.+?)`", section), re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
+        assert folder, section
+        found += [f"{folder[1]}{name}.py" for row in rows for name in re.findall(r"`([\w/]+)`", row)]
+    return found
+
+
+def test_floor_plan_is_the_tree() -> None:
+    text = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
+    named = floor_plan(text.partition("\n## Floor plan\n")[2].partition("\n## ")[0])
+    assert len(named) == len(set(named)), "named twice"
+    assert modules() - set(named) == set(), "not named in docs/code.md"
+    assert set(named) - modules() == set(), "named in docs/code.md, and not there"
+
+
+PATH = re.compile(r"`((?:crawler|indexer|query|schemas|provenance|tests|tools|benchmarks)/[\w./-]*)`")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "decisions"], ids=name)
+def test_named_paths_exist(page: Path) -> None:
+    for path in PATH.findall(page.read_text(encoding="utf-8")):
+        at = ROOT / "provenance" if path.startswith(FOLDERS) else ROOT
+        assert (at / path).exists(), f"{name(page)} names {path}"
 
 
 def commands(page: Path) -> list[str]:

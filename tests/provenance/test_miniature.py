@@ -1,4 +1,4 @@
-"""The shipped miniature family: whole, small, really trained, and related as its truth table says."""
+"""The shipped miniature family: complete, small, trained, and related as its truth table says."""
 
 from __future__ import annotations
 
