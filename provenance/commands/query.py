@@ -135,7 +135,7 @@ def _print_table(answer: Answer) -> None:
     for candidate in answer.candidates:
         for line in candidate.evidence:
             if line.kind == "products" and line.value is None:
-                click.echo(f"{clean(candidate.repo_id)}: not compared with --deep: {clean(line.note)}", err=True)
+                click.echo(f"not compared with --deep: {clean(line.note)}", err=True)
     searched = f"{answer.store.checkpoints} checkpoints searched"
     if answer.store.unindexed:
         searched += f", {answer.store.unindexed} of them not indexed yet (run `provenance index`)"

@@ -19,7 +19,7 @@ def measure(pair: Pair) -> Evidence | None:
     read, match = pair.reading, pair.products
     if read is None:
         return None
-    cost = f"{read.bytes_read:,} bytes read"
+    cost = f"{read.bytes_read:,} bytes read" if read.bytes_read else ""
     if match is None or match.best is None:
         return Evidence(KIND, None, None, None, 0, _note(read.note or "no layers that correspond", cost))
     best = match.best

@@ -294,7 +294,8 @@ def test_the_query_command_shows_products(
     assert "products" not in plain.out
     assert "products" in deep.out
     assert "(0 bytes)" in deep.err
-    assert deep.err.count("not compared with --deep: ") == 5
+    assert deep.err.count("\nnot compared with --deep: ") == 5
+    assert "not compared with --deep: org/root@" in deep.err
 
 
 # Vocabularies
