@@ -1,7 +1,7 @@
 """One checkpoint in, one fingerprint out: header -> roles -> ranges -> statistics and weight sample.
 
-`fingerprint` is a pure, picklable function of what was listed and of a reader. It knows neither where the bytes come
-from nor where the result goes.
+`fingerprint` is a pure, picklable function of a listed checkpoint and a reader. It depends neither on the source of the
+bytes nor on the destination of the result.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ def fingerprint(
         reader: reads those files.
         size: how much is read; null reads every weight (mode `full`).
         now: the time of the fingerprint, timezone-aware.
-        earlier: a fingerprint of the same mode, of files with the same digests: only the headers are read then,
+        earlier: a fingerprint of the same mode, of files with the same digests: with it only the headers are read,
             unless the config decides which rows of a tensor have which role.
 
     Raises:
-        HeaderError: a weight file's header breaks the format.
+        HeaderError: a weight file's header violates the format.
         WeightsError: files are missing, truncated or contradict each other.
-        CheckpointError: anything else that keeps this one checkpoint from being read.
+        CheckpointError: any other reason why this checkpoint cannot be read.
     """
     repo = listed.identity.repo_id
     entries = [entry for path in listed.weight_files for entry in read_header(reader, path, repo)]
-    _refuse_impossible(entries, repo)
+    _check_entries(entries, repo)
     config, config_note = listed.config, list[str]()
     reading = read_names(entries)
     if config is None or reading.needs_config:
         config, config_note = read_config(reader, listed.config_file)
     resolved = reading.with_config(config)
-    # Another config may cut a fused tensor otherwise, into parts of the same names and shapes.
+    # With another config, a fused tensor may be split differently into parts of the same names and shapes.
     known = None if earlier is None or reading.needs_config else _same_layout(resolved.tensors, earlier.tensors)
     if earlier is not None and known is not None and _as_planned(resolved.tensors, known, size):
         rows, sample = known, earlier.sample
@@ -90,13 +90,13 @@ def fingerprint(
 
 
 def read_header(reader: TensorReader, path: str, repo: str) -> tuple[TensorEntry, ...]:
-    """The validated header of one safetensors file: one read, or two where it is long.
+    """The validated header of one safetensors file: one read, or two for a long header.
 
     Raises:
-        HeaderError: the header breaks the format.
+        HeaderError: the header violates the format.
     """
     file_size = reader.size(path)
-    # A small file has a small header: the guess never costs much more than the header itself.
+    # A small file has a small header, so the guess never costs much more than the header itself.
     guess = min(file_size, max(PREFIX_BYTES, min(_HEADER_GUESS, file_size // 128)))
     (first,) = reader.read(path, [(0, guess)])
     stop = header_stop(first, file_size=file_size, file=path, repo=repo)
@@ -107,20 +107,20 @@ def read_header(reader: TensorReader, path: str, repo: str) -> tuple[TensorEntry
     return parse_header(data, file_size=file_size, file=path, repo=repo).entries
 
 
-def _refuse_impossible(entries: Sequence[TensorEntry], repo: str) -> None:
+def _check_entries(entries: Sequence[TensorEntry], repo: str) -> None:
     seen: dict[str, str] = {}
     for entry in entries:
         if entry.name in seen:
             raise WeightsError(
-                f"{repo}: tensor {entry.name!r} stands in {seen[entry.name]} and again in {entry.file}; "
+                f"{repo}: tensor {entry.name!r} is in {seen[entry.name]} and again in {entry.file}; "
                 "shards must not overlap"
             )
         seen[entry.name] = entry.file
-        # The format allows any unsigned 64-bit length beside a zero; the store's columns are signed.
+        # The format allows any unsigned 64-bit length if another one is zero; the store's columns are signed.
         if max(entry.shape, default=0) > _MAX_LENGTH:
             raise WeightsError(
                 f"{repo}: tensor {entry.name!r} in {entry.file} has the shape {list(entry.shape)[:4]}, and no tensor "
-                "is that long; write the file anew",
+                "is that long; write the file again",
                 stage=Stage.HEADER,
             )
 
@@ -140,7 +140,7 @@ def read_config(reader: TensorReader, path: str | None) -> tuple[Mapping[str, ob
     return (config, []) if isinstance(config, dict) else (None, [f"{path} is not a JSON object and was ignored"])
 
 
-# Stored name, part and expert: what tells the logical tensors of a checkpoint apart.
+# Stored name, part and expert, which identify a logical tensor of a checkpoint.
 _Key: TypeAlias = tuple[str, str | None, int | None]
 
 
@@ -150,7 +150,7 @@ def _key(tensor: LogicalTensor) -> _Key:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What is kept of a scanned tensor: the bands themselves would add up to all that was read."""
+    """The results of a scanned tensor, kept without its bands to save memory."""
 
     statistics: TensorStatistics
     digest: str | None
@@ -192,7 +192,7 @@ def _tensor_row(tensor: LogicalTensor, measured: _Measured | None) -> TensorRow:
 
 
 def _same_layout(tensors: Sequence[LogicalTensor], earlier: Sequence[TensorRow]) -> list[TensorRow] | None:
-    """The earlier rows in the order of `tensors`; null where they are not of the same tensors in the same roles."""
+    """The earlier rows in the order of `tensors`; null if they are not the same tensors in the same roles."""
     known = {(r.name, r.part, r.role, r.layer, r.stack, r.expert, r.shape, r.dtype): r for r in earlier}
     places = [(t.name, t.part, t.role, t.layer, t.stack, t.expert, t.shape, t.entry.dtype) for t in tensors]
     same = len(earlier) == len(tensors) and known.keys() == set(places)
@@ -200,7 +200,7 @@ def _same_layout(tensors: Sequence[LogicalTensor], earlier: Sequence[TensorRow])
 
 
 def _as_planned(tensors: Sequence[LogicalTensor], rows: Sequence[TensorRow], size: SampleSize | None) -> bool:
-    """Whether as much was read of every whole tensor as would be now: a sampled crawl may have been of another size."""
+    """Whether the earlier crawl read as much of every whole tensor as `size` asks for; sample sizes may differ."""
     read = {_key(tensor): row.n_read for tensor, row in zip(tensors, rows, strict=True)}
     return all(
         read[_key(plan.parts[0])] == sum(stop - start for start, stop in plan.bands) * plan.columns

@@ -1,6 +1,6 @@
-"""What a listing object or a model card says of a repo, as `RepoMetadata`; nothing in it is trusted.
+"""Parse a listing object or a model card into `RepoMetadata`; the input is untrusted.
 
-A field of the wrong type becomes null: one strange card must not cost the other fields, or the crawl.
+A field of the wrong type becomes null: a malformed card must not fail the other fields, or the crawl.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _HUB = re.compile(r"https?://(?:huggingface\.co|hf\.co)/")
 _MAX_INT = 2**63 - 1
 
 FRONT_MATTER_LIMIT = 64 * 1024
-"""Bytes of a README.md that are looked at."""
+"""Maximum number of bytes read of a README.md."""
 
 
 def parse_listing(content: bytes, name: str) -> dict[str, Mapping[str, object]]:
-    """The objects of a `listing.jsonl` by repo id; the last one of each, as a later page is the fresher one.
+    """The objects of a `listing.jsonl` by repo id; of several with one id the last, as later pages are newer.
 
     Args:
-        content: one JSON object a line, as the hub's listing returns them; empty lines are passed over.
-        name: what to call the file in an error.
+        content: one JSON object per line, as the hub's listing returns them; empty lines are ignored.
+        name: the name of the file in errors.
 
     Raises:
-        SourceError: a line is no such object; names the line.
+        SourceError: a line is not such an object; the message gives its number.
     """
     listing: dict[str, Mapping[str, object]] = {}
     for number, line in enumerate(content.split(b"\n"), start=1):
@@ -54,8 +54,8 @@ def parse_listing(content: bytes, name: str) -> dict[str, Mapping[str, object]]:
 def metadata_from_listing(listed: Mapping[str, object]) -> RepoMetadata:
     """The metadata in one object of the hub's listing.
 
-    Declared parents are the card's `base_model` and then the `base_model:` tags, without repeats and
-    without the repo itself (the hub ignores case in repo ids, and so does this).
+    Declared parents are the card's `base_model` and then the `base_model:` tags, without repeats and without the repo
+    itself. Repo ids are compared without case, as on the hub.
     """
     repo_id = _text(listed.get("id")) or ""
     tags = tuple(text for tag in _items(listed.get("tags")) if (text := _text(tag)) is not None)
@@ -82,14 +82,20 @@ def metadata_from_readme(readme: bytes, repo_id: str) -> RepoMetadata:
     """License, base models and their relation from the YAML front matter of a model card, else nulls.
 
     Args:
-        readme: the beginning of README.md; no more than `FRONT_MATTER_LIMIT` bytes are looked at.
-        repo_id: so that a card which names itself declares nothing.
+        readme: the beginning of README.md; at most `FRONT_MATTER_LIMIT` bytes are used.
+        repo_id: the repo's own id, which is no base model of itself.
     """
     front_matter = _FRONT_MATTER.match(readme[:FRONT_MATTER_LIMIT].decode("utf-8", "replace"))
     try:
-        # The base loader knows no tags and no merge keys, which can blow up, and reads `license: no` as text.
+        # The base loader supports neither tags nor merge keys, which can expand without bound, and keeps `license: no`
+        # as text.
         card = _mapping(yaml.load(front_matter["yaml"], Loader=yaml.BaseLoader)) if front_matter else {}
-    except (yaml.YAMLError, RecursionError, ValueError, OverflowError):  # the latter from `\\UFFFFFFFF` and the like
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        ValueError,
+        OverflowError,
+    ):  # the last two from escapes such as `\\UFFFFFFFF`
         card = {}
     card = {key: value for key, value in card.items() if not (isinstance(value, str) and value.lower() in _YAML_NULL)}
     return RepoMetadata(
@@ -100,13 +106,13 @@ def metadata_from_readme(readme: bytes, repo_id: str) -> RepoMetadata:
 
 
 def commit_from_listing(listed: Mapping[str, object]) -> str | None:
-    """The commit that a listing object names, null unless it is hexadecimal."""
+    """The commit of a listing object, null unless it is hexadecimal."""
     sha = listed.get("sha")
     return sha if isinstance(sha, str) and _COMMIT.fullmatch(sha) else None
 
 
 def files_from_listing(listed: Mapping[str, object]) -> tuple[RepoFile, ...]:
-    """The files that a listing object describes with their sizes; digests masked as `****` are null."""
+    """The files of a listing object that have a size; digests masked as `****` are null."""
     commit = commit_from_listing(listed)
     files = []
     for sibling in map(_mapping, _items(listed.get("siblings"))):
@@ -119,7 +125,7 @@ def files_from_listing(listed: Mapping[str, object]) -> tuple[RepoFile, ...]:
 
 
 def sha256_or_null(value: object) -> str | None:
-    """A sha256 in hex; null when it is masked or anything else."""
+    """A sha256 in hex; null if it is masked or anything else."""
     return value if isinstance(value, str) and _SHA256.fullmatch(value) else None
 
 
@@ -133,7 +139,7 @@ def _parents(repo_id: str, card: Mapping[str, object], tags: tuple[str, ...]) ->
 
 
 def _declared(card: Mapping[str, object], tags: tuple[str, ...]) -> Iterator[str]:
-    """Everything named as a base model, the card's first."""
+    """Every declared base model, those of the card first."""
     base = card.get("base_model")
     for name in [base] if isinstance(base, str) else _items(base):
         if isinstance(name, str):
@@ -150,7 +156,7 @@ def _relation(card: Mapping[str, object], tags: tuple[str, ...]) -> str | None:
 
 
 def _text(value: object) -> str | None:
-    """A non-empty string that UTF-8 can hold: JSON may carry lone surrogates, Parquet may not."""
+    """A non-empty string that can be encoded as UTF-8: JSON allows lone surrogates, Parquet does not."""
     return value.encode("utf-8", "replace").decode() or None if isinstance(value, str) else None
 
 
@@ -159,7 +165,7 @@ def _count(value: object) -> int | None:
 
 
 def _time(value: object) -> datetime | None:
-    """An ISO 8601 time in UTC; one without an offset is UTC already."""
+    """An ISO 8601 time in UTC; a time without an offset is taken as UTC."""
     if not isinstance(value, str):
         return None
     try:

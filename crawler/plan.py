@@ -1,8 +1,8 @@
 """Which bytes of which file are read: pure planning over validated header entries.
 
-In `full` mode every row of every numeric tensor is read, in chunks. In `sampled` mode only bands of rows that hold
-the cells of the weight sample are: five bands of an attention matrix, one of a feed-forward matrix (five short
-ones where it is stored transposed), vectors whole, and nothing of the rest.
+In `full` mode every row of every numeric tensor is read, in chunks. In `sampled` mode only the bands of rows with
+cells of the weight sample are read: five bands of an attention matrix, one of a feed-forward matrix (five short ones if
+it is stored transposed), whole vectors, and nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from provenance.schemas.tensors import LogicalTensor, OutputRows, TensorEntry
 
 KIB, MIB = 1024, 1024 * 1024
 MAX_RANGE_BYTES = 16 * MIB
-"""No single read is longer: what bounds memory, whatever the size of a tensor."""
+"""Maximum bytes of a single read; it limits memory for a tensor of any size."""
 
 MAX_VECTOR_ELEMENTS = 1 << 20
 """Of a longer vector only the cells of the sample are read."""
@@ -36,7 +36,7 @@ class SampleSize:
 
     Attributes:
         band_bytes: a band of rows is stretched to this many bytes (never below the rows of a tile).
-        gap_bytes: two bands this close are read as one range.
+        gap_bytes: two bands with at most this many bytes between them are read as one range.
     """
 
     band_bytes: int
@@ -50,8 +50,8 @@ SAMPLE_SIZES = {
 }
 """Presets. A band is never thinner than the 4 rows of a tile, which hold its sample cells.
 
-So `small` reads less than `default` only where 4 rows are shorter than 32 KiB: below a width of 4,096 at 16 bits. From
-there on (7B models and larger) the two read the same bands, and less could be read only by giving cells up.
+So `small` reads less than `default` only if 4 rows are shorter than 32 KiB: below a width of 4,096 at 16 bits. For
+wider matrices (7B models and larger) the two read the same bands, and less could be read only with fewer cells.
 """
 
 
@@ -59,7 +59,7 @@ there on (7B models and larger) the two read the same bands, and less could be r
 class MatrixPlan:
     """One stored matrix, the logical tensors in it, and the bands of stored rows to read.
 
-    Vectors are matrices of one column. `bands` are half-open row intervals, rising and apart.
+    Vectors are matrices of one column. `bands` are half-open row intervals, increasing and disjoint.
     """
 
     entry: TensorEntry
@@ -92,7 +92,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """One read of a file, and the bands that lie in it."""
+    """One read of a file, and the bands in it."""
 
     start: int
     stop: int
@@ -100,14 +100,14 @@ class ByteRange:
 
 
 def plan_matrices(tensors: Sequence[LogicalTensor], size: SampleSize | None) -> list[MatrixPlan]:
-    """Plan every stored matrix that is to be read.
+    """Plan the reads of every stored matrix.
 
     Args:
         tensors: all logical tensors of a checkpoint.
         size: how much a sampled crawl reads; null reads everything.
 
     Returns:
-        plans in file order; tensors that are not read (by choice, or because their dtype has no numbers) have none.
+        plans in file order; tensors that are not read (by choice, or because of a non-numeric dtype) have none.
     """
     groups: dict[tuple[str, str, int], list[LogicalTensor]] = defaultdict(list)
     for tensor in tensors:
@@ -120,7 +120,7 @@ def plan_ranges(plans: Iterable[MatrixPlan], gap_bytes: int) -> dict[str, list[B
     """Byte ranges per file: neighbouring bands closer than `gap_bytes` are read together.
 
     Returns:
-        file -> ranges in rising order, none longer than `MAX_RANGE_BYTES` unless one row is.
+        file -> ranges in increasing order, none longer than `MAX_RANGE_BYTES` unless a single row is.
     """
     pieces: dict[str, list[Piece]] = defaultdict(list)
     for plan in plans:
@@ -187,7 +187,7 @@ def _wanted_rows(part: LogicalTensor, rows: int) -> Iterable[tuple[int, int]]:
 
 
 def cell_positions(tensor: LogicalTensor) -> NDArray[np.int64] | None:
-    """Stored `(row, column)` of every sample cell `[n, 2]` in sampling order, or null where the tensor has none."""
+    """Stored `(row, column)` of every sample cell `[n, 2]` in sampling order, or null if the tensor has none."""
     if tensor.stack != MAIN_STACK or not is_sampled(tensor.role, tensor.expert):
         return None
     if len(tensor.shape) != 2 and not (len(tensor.shape) == 1 and tensor.role in VECTORS):
@@ -195,7 +195,7 @@ def cell_positions(tensor: LogicalTensor) -> NDArray[np.int64] | None:
     return _cells(tensor.role, tensor.shape, tensor.transposed, tensor.rows)
 
 
-# The layers of a model are alike: what depends on no more than role and shape is worked out once.
+# The layers of a model have the same shapes: what depends only on role and shape is computed once.
 @lru_cache(maxsize=128)
 def _cells(role: Role, shape: tuple[int, ...], transposed: bool, rows: OutputRows | None) -> NDArray[np.int64]:
     if len(shape) == 1:
@@ -213,7 +213,7 @@ def _cells(role: Role, shape: tuple[int, ...], transposed: bool, rows: OutputRow
 def _tile_rows(
     role: Role, shape: tuple[int, int], transposed: bool, rows: OutputRows | None
 ) -> tuple[tuple[int, int], ...]:
-    """The stored rows from the first to the last cell of each line of tiles that runs along them."""
+    """For each line of tiles along the stored rows, the interval of rows from its first to its last cell."""
     tiles = sequence()[matrix_cells(shape, role), 0]
     lines = tiles % len(OFFSETS) if transposed else tiles // len(OFFSETS)
     stored = _cells(role, shape, transposed, rows)[:, 0]
@@ -223,7 +223,7 @@ def _tile_rows(
 def _stretch(
     wanted: Sequence[tuple[int, int]], rows: int, row_bytes: int, band_bytes: int
 ) -> tuple[tuple[int, int], ...]:
-    """Stretch intervals to the size of a band, inside the matrix, and join those that meet."""
+    """Extend intervals to the size of a band, inside the matrix, and merge those that touch."""
     height = -(-band_bytes // row_bytes)
     bands: list[tuple[int, int]] = []
     for low, high in wanted:

@@ -1,4 +1,4 @@
-"""The weight sample: the cells that were read of a checkpoint's tensors, as scaled float16 within fixed budgets."""
+"""The weight sample: cells of a checkpoint's tensors as scaled float16, within fixed budgets."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ def weight_sample(cells_read: Iterable[tuple[LogicalTensor, NDArray[np.float64] 
     """The prefix of every sampled tensor's cells that the budgets allow.
 
     Args:
-        cells_read: tensors and their cells `[n]` in sampling order, in any order of tensors; null for a tensor
-            without cells.
+        cells_read: tensors, in any order, with their cells `[n]` in sampling order; null for a tensor without cells.
     """
     sampled = sorted(
         (
@@ -53,7 +52,7 @@ def weight_sample(cells_read: Iterable[tuple[LogicalTensor, NDArray[np.float64] 
 def to_scaled_half(values: NDArray[np.float32] | NDArray[np.float64]) -> tuple[int, NDArray[np.float16]]:
     """Values as float16 under a power of two that uses float16's whole range.
 
-    A power of two changes no mantissa: bfloat16 and float16 weights within 2**-24 of the largest come back exactly.
+    A power of two changes no mantissa: bfloat16 and float16 weights within 2**-24 of the largest are exact.
 
     Returns:
         exponent `e` and float16 values `h`, so that `values ~ h * 2**e`; non-finite values become NaN.
@@ -67,7 +66,7 @@ def to_scaled_half(values: NDArray[np.float32] | NDArray[np.float64]) -> tuple[i
 
 
 def _canonical(tensor: LogicalTensor) -> tuple[str, int, int]:
-    """A sampled tensor's place in the sample, wherever it is stored: by role, layer and expert, nulls first."""
+    """A tensor's sort key in the sample, independent of where it is stored: role, layer and expert, nulls first."""
     return (
         tensor.role,
         -1 if tensor.layer is None else tensor.layer,

@@ -17,7 +17,7 @@ from provenance.schemas.tensors import LogicalTensor, TensorStatistics
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
-# With the dot before: `c_attn.bias` is a bias, `attn.bias` a mask.
+# With the leading dot: `c_attn.bias` is a bias, `attn.bias` a mask.
 _KNOWN_BUFFERS = (".inv_freq", ".rotary_emb", ".masked_bias", ".position_ids", ".attn.bias", ".attention.bias")
 
 
@@ -26,7 +26,7 @@ class TensorScan:
 
     Attributes:
         tensor: the logical tensor.
-        cells: float64 sample cells in sampling order once all bands were fed; null for tensors without any.
+        cells: float64 sample cells in sampling order, complete after all bands were fed; null for tensors without any.
     """
 
     def __init__(self, tensor: LogicalTensor, *, complete: bool) -> None:
@@ -39,7 +39,7 @@ class TensorScan:
         self.cells = None if self._where is None else np.full(len(self._where), np.nan)
 
     def feed(self, bands: Sequence[tuple[int, int]], rows: Floats) -> None:
-        """Take in bands of the stored matrix: `rows` `[n, columns]` are the half-open intervals of rows, joined."""
+        """Add bands of the stored matrix: `rows` `[n, columns]` are the half-open row intervals, concatenated."""
         first = 0
         for low, high in bands:
             if self._where is not None and self.cells is not None:
@@ -70,7 +70,7 @@ class TensorScan:
         return hashlib.sha256(label + (self.cells + 0.0).tobytes()).hexdigest()[:32]
 
     def _own(self, bands: Sequence[tuple[int, int]], rows: Floats) -> tuple[Floats, list[int]]:
-        """What belongs to this tensor of the rows of some bands, and how many rows of each band do."""
+        """The rows of some bands that belong to this tensor, and their number in each band."""
         heights = [high - low for low, high in bands]
         if self._sorted is None:
             return rows, heights
@@ -83,10 +83,10 @@ class TensorScan:
 
 
 class _Matrix:
-    """A stored matrix while its bands come in.
+    """A stored matrix while its bands are read.
 
-    The bands of a sampled matrix are decoded and measured together: numpy lets go of the interpreter's lock in each
-    call, and few large calls make workers wait for each other less than many small ones.
+    The bands of a sampled matrix are decoded and measured together: every call of numpy releases and takes the
+    interpreter lock, so workers wait for each other less with few large calls than with many small ones.
     """
 
     def __init__(self, plan: MatrixPlan) -> None:
@@ -100,7 +100,7 @@ class _Matrix:
         self._bands.append((first_row, first_row + len(data) // self.plan.row_bytes))
         self._data.append(data)
         if self._complete:
-            self._measure()  # in chunks, which may be many
+            self._measure()  # chunk by chunk: a whole matrix may have many
 
     def finish(self) -> list[TensorScan]:
         if self._data:
@@ -116,10 +116,10 @@ class _Matrix:
 
 
 def scan_matrices(reader: TensorReader, path: str, ranges: Sequence[ByteRange]) -> Iterator[TensorScan]:
-    """Read the planned ranges of one file and yield each logical tensor as soon as its last band is in.
+    """Read the planned ranges of one file and yield each logical tensor once its last band was read.
 
-    No more is in memory at a time than one chunk of a matrix that is read whole, or the ranges that the bands of one
-    matrix lie in, of which only the first and the last hold anything else.
+    At any time, memory holds one chunk of a matrix that is read whole, or the ranges with the bands of one matrix; only
+    the first and the last of these contain data of other matrices.
     """
     matrix: _Matrix | None = None
     for planned, data in zip(ranges, reader.read(path, [(r.start, r.stop) for r in ranges]), strict=True):

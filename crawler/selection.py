@@ -1,25 +1,25 @@
 """Which files of a repo are its weights: a pure decision over the file list.
 
-In one folder the weights are the first of these that is there; what comes later is ignored:
+The weights of a folder are the first of these that exists; later ones are ignored:
 
     model                        transformers, mlx, …
     diffusion_pytorch_model      a part of a diffusers pipeline
     any other name with an index the one of the most files
-    consolidated                 Meta's and Mistral's own layout, beside `model` the same weights twice
+    consolidated                 Meta's and Mistral's own layout; next to `model` it has the same weights
     adapter_model                a LoRA without the weights it applies to
-    any other name               only when there is one; several unrelated ones are skipped, not guessed at
+    any other name               only if there is one; several unrelated ones are skipped, not guessed at
 
 and each of them is, in the order in which the usual loaders look,
 
     NAME.safetensors                              one file
     NAME-00001-of-00030.safetensors               all shards, 5 or 6 digits, from 1 (or from 0)
-    NAME.safetensors.index.json                   the files that the index names, all in the same folder; not read where
-                                                  such shards are all there, and no other file that it might name
+    NAME.safetensors.index.json                   the files that the index names, all in the same folder; not read if
+                                                  the shards are complete and there is no other file that it could name
     NAME.VARIANT.safetensors, NAME.VARIANT-00001-of-00002.safetensors
-                                                  checkpoints of their own, only where the plain one is absent
+                                                  separate checkpoints, only if the plain one is absent
 
-A pipeline (`model_index.json`) has one checkpoint a sub-folder, and single files at its root are the same
-weights again. In any other repo sub-folders count only when the root has no weights. Pickles are never loaded.
+A pipeline (`model_index.json`) has one checkpoint per sub-folder, and single files at its root are the same weights
+again. In any other repo sub-folders count only if the root has no weights. Pickles are never loaded.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from provenance.schemas.errors import SkippedCheckpoint, WeightsError
 PIPELINE_FILE = "model_index.json"
 
 CONFIG_FILES = ("config.json", "params.json", "adapter_config.json", PIPELINE_FILE)
-"""Files that make a folder look like a checkpoint even where no weights are."""
+"""Files that make a folder look like a checkpoint even without weights."""
 
-_CONFIGS = CONFIG_FILES[:2]  # those that describe the weights beside them, the better one first
+_CONFIGS = CONFIG_FILES[:2]  # those that describe the weights in the same folder, the better one first
 
 _RANK = {"model": 0, "diffusion_pytorch_model": 1, "consolidated": 3, "adapter_model": 4}
 _INDEXED, _OTHER = 2, 5
@@ -49,10 +49,10 @@ _UNREAD: tuple[tuple[tuple[str, ...], str], ...] = (
     ((".msgpack",), "Flax weights are not read ({})"),
 )
 WEIGHT_SUFFIXES = (".safetensors", *(suffix for suffixes, _ in _UNREAD for suffix in suffixes))
-"""File names that end so hold weights, whether we read them or not."""
+"""Endings of weight files, including formats that are not read."""
 
 _SHARD = r"(?:-(?P<number>\d{5,6})-of-(?P<total>\d{5,6}))?"
-_NAMES = (  # only the names that loaders know have variants: `sd_xl_base_1.0` is a name, not variant `0`
+_NAMES = (  # only standard names have variants: `sd_xl_base_1.0` is a name, not variant `0`
     re.compile(
         r"(?P<stem>model|diffusion_pytorch_model|adapter_model)(?:\.(?P<variant>[^.]+?))?"
         rf"{_SHARD}(?:\.(?P<late>[^.]+))?\.safetensors"
@@ -60,7 +60,7 @@ _NAMES = (  # only the names that loaders know have variants: `sd_xl_base_1.0` i
     re.compile(r"(?P<stem>consolidated)\.(?P<number>\d{1,6})\.safetensors"),
     re.compile(rf"(?P<stem>.+?){_SHARD}\.safetensors"),
 )
-_LONG = 120  # characters of a name that an error repeats
+_LONG = 120  # maximum characters of a name in an error
 _INDEX = re.compile(r"(?P<stem>.+)\.safetensors\.index(?:\.(?P<variant>[^.]+))?\.json")
 
 
@@ -90,7 +90,7 @@ class _WeightSet:
 
     @property
     def first(self) -> str:
-        """A file to name the set by."""
+        """A file of the set, for messages."""
         return self.single or self.index or min(min(shards.values()) for shards in self.shards.values())
 
 
@@ -98,15 +98,15 @@ def select_weights(paths: Sequence[str], read_json: Callable[[str], object]) -> 
     """Decide which checkpoints a repo holds.
 
     Args:
-        paths: its files, relative to the repo, `/` between the parts.
+        paths: its files, relative to the repo, with `/` as separator.
         read_json: parses one of them; called for shard indexes only, and may raise CheckpointError.
 
     Returns:
-        one selection a checkpoint, by sub-folder and variant; never empty.
+        one selection per checkpoint, by sub-folder and variant; never empty.
 
     Raises:
         WeightsError: a shard is missing, or an index is malformed or names a file outside its folder.
-        SkippedCheckpoint: there is nothing that we read; the message says what is there instead.
+        SkippedCheckpoint: there are no readable weights; the message says what there is instead.
     """
     folders: dict[str, list[str]] = {"": []}
     for path in sorted(paths):
@@ -133,18 +133,18 @@ def select_weights(paths: Sequence[str], read_json: Callable[[str], object]) -> 
     raise SkippedCheckpoint("no safetensors here: " + ("; ".join(reasons) or "no weights of any kind"))
 
 
-def bears_on_weights(name: str) -> bool:
-    """Whether a file is, describes or lists weights, going by its name."""
+def is_weight_related(name: str) -> bool:
+    """Whether a file contains, describes or lists weights, judged by its name."""
     return name.endswith(WEIGHT_SUFFIXES) or name in CONFIG_FILES or _INDEX.fullmatch(name) is not None
 
 
 def names_a_model(name: str) -> bool:
-    """Whether a safetensors file has a name of its own, rather than one that every repo uses."""
+    """Whether a safetensors file has a specific name, rather than a standard name such as `model`."""
     return any(weights.stem not in _RANK for weights in _weight_sets([name])) or not name.endswith(".safetensors")
 
 
 def _select_folder(folder: str, names: Sequence[str], read_json: Callable[[str], object]) -> list[Selection]:
-    """The checkpoints of one folder; none where it holds no safetensors and announces none."""
+    """The checkpoints of one folder; empty if it has neither safetensors nor an index of them."""
     sets = _weight_sets(names)
     best = min((s.rank for s in sets), default=None)
     chosen = [s for s in sets if s.rank == best]
@@ -185,7 +185,12 @@ def _weight_sets(names: Sequence[str]) -> list[_WeightSet]:
 
 
 def _files(weights: _WeightSet, folder: str, names: Sequence[str], read_json: Callable[[str], object]) -> list[str]:
-    """The files of one set in shard order, all of them there."""
+    """The files of one set in shard order.
+
+    Raises:
+        WeightsError: a file is missing.
+        SkippedCheckpoint: it is unclear which shards are the weights.
+    """
     if weights.single:
         return [weights.single]
     if whole := _whole_set(weights, names):
@@ -209,9 +214,9 @@ def _files(weights: _WeightSet, folder: str, names: Sequence[str], read_json: Ca
 
 
 def _whole_set(weights: _WeightSet, names: Sequence[str]) -> list[str]:
-    """The shards in order, where an index could say no more: one set that announces its number and is complete.
+    """The shards in order if they need no index: one complete set whose names give the total number.
 
-    Nothing where another file could belong to it, such as a draft head of its own.
+    Empty if another file could belong to it, such as a separate draft head.
     """
     if len(weights.shards) != 1 or "" in weights.shards:
         return []
@@ -222,13 +227,17 @@ def _whole_set(weights: _WeightSet, names: Sequence[str]) -> list[str]:
 
 
 def _numbers(total: str, shards: Mapping[int, str]) -> range:
-    """The numbers that shards of an announced total have; where none is announced, those up to the last one."""
+    """The expected shard numbers: by the total in the names, or up to the last shard if the names give no total."""
     start = 0 if 0 in shards or not total else 1
     return range(start, start + int(total) if total else max(shards) + 1)
 
 
 def _indexed_files(index: object, path: str) -> list[str]:
-    """The files that a shard index names, in shard order; each must lie beside the index."""
+    """The files that a shard index names, in shard order.
+
+    Raises:
+        WeightsError: the index is malformed, or names a file outside its folder.
+    """
     weight_map = index.get("weight_map") if isinstance(index, Mapping) else None
     if not isinstance(weight_map, Mapping) or not weight_map:
         raise WeightsError(f"{path} is not a shard index: it has no weight_map of tensor names to files")
@@ -249,7 +258,7 @@ def _indexed_files(index: object, path: str) -> list[str]:
 
 
 def _shard_name(example: str, number: int) -> str:
-    """What shard `number` would be called, going by the name of another one."""
+    """The name of shard `number`, derived from the name of another shard."""
     return re.sub(
         r"(?<=[-.])(\d+)(?=-of-\d|\.safetensors$)", lambda digits: f"{number:0{len(digits[1])}d}", example, count=1
     )
@@ -265,6 +274,6 @@ def _join(folder: str, name: str) -> str:
 
 
 def _some(names: Sequence[str], count: int | None = None) -> str:
-    """At most five names, quoted so that none can break the line, and how many more there are."""
+    """At most five names, quoted so that none breaks the line, and the number of the others."""
     more = (count or len(names)) - len(names[:5])
     return ", ".join(repr(name[:_LONG]) for name in names[:5]) + (f" and {more} more" if more > 0 else "")

@@ -1,14 +1,15 @@
-"""Moments of a tensor in one pass, and how far the standard deviation of a few bands may be off.
+"""Moments of a tensor in one pass, and the standard error of its standard deviation if only bands were read.
 
-Raw power sums lose to cancellation: in float64 a mean of 10,000 standard deviations leaves nothing of the kurtosis.
-So elements are taken in groups, pieces of 64 Ki elements or the rows of a band, and each group is centred on its own
+Raw power sums suffer from cancellation: in float64, a mean of 10,000 standard deviations destroys the kurtosis. So
+elements are processed in groups, pieces of 64 Ki elements or the rows of a band, and each group is centred on its own
 mean in float64. The central moments of all groups are then moved to the common mean, which is exact (the update of
-Pébay, Sandia report SAND2008-6212, 2008, for any number of groups at once): with `d` the distance of a group's mean,
+Pébay, Sandia report SAND2008-6212, 2008, for any number of groups at once): with `d` a group's mean minus the common
+mean,
 
     M2 = sum m2 + n d**2        M3 = sum m3 + 3 d m2 + n d**3        M4 = sum m4 + 4 d m3 + 6 d**2 m2 + n d**4
 
-What is kept is five numbers a group, and few calls of numpy a tensor are made: each one lets go of the interpreter's
-lock and takes it again, which is what workers that crawl at the same time wait for.
+Five numbers per group are kept, and few numpy calls are made per tensor: each call releases and takes the interpreter
+lock, for which the other workers of the crawl wait.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from numpy.typing import NDArray
 from provenance.schemas.tensors import TensorStatistics
 
 PIECE = 65_536
-"""Elements that are worked on at a time: their float64 values fit the cache."""
+"""Elements processed at a time: their float64 values fit the cache."""
 
 _WIDEST = 200
-"""Powers of two within which fourth powers of float64 deviations neither overflow nor vanish.
+"""Exponent of two within which fourth powers of float64 deviations neither overflow nor underflow.
 
-All float32 values lie within, denormals too.
+It includes all float32 values, denormals too.
 """
 
 MIN_GROUPS = 3
@@ -37,9 +38,9 @@ _kept = threading.local()
 
 
 class Moments:
-    """Count, mean, central moments to the fourth, smallest and largest, of everything given to `update`.
+    """Count, mean, central moments up to the fourth, minimum and maximum of everything given to `update`.
 
-    NaN and infinities are counted and left out of all else.
+    NaN and infinities are only counted.
     """
 
     __slots__ = ("_exponent", "_groups", "_high", "_low", "_n_read")
@@ -53,13 +54,13 @@ class Moments:
         self._exponent = 0
 
     def update(self, chunk: NDArray[np.floating]) -> None:
-        """Take in a chunk of any shape and float dtype, in pieces; an empty one changes nothing."""
+        """Add a chunk of any shape and float dtype, in pieces; an empty chunk changes nothing."""
         flat = chunk.reshape(-1)
         for start in range(0, flat.size, PIECE):
             self._take(flat[None, start : start + PIECE])
 
     def update_rows(self, rows: NDArray[np.floating]) -> None:
-        """Take in `[rows, columns]`, each row as a group of its own: what `std_error` leaves out whole."""
+        """Add `[rows, columns]`, each row as a separate group, so that `std_error` can leave out whole rows."""
         if rows.size:
             step = max(1, PIECE // rows.shape[1])
             for start in range(0, len(rows), step):
@@ -69,10 +70,10 @@ class Moments:
         """The statistics of all elements so far.
 
         Args:
-            std_error: standard error of `std`, from the method of that name when not everything was read.
+            std_error: standard error of `std`, from the method of that name if only a part was read.
 
         Returns:
-            null statistics when there was no finite element; null skewness and kurtosis for a constant tensor.
+            null statistics if there was no finite element; null skewness and kurtosis for a constant tensor.
         """
         n, mean, m2, m3, m4 = _merged(self._table())
         n_nonfinite = self._n_read - int(n)
@@ -82,7 +83,7 @@ class Moments:
         constant = self._low == self._high or variance == 0.0
         return TensorStatistics(
             n_read=self._n_read,
-            # Rounding must not carry the mean past the extremes, nor `std` past its bound, the largest magnitude.
+            # Rounding must not move the mean past the extremes, nor `std` past its bound, the largest magnitude.
             mean=min(max(mean * 2.0 * self._half_unit, self._low), self._high),
             std=0.0 if constant else min(math.sqrt(variance) * 2.0 * self._half_unit, self._magnitude),
             std_error=std_error,
@@ -97,26 +98,26 @@ class Moments:
         """Standard error of the standard deviation of a tensor of which only some bands of rows were read.
 
         The delete-one-group jackknife (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, equation 11.5):
-        with `s_j` the standard deviation of everything read except group `j` of `g`, and `f` the share that was read,
+        with `s_j` the standard deviation of all elements read except group `j` of `g`, and `f` the fraction read,
 
             std_error**2 = (1 - f) * (g - 1) / g * sum_j (s_j - mean(s))**2
 
-        Elements of one row resemble each other more than elements of two, so groups are left out whole: the bands
-        where there are three or more, else their rows. `1 - f` is the correction for a finite population.
+        Elements of one row are correlated, so whole groups are left out: the bands if there are three or more, else
+        their rows. `1 - f` is the correction for a finite population.
 
         Args:
-            heights: rows in each band, in the order in which `update_rows` was given them.
+            heights: rows in each band, in the order in which `update_rows` received them.
             n_elements: elements of the whole tensor.
 
         Returns:
-            0 when everything was read; None when there are fewer than three groups with finite elements.
+            0 if everything was read; None if there are fewer than three groups with finite elements.
         """
         share = self._n_read / n_elements if n_elements else 1.0
         if share >= 1.0:
             return 0.0
         n, mean, m2 = self._table()[:3]
         d = mean - (n * mean).sum() / max(float(n.sum()), 1.0)
-        sums = np.stack([n, n * d, m2 + n * d**2])  # about the common mean squares are safe to take away again
+        sums = np.stack([n, n * d, m2 + n * d**2])  # sums about the common mean can be subtracted safely
         starts = np.cumsum([0, *heights])[:-1]
         bands = np.add.reduceat(sums, starts[np.array(heights, dtype=bool)], axis=1)
         for groups in (bands, sums):
@@ -135,7 +136,7 @@ class Moments:
 
     @property
     def _half_unit(self) -> float:
-        """Half the unit of the groups: 2**1024 is no float64."""
+        """Half the unit of the groups: 2**1024 is not representable in float64."""
         return 2.0 ** (self._exponent - 1)
 
     def _table(self) -> NDArray[np.float64]:
@@ -144,7 +145,7 @@ class Moments:
         return self._groups[0]
 
     def _take(self, rows: NDArray[np.floating]) -> None:
-        """Take in a few rows, each as a group of its own."""
+        """Add a few rows, each as a separate group."""
         self._n_read += rows.size
         low, high = float(rows.min()), float(rows.max())
         holes: NDArray[np.bool_] | None = None
@@ -165,20 +166,20 @@ class Moments:
         if abs(exponent) <= _WIDEST:
             exponent = 0
         if shift := self._exponent - exponent:
-            # Magnitudes only grow, so the moments shrink, or were of zeros: this never overflows.
+            # Magnitudes only grow, so the moments shrink, or are zero: this never overflows.
             self._groups = [np.ldexp(self._table(), shift * np.arange(5)[:, None])]
             self._exponent = exponent
 
 
 def _central(rows: NDArray[np.floating], holes: NDArray[np.bool_] | None, exponent: int) -> NDArray[np.float64]:
-    """`[5, rows]`: count, mean, and sums of the 2nd, 3rd and 4th powers of deviations from it, of each row."""
+    """`[5, rows]`: of each row the count, mean, and sums of the 2nd, 3rd and 4th powers of deviations from the mean."""
     moments = np.zeros((5, len(rows)))
     n, mean, m2, m3, m4 = moments
     values, squares = _workspace(rows.shape)
     n += rows.shape[1]
     if holes is not None:
         n -= holes.sum(axis=1)
-        rows = np.where(holes, rows.dtype.type(0), rows)  # before the cast, which warns of a signalling NaN
+        rows = np.where(holes, rows.dtype.type(0), rows)  # before the cast, which warns about a signalling NaN
     np.copyto(values, rows)
     if exponent:
         np.ldexp(values, -exponent, out=values)
@@ -187,14 +188,14 @@ def _central(rows: NDArray[np.floating], holes: NDArray[np.bool_] | None, expone
     if holes is not None:
         values[holes] = 0.0
     np.multiply(values, values, out=squares).sum(axis=1, out=m2)
-    # No dot products: BLAS splits one of this length over threads and loses ten times the work in waiting.
+    # No dot products: BLAS splits one of this length over threads, and waiting for them takes ten times as long.
     np.multiply(values, squares, out=values).sum(axis=1, out=m3)
     np.multiply(squares, squares, out=squares).sum(axis=1, out=m4)
     return moments
 
 
 def _workspace(shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """`[2, *shape]` to compute in. Each thread keeps its own: fresh memory costs more than the computation."""
+    """A `[2, *shape]` buffer, kept per thread: allocating memory costs more than the computation."""
     n = math.prod(shape)
     if n > PIECE:  # a row longer than a piece
         return np.empty((2, *shape))
@@ -205,7 +206,7 @@ def _workspace(shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 
 def _merged(groups: NDArray[np.float64]) -> list[float]:
-    """Count, mean and central moments of all groups together."""
+    """Count, mean and central moments of all groups combined."""
     n, mean, m2, m3, m4 = groups
     total = n.sum()
     common = (n * mean).sum() / total if total else 0.0

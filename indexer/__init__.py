@@ -1,1 +1,1 @@
-"""The store, the signatures and the nearest-neighbour index: the indexer knows numbers."""
+"""The store, the signatures and the nearest-neighbour index."""

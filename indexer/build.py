@@ -1,4 +1,4 @@
-"""`provenance index`: signatures, sketches, dossiers and keys of all latest checkpoints become a new generation."""
+"""`provenance index`: build a new generation from signatures, sketches, dossiers and keys of all latest checkpoints."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from provenance.indexer.store.store import Store
 
 KINDS: dict[str, type[FlatIndex] | type[ExactIndex]] = {"auto": FlatIndex, "flat": FlatIndex, "exact": ExactIndex}
-"""`auto` is `flat` so far."""
+"""`auto` is currently the same as `flat`."""
 
 _UNFINISHED = ".tmp"
 
-_FACTS = f"""
+_FACT_ROWS = f"""
 with entry as (select fingerprint_id, unnest(entries, recursive := true) from samples)
 select t.fingerprint_id, t.role, t.layer, t.expert, t.shape, t.digest, t.mean, t.std, t.std_error, t.skewness,
        t.kurtosis, e."offset", e."count", e.exponent
@@ -64,21 +64,21 @@ def load_dossiers(store: Store, manifest: Manifest, fingerprints: Sequence[str] 
     """The dossiers of all latest checkpoints, or of some fingerprints, from the Parquet parts.
 
     Returns:
-        dossiers by rising repo id and checkpoint id.
+        dossiers sorted by repo id and checkpoint id.
     """
     with store.connect(manifest) as connection:
         where = "" if fingerprints is None else "where list_contains($ids, fingerprint_id)"
         parameters = {} if fingerprints is None else {"ids": list(fingerprints)}
 
         def rows(query: str) -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = connection.sql(query, params=parameters).to_arrow_table().to_pylist()
-            return found
+            result: list[dict[str, Any]] = connection.sql(query, params=parameters).to_arrow_table().to_pylist()
+            return result
 
         columns = ", ".join(META_COLUMNS)
         checkpoints = rows(f"select {columns} from latest_checkpoints {where} order by repo_id, checkpoint_id")
         files = rows(f"select fingerprint_id, sha256 from ({_WEIGHT_FILES}) {where}")
         samples = {r["fingerprint_id"]: r["data"] for r in rows(f"select fingerprint_id, data from samples {where}")}
-        facts = rows(f"select * from ({_FACTS}) {where} order by fingerprint_id")
+        facts = rows(f"select * from ({_FACT_ROWS}) {where} order by fingerprint_id")
     digests: dict[str, list[str]] = {}
     for row in files:
         digests.setdefault(row["fingerprint_id"], []).append(row["sha256"])
@@ -94,10 +94,10 @@ def load_dossiers(store: Store, manifest: Manifest, fingerprints: Sequence[str] 
 
 
 def unindexed_fingerprints(store: Store, manifest: Manifest, generation: Generation | None) -> list[str]:
-    """Fingerprints of latest checkpoints that the live generation does not hold."""
+    """Fingerprint ids of latest checkpoints that are not in the live generation."""
     with store.connect(manifest) as connection:
-        found = connection.execute("select fingerprint_id from latest_checkpoints").fetchall()
-    return sorted(row[0] for row in found if not (generation and generation.find("fingerprint", row[0])))
+        rows = connection.execute("select fingerprint_id from latest_checkpoints").fetchall()
+    return sorted(row[0] for row in rows if not (generation and generation.find("fingerprint", row[0])))
 
 
 def build_index(
@@ -111,10 +111,10 @@ def build_index(
 
     Args:
         store: the store.
-        learn_backgrounds: gives the sorted scores of unrelated pairs by line of evidence (handed in, because what
-            a line of evidence is belongs to `query`).
+        learn_backgrounds: returns the sorted scores of unrelated pairs by line of evidence. It is a parameter because
+            lines of evidence belong to `query`.
         kind: one of `KINDS`.
-        spec: the signature; there is one so far.
+        spec: the signature; currently only `SPEC`.
 
     Raises:
         ProvenanceError: an unknown signature spec or kind of index.
@@ -130,7 +130,7 @@ def build_index(
     sketches = np.stack([sketch(*sketch_cells(d)) for d in dossiers]) if dossiers else _no_vectors()
 
     store.index_path.mkdir(exist_ok=True)
-    clear_leavings(store)
+    remove_unused_generations(store)
     build = uuid.uuid4().hex
     folder = store.index_path / f".generation-{build}{_UNFINISHED}"
     folder.mkdir()
@@ -170,7 +170,7 @@ def build_index(
 
 def _store_signatures(store: Store, manifest: Manifest, dossiers: Sequence[Dossier], vectors: Any, spec: str) -> None:
     known = store.read("signatures", ["fingerprint_id", "spec"], manifest=manifest).to_pylist()
-    have = {(row["fingerprint_id"], row["spec"]) for row in known}
+    stored = {(row["fingerprint_id"], row["spec"]) for row in known}
     rows: list[dict[str, object]] = [
         {
             "fingerprint_id": dossier.meta.fingerprint_id,
@@ -179,7 +179,7 @@ def _store_signatures(store: Store, manifest: Manifest, dossiers: Sequence[Dossi
             "vector": vector,
         }
         for dossier, vector in zip(dossiers, vectors, strict=True)
-        if (dossier.meta.fingerprint_id, spec) not in have
+        if (dossier.meta.fingerprint_id, spec) not in stored
     ]
     if rows:
         signatures: pa.Table = tables.from_rows("signatures", rows)
@@ -192,13 +192,13 @@ def _switch(index_path: Path, name: str) -> None:
     previous = current.read_text(encoding="utf-8", errors="replace").strip() if current.exists() else None
     replace_text(current, name + "\n")
     for folder in index_path.iterdir():
-        # The predecessor stays for readers that have just read CURRENT; older ones were replaced long ago.
+        # The predecessor stays for readers that have just read CURRENT; older ones are no longer used.
         if folder.is_dir() and folder.name.startswith("generation-") and folder.name not in {name, previous}:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def clear_leavings(store: Store) -> None:
-    """Remove the unfinished generations of killed builds and the live one's predecessor, once nobody can use them."""
+def remove_unused_generations(store: Store) -> None:
+    """Remove unfinished generations of killed builds and the live one's predecessor, after the grace period."""
     current = store.index_path / CURRENT
     live = current.read_text(encoding="utf-8", errors="replace").strip() if current.exists() else None
     before = time.time() - store.grace

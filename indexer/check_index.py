@@ -12,15 +12,15 @@ from provenance.indexer.generation import CURRENT, GENERATION_MANIFEST, sha256_o
 
 _NEXT = "run `provenance index`, which rebuilds the index"
 
-# The name that CURRENT holds ends with the digest of that generation's manifest, which holds those of the other files.
+# The name in CURRENT ends with the digest of the generation's manifest, which contains those of the other files.
 _LIVE = re.compile(r"(?P<name>generation-\d{8,}-(?P<digest>[0-9a-f]{16}))\n")
 
 
 def index_problems(index_path: Path) -> list[str]:
-    """What is wrong with the index, one line for each file of it; empty where it is sound, or there is none.
+    """The problems of the index, one line per file; empty if there are none, or if there is no index.
 
-    Answers that a damaged index gives may be wrong without an error, so every byte is read, in pieces. The previous
-    generation, which nothing but a query that has begun still reads, is not looked at.
+    A damaged index may give wrong answers without an error, so every byte is read, in pieces. The previous generation,
+    which only queries that are already running use, is not checked.
     """
     current = _read(index_path / CURRENT)
     if current is None:
@@ -28,7 +28,7 @@ def index_problems(index_path: Path) -> list[str]:
         return [f"{index_path.name}/{CURRENT} is missing, though an index was built; {_NEXT}"] if built else []
     problems = [f"{index_path.name}/{problem}; {_NEXT}" for problem in _problems(index_path, current)]
     if problems and _read(index_path / CURRENT) != current:
-        return index_problems(index_path)  # a new generation took its place while we read
+        return index_problems(index_path)  # a new generation replaced it during the check
     return problems
 
 
@@ -42,7 +42,7 @@ def _problems(index_path: Path, current: str) -> Iterator[str]:
         yield f"{CURRENT} names {name}, which does not exist"
         return
     fault = _fault(manifest, None, live["digest"])
-    if fault:  # what it says of the others is worth nothing then
+    if fault:  # then its digests of the other files cannot be trusted
         yield f"{name}/{GENERATION_MANIFEST} {fault}"
         return
     files: dict[str, dict[str, Any]] = json.loads(manifest.read_text(encoding="utf-8"))["files"]
@@ -54,11 +54,11 @@ def _problems(index_path: Path, current: str) -> Iterator[str]:
 
 
 def _fault(path: Path, size: int | None, digest: str) -> str | None:
-    """What differs in one file from its size and the first digits of its SHA-256."""
+    """How a file differs from its size and the first digits of its SHA-256 in the manifest; null if it does not."""
     try:
-        found = path.stat().st_size
-        if size is not None and found != size:
-            return f"has {found} bytes, the manifest says {size}"
+        actual = path.stat().st_size
+        if size is not None and actual != size:
+            return f"has {actual} bytes, the manifest says {size}"
         return None if sha256_of(path).startswith(digest) else "is not what was written: its SHA-256 differs"
     except FileNotFoundError:
         return "is missing"

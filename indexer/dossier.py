@@ -1,7 +1,7 @@
-"""The dossier: all that a query needs to know of one checkpoint, in a memory-mapped form.
+"""The dossier: all data of one checkpoint that a query needs, in a memory-mapped form.
 
-A dossier is a row of metadata (JSON), a run of fixed-width facts (one a tensor with a role) and a fixed-width weight
-sample. A query of a stored model reads dossiers and vectors only, never Parquet.
+A dossier is a row of metadata (JSON), an array of fixed-width facts (one per tensor with a role) and a fixed-width
+weight sample. A query of a stored model reads only dossiers and vectors, never Parquet.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ FACT = np.dtype(
         ("padding", "u1"),
     ]
 )
-"""One tensor: `columns` is 0 for vectors, `layer` and `expert` are -1 where null, `digest` is 0 where null."""
+"""One tensor: `columns` is 0 for vectors; a null `layer` or `expert` is -1, a null `digest` is 0."""
 
 WEIGHTS_SUFFIX = ".safetensors"
 
 _STATISTICS = ("mean", "std", "std_error", "skewness", "kurtosis")
 _TENSOR_COLUMNS = ("role", "layer", "expert", "shape", "digest", *_STATISTICS)
 _ENTRY_COLUMNS = ("offset", "count", "exponent")
-"""What the facts are made of: columns of a tensor, and of its entry in the sample."""
+"""Source columns of the facts: those of a tensor, and those of its entry in the sample."""
 
 _MATRIX_CODES = np.array([ROLE_CODE[role] for role in LAYER_MATRICES], dtype=np.uint8)
 _MAX_LENGTH = np.iinfo(np.uint32).max
 _MAX_FLOAT = float(np.finfo(np.float32).max)
-"""Larger numbers, which only float64 checkpoints can have, count as not known: their squares would overflow."""
+"""Larger numbers, which only float64 checkpoints can have, count as unknown: their squares would overflow."""
 
 _VECTOR_CODES = np.array([ROLE_CODE[role] for role in VECTORS], dtype=np.uint8)
 
 
 @dataclass(frozen=True)
 class Dossier:
-    """What a query needs to know of one checkpoint.
+    """The data of one checkpoint that a query needs.
 
     Attributes:
-        meta: what was listed, declared and found of it.
+        meta: listed, declared and measured metadata.
         facts: `[n]` of dtype `FACT`, ordered by role, layer, expert.
         values: float16 `[<= 16384]` sample values, scaled by each fact's exponent.
     """
@@ -89,13 +89,13 @@ class Dossier:
     def curves(self, statistic: str = "std") -> dict[str, NDArray[np.float64]]:
         """The curves of q, k, v, o that exist."""
         if statistic not in self._curves:
-            found = {role: self.curve(role, statistic) for role in ATTENTION}
-            self._curves[statistic] = {role: curve for role, curve in found.items() if len(curve)}
+            curves = {role: self.curve(role, statistic) for role in ATTENTION}
+            self._curves[statistic] = {role: curve for role, curve in curves.items() if len(curve)}
         return self._curves[statistic]
 
     @cached_property
     def _curves(self) -> dict[str, dict[str, NDArray[np.float64]]]:
-        """Curves by statistic: a query holds one model against many."""
+        """Curves by statistic, cached because a query compares one model with many."""
         return {}
 
     @cached_property
@@ -133,7 +133,7 @@ class Cells:
 
     Attributes:
         facts: the tensors.
-        owner: `[n]` which of `facts` each cell belongs to.
+        owner: `[n]` index into `facts` of the tensor of each cell.
         position: `[n]` its position in the sampling sequence (vectors: its element).
         weights: `[n]` float64 weights.
     """
@@ -162,10 +162,10 @@ def standardise(weights: NDArray[np.float64], owner: NDArray[np.int64], n: int) 
 
 
 def sketch_cells(dossier: Dossier) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """What the search sketch is made of: standardised cells summed over layers and experts.
+    """The input of the search sketch: standardised cells summed over layers and experts.
 
-    Summing over the layers makes the sketch indifferent to dropped, repeated and reordered layers: the matching
-    layers add up, the others are noise.
+    The sum over the layers makes the sketch robust to dropped, repeated and reordered layers: matching layers add up,
+    the others are noise.
 
     Returns:
         keys `[n]` (role code * 400 + position) and values `[n]`.
@@ -177,7 +177,7 @@ def sketch_cells(dossier: Dossier) -> tuple[NDArray[np.int64], NDArray[np.float3
 
 
 def dossier_of(fingerprint: Fingerprint) -> Dossier:
-    """The dossier of a fingerprint that is in memory."""
+    """The dossier of a fingerprint in memory."""
     entries = {(e.role, e.layer, e.expert): e for e in fingerprint.sample.entries}
     rows = []
     for tensor in fingerprint.tensors:
@@ -196,7 +196,7 @@ def dossier_of(fingerprint: Fingerprint) -> Dossier:
 
 
 def is_weights(path: str) -> bool:
-    """Whether a listed file holds weights: strangers may well share a config."""
+    """Whether a listed file contains weights; unrelated models may share a config."""
     return path.endswith(WEIGHTS_SUFFIX)
 
 

@@ -20,11 +20,11 @@ def map_array(path: Path, dtype: DTypeLike) -> NDArray[Any]:
     """Map a `.npy` file of this dtype.
 
     Raises:
-        OSError, ValueError: it is missing, cut short, or holds something else.
+        OSError, ValueError: it is missing, truncated, or contains something else.
     """
     try:
         array = np.lib.format.open_memmap(path, mode="r")
-    except (TypeError, OverflowError, SyntaxError, TokenError) as error:  # what a strange header may lead numpy to
+    except (TypeError, OverflowError, SyntaxError, TokenError) as error:  # numpy raises these on a malformed header
         raise ValueError(f"{path.name}: {error}") from error
     if array.dtype != dtype:
         raise ValueError(f"{path.name} holds {array.dtype}, not {np.dtype(dtype)}")
@@ -35,8 +35,8 @@ class DossierFile:
     """Dossiers of many checkpoints in one folder, memory-mapped: `meta.jsonl`, `facts.npy`, `samples.npy`, offsets.
 
     Raises:
-        StoreCorruptError: the files do not fit each other, or the metadata of a row cannot be read.
-        OSError, ValueError: a file is missing, cut short, or holds something else.
+        StoreCorruptError: the files are inconsistent, or the metadata of a row cannot be read.
+        OSError, ValueError: a file is missing, truncated, or contains something else.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The metadata of a dossier: a row of `checkpoints` in short, and one JSON line of an index."""
+"""The metadata of a dossier: some columns of `checkpoints`, and one JSON line of an index."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from provenance.schemas.results import ModelMetadata
 
 @dataclass(frozen=True, slots=True)
 class DossierMeta(ModelMetadata):
-    """What a query knows of a checkpoint beside its weights; times are ISO strings.
+    """What a query knows about a checkpoint apart from its weights; times are ISO strings.
 
     Attributes:
-        fingerprint_id: its fingerprint in the store, null where it is not stored.
-        sha256: the digests of its weight files that are known, sorted.
+        fingerprint_id: its fingerprint in the store, null if it is not stored.
+        sha256: the known digests of its weight files, sorted.
     """
 
     fingerprint_id: str | None
@@ -28,10 +28,10 @@ class DossierMeta(ModelMetadata):
 
     @classmethod
     def from_line(cls, line: bytes) -> Self:
-        """The metadata that a line of JSON holds.
+        """The metadata in a line of JSON.
 
         Raises:
-            ValueError: it is no JSON object, or a value is missing or unknown.
+            ValueError: it is not a JSON object, or a value is missing or unknown.
         """
         try:
             return cls.from_row(json.loads(line))
@@ -40,7 +40,7 @@ class DossierMeta(ModelMetadata):
 
 
 META_COLUMNS = ("checkpoint_id", "fingerprint_id", *[field.name for field in fields(ModelMetadata)][1:])
-"""Columns of `checkpoints` that the metadata holds, in the order of its line."""
+"""Columns of `checkpoints` in the metadata, in the order of its JSON line."""
 
 
 def meta_of(checkpoint: Mapping[str, Any], sha256: Sequence[str | None]) -> DossierMeta:

@@ -1,6 +1,6 @@
 """One generation of the index on disk: vectors, dossiers, keys and backgrounds, memory-mapped and immutable.
 
-`index/CURRENT` names the live generation and is swapped atomically, so that a reader keeps the one it opened.
+`index/CURRENT` names the live generation and is replaced atomically; a reader keeps the generation that it opened.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 CURRENT = "CURRENT"
 GENERATION_MANIFEST = "manifest.json"
-"""What a generation covers, and size and digest of every other file of it; its own digest is in the folder's name."""
+"""The contents of a generation, with size and digest of its other files. Its own digest is in the folder name."""
 
 SKETCH = "sketch"
-"""Name under which the weight-sample sketches are indexed, beside the signature specs."""
+"""Name of the index of weight-sample sketches; the other indexes have the names of signature specs."""
 
 KEY = np.dtype([("hash", "<u8"), ("row", "<u4")])
 
@@ -47,8 +47,8 @@ class Generation:
         name: folder name.
         info: its manifest: `checkpoints` (count), `parts` (parts of the table `checkpoints` it covers), `forgotten`
             (repos forgotten before it was built, with the time), `spec`, `kind`.
-        dossiers: one a checkpoint.
-        hidden: rows of repos forgotten since; nothing but `dossiers` and `vectors` still holds them.
+        dossiers: one per checkpoint.
+        hidden: rows of repos forgotten since; only `dossiers` and `vectors` still contain them.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Generation:
         return len(self.dossiers) - len(self.hidden)
 
     def __bool__(self) -> bool:
-        return True  # that of an empty store too
+        return True  # also without any checkpoint
 
     @cached_property
     def parts(self) -> frozenset[str]:
@@ -70,7 +70,7 @@ class Generation:
         return frozenset(self.info["parts"])
 
     def without(self, forgotten: Mapping[str, datetime]) -> Generation:
-        """This generation, with the repos hidden that were forgotten after it was built.
+        """This generation, without the repos that were forgotten after it was built.
 
         Args:
             forgotten: all forgotten repos of the store, each with the time of its newest tombstone.
@@ -79,21 +79,27 @@ class Generation:
         return replace(self, hidden=frozenset(row for repo in since for row in self.find("repo", repo)))
 
     def rows(self) -> Iterator[int]:
-        """The rows of all checkpoints, in rising order."""
+        """The rows of all checkpoints, in increasing order."""
         return (row for row in range(len(self.dossiers)) if row not in self.hidden)
 
     def nearest(self, name: str, vector: NDArray[np.float32], k: int) -> list[int]:
         """Rows of the `k` checkpoints whose vectors are nearest, nearest first.
 
         Args:
-            name: as of `vectors`, and raises as that.
+            name: as for `vectors`.
             vector: `[dimension]`.
+
+        Raises:
+            IndexMissingError: as `vectors`.
         """
         _, rows = self.vectors(name).search(vector[None, :], k + len(self.hidden))
         return [int(row) for row in rows[0] if int(row) not in self.hidden][:k]
 
     def find(self, kind: str, text: str) -> list[int]:
-        """Rows of the checkpoints known under `text` as `id`, `repo`, `content`, `sha256` or declared `parent`."""
+        """Rows of the checkpoints with `text` as their `kind` of key.
+
+        The kinds are `id`, `repo`, `content`, `fingerprint`, `sha256` and `parent` (a declared one).
+        """
         wanted = key_hash(kind, text)
         low = int(np.searchsorted(self.keys["hash"], wanted, side="left"))
         high = int(np.searchsorted(self.keys["hash"], wanted, side="right"))
@@ -103,7 +109,7 @@ class Generation:
         """The vector index of a signature spec, or of the sketches (`SKETCH`).
 
         Raises:
-            IndexMissingError: this generation holds no vectors of that name.
+            IndexMissingError: this generation has no vectors of that name.
         """
         files = self.info["vectors"]
         if name not in files:
@@ -118,20 +124,20 @@ class Generation:
             StoreCorruptError: they are missing or damaged.
         """
         try:
-            # Opened here, because numpy leaves a file open that it cannot read.
+            # Opened here, because numpy does not close a file that it cannot read.
             with (self.folder / "background.npz").open("rb") as file, np.load(file) as stored:
                 return {name: stored[name] for name in stored.files}
-        except (*_UNREADABLE, AttributeError, BadZipFile) as error:  # no archive at all comes back as an array
+        except (*_UNREADABLE, AttributeError, BadZipFile) as error:  # numpy returns an array if it is not an archive
             raise _damaged(self.folder, error) from error
 
 
 def key_hash(kind: str, text: str) -> np.uint64:
-    """64-bit hash under which a name is found again."""
+    """64-bit hash of a key, for `Generation.find`."""
     return np.uint64(int.from_bytes(hashlib.blake2b(f"{kind}:{text}".encode(), digest_size=8).digest(), "little"))
 
 
 def names_of(meta: DossierMeta) -> set[tuple[str, str]]:
-    """Everything a checkpoint can be found under, as `(kind, text)`."""
+    """All keys of a checkpoint, as `(kind, text)`."""
     names = {("id", meta.checkpoint_id), ("repo", meta.repo_id), ("content", meta.content_digest)}
     names.add(("fingerprint", meta.fingerprint_id))
     names |= {("sha256", digest) for digest in meta.sha256}
@@ -140,16 +146,16 @@ def names_of(meta: DossierMeta) -> set[tuple[str, str]]:
 
 
 def keys_of(metas: Iterable[DossierMeta]) -> NDArray[np.void]:
-    """The hash table behind `Generation.find`, sorted by hash."""
-    found = [(key_hash(*name), row) for row, meta in enumerate(metas) for name in names_of(meta)]
-    return np.array(sorted(found), dtype=KEY) if found else np.zeros(0, dtype=KEY)
+    """The table for `Generation.find`, sorted by hash."""
+    keys = [(key_hash(*name), row) for row, meta in enumerate(metas) for name in names_of(meta)]
+    return np.array(sorted(keys), dtype=KEY) if keys else np.zeros(0, dtype=KEY)
 
 
 def generation_name(sequence: int, digest: str) -> str:
     """Folder name of a generation.
 
     Args:
-        sequence: of the store's manifest that it covers.
+        sequence: sequence number of the store's manifest that it covers.
         digest: SHA-256 of its own manifest, in hex.
     """
     return f"generation-{sequence:08d}-{digest[:16]}"

@@ -1,6 +1,6 @@
-"""What earlier crawls left in a store: what is known, failed or forgotten, and how far a listing was crawled.
+"""The results of earlier crawls in a store: what is known, failed or forgotten, and the watermarks of listings.
 
-The facts of a million attempts fit into a few megabytes; see `schemas.facts`. Failures are kept whole.
+The facts of a million attempts fit into a few megabytes; see `schemas.facts`. Failures are kept in full.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FAILED = f"""
 with tried as (
     select *, rank() over (partition by repo_id order by "at" desc, run_id desc) as age
     from outcomes
-    where source = '{Source.HUB}' and epoch_us("at") <= ?  -- a wrong clock must not outrank every later attempt
+    where source = '{Source.HUB}' and epoch_us("at") <= ?  -- an attempt with a wrong clock must not hide later ones
 ), failed as (
     select repo_id, max(revision) as revision, max(reason) as reason, max(attempts) as attempts,
            epoch_us(min(next_attempt_at)) as again
@@ -62,7 +62,7 @@ class History:
     """A `schemas.protocols.CrawlHistory` of one store."""
 
     def __init__(self, store: Store, *, now: datetime) -> None:
-        """Load the state of a store; `now` is the time by which outcomes of the future are known."""
+        """Load the state of a store; outcomes dated more than a day after `now` are ignored."""
         self._store = store
         self._checkpoints, self._repos, self._empty = FactSet(), FactSet(), FactSet()
         self._failures: dict[str, EarlierFailure] = {}
@@ -75,7 +75,7 @@ class History:
 
             for checkpoint_id, repo, revision, mode, hub in rows(_KNOWN, FINGERPRINT_VERSION):
                 self._checkpoints.add(fact(checkpoint_id, mode))
-                if hub:  # a local copy may be of one checkpoint of several
+                if hub:  # a local copy may have only one of several checkpoints
                     self._repos.add(fact(repo, short_revision(revision), mode))
             self._files = _FingerprintsByDigests(rows(_DIGESTS, FINGERPRINT_VERSION))
             for repo, revision in rows(_EMPTY):
@@ -97,7 +97,7 @@ class History:
         return self._forgotten
 
     def forget(self, repos: Iterable[str]) -> None:
-        """Take in that repos were taken out of the store since it was loaded."""
+        """Add repos that were removed from the store after the history was loaded."""
         self._forgotten.update(repos)
 
     def has_checkpoint(self, checkpoint_id: str, mode: Mode) -> bool:
@@ -123,10 +123,10 @@ class History:
 
 
 class _FingerprintsByDigests:
-    """Which fingerprint is of files with certain digests: 36 bytes each."""
+    """Map from the digests of weight files to a fingerprint, in 36 bytes per fingerprint."""
 
     def __init__(self, rows: Iterable[tuple[str, str, Sequence[str]]]) -> None:
-        """`rows` hold fingerprint id, mode, and the digests of all weight files in order."""
+        """`rows` have fingerprint id, mode, and the sorted digests of all weight files."""
         kind = np.dtype([("fact", np.uint64), ("id", "S28")])
         known = np.fromiter(((fact(mode, *digests), id_.encode()) for id_, mode, digests in rows), kind)
         self._known = np.sort(known, order="fact")
@@ -140,7 +140,7 @@ class _FingerprintsByDigests:
 
 
 def _reason(stored: str | None) -> Reason | None:
-    """A stored reason; one that this version does not know counts as unexpected."""
+    """A stored reason; `unexpected` if this version does not know it."""
     try:
         return None if stored is None else Reason(stored)
     except ValueError:

@@ -1,9 +1,9 @@
-"""What a checkpoint looks like to nearest-neighbour search: two unit vectors of fixed length.
+"""The vectors of a checkpoint for nearest-neighbour search: two unit vectors of fixed length.
 
-The **signature** is made of curves (one statistic of one role over the layers). Its inner product is the mean of
-the Pearson correlations of the resampled curves, so models of different depth compare; `published_score` is the
-exact score of the paper for a pair that search has found. The **sketch** is a random projection of the
-weight sample; its inner product estimates the cosine of two samples of any number of cells. Both only *recall*
+The **signature** is made of curves (one statistic of one role over the layers). The inner product of two signatures is
+the mean of the Pearson correlations of the resampled curves, so that models of different depth can be compared;
+`published_score` is the exact score of the paper for one pair. The **sketch** is a random projection of the weight
+sample; the inner product of two sketches estimates the cosine of two samples of any number of cells. Both only *recall*
 candidates: neither is evidence.
 """
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 SPEC = "qkvo-std-z-64"
-"""Names every parameter that changes a value: roles, statistic, scaling over the layers, depth points."""
+"""The name contains every parameter that changes a value: roles, statistic, scaling over the layers, depth points."""
 
 POINTS = 64
 DIMENSION = len(ATTENTION) * POINTS
 
 CONSTANT = 1e-6
-"""A curve whose range is at most this part of its largest magnitude is constant: what remains is float32 rounding."""
+"""A curve counts as constant if its range is at most this fraction of its largest magnitude: float32 rounding."""
 
 SKETCH_DIMENSION = 256
 N_SKETCH_KEYS = len(ROLES) * SEQUENCE_LENGTH
@@ -42,7 +42,7 @@ class Signature:
     """The signature of one checkpoint.
 
     Attributes:
-        vector: float32 `[DIMENSION]`, read-only: unit length, or all zero where every role is missing.
+        vector: float32 `[DIMENSION]`, read-only: unit length, or all zero if every role is missing.
         missing: roles that are zero in the vector, in the order of `ATTENTION`.
     """
 
@@ -53,17 +53,17 @@ class Signature:
 def signature(curves: Mapping[str, ArrayLike]) -> Signature:
     """The signature `SPEC` of a checkpoint.
 
-    Each of the roles q, k, v, o: z-scored over its layers (population), linearly resampled to `POINTS` points
-    over relative depth, z-scored again; concatenated and scaled to unit length. The inner product of two
-    signatures is the mean of the Pearson correlations of their resampled curves over the roles present. A role
-    missing on both sides does not count; one missing on one side counts as uncorrelated: with `a` and `b` roles
+    The curve of each of the roles q, k, v, o is z-scored over its layers (population), linearly resampled to `POINTS`
+    points over relative depth, and z-scored again; the curves are concatenated and scaled to unit length. The inner
+    product of two signatures is the mean of the Pearson correlations of their resampled curves over the roles present.
+    A role missing on both sides does not count; one missing on one side counts as uncorrelated: with `a` and `b` roles
     present, the sum of the correlations is divided by `sqrt(a * b)`.
 
     Args:
         curves: role -> standard deviations `[n_layers]` in layer order; other roles are ignored.
 
     Returns:
-        The vector, and the roles it lacks: no curve, fewer than two layers, a value that is not finite, or constant
+        The vector, and its missing roles: no curve, fewer than two layers, a value that is not finite, or constant
         (before or after resampling).
 
     Raises:
@@ -89,10 +89,10 @@ def published_score(a: Mapping[str, ArrayLike], b: Mapping[str, ArrayLike]) -> f
 
     Args:
         a: role -> standard deviations `[n_layers]` in layer order, of one model.
-        b: the same of the other.
+        b: the same for the other model.
 
     Returns:
-        -1 to 1, over those of q, k, v, o that both have in a form that can correlate; null where there are none.
+        -1 to 1, over those of q, k, v, o for which both have a curve that is not constant; null if there are none.
 
     Raises:
         ValueError: a curve is not one-dimensional.
@@ -109,7 +109,7 @@ def published_score(a: Mapping[str, ArrayLike], b: Mapping[str, ArrayLike]) -> f
             first, second = _z_scores(resample(first, n)), _z_scores(resample(second, n))
         if first is not None and second is not None:
             correlations.append(np.mean(first * second))
-    # Rounding may carry the correlation of a curve with itself past 1.
+    # Rounding may move the correlation of a curve with itself past 1.
     return float(np.clip(np.mean(correlations), -1, 1)) if correlations else None
 
 
@@ -121,7 +121,7 @@ def resample(curve: ArrayLike, n: int) -> NDArray[np.float64]:
         n: number of points, at least 1.
 
     Returns:
-        float64 `[n]`; the curve itself, bit for bit, where `n` is its length.
+        float64 `[n]`; bit for bit the curve itself if `n` is its length.
 
     Raises:
         ValueError: the curve is empty or not one-dimensional, or `n` is less than 1.
@@ -146,7 +146,7 @@ def sketch(
         dimension: 1 to `SKETCH_DIMENSION`.
 
     Returns:
-        float32 `[dimension]`, unit length; zero where there are no values or they project to zero.
+        float32 `[dimension]`, unit length; zero if there are no values or they project to zero.
 
     Raises:
         ValueError: the shapes differ, a key or the dimension is out of range, or a value is not finite.
@@ -159,7 +159,7 @@ def sketch(
         raise ValueError(f"sketch keys {keys.min()} … {keys.max()} are not all in 0 … {N_SKETCH_KEYS - 1}")
     if not np.isfinite(values).all():
         raise ValueError("a sketch needs finite values; drop NaN and infinities with their keys first")
-    # Scaled to at most 1, or the sums of large float32 values could overflow.
+    # Scaled to at most 1, because sums of large float32 values could overflow.
     peak = np.abs(values).max(initial=0)
     if peak == 0:
         return np.zeros(dimension, dtype=np.float32)
@@ -180,7 +180,7 @@ def _signs() -> NDArray[np.int8]:
 
 
 def _splitmix64(counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The outputs number `counter` (from 0) of SplitMix64 seeded with 0 (Steele, Lea, Flood 2014)."""
+    """Outputs number `counter` (from 0) of SplitMix64 seeded with 0 (Steele, Lea, Flood 2014)."""
     z = (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -195,7 +195,10 @@ def _curve(curve: ArrayLike) -> NDArray[np.float64]:
 
 
 def _z_scores(curve: ArrayLike) -> NDArray[np.float64] | None:
-    """Zero mean and population variance 1 over the layers; null for a curve that has no shape."""
+    """The curve with mean 0 and population variance 1 over the layers.
+
+    Null for fewer than two layers, values that are not finite, or a constant curve.
+    """
     values = _curve(curve)
     if len(values) < 2 or not np.isfinite(values).all():
         return None
@@ -211,7 +214,7 @@ def _z_scores(curve: ArrayLike) -> NDArray[np.float64] | None:
 
 
 def _unit(vector: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Scaled to unit length as read-only float32; zero stays zero."""
+    """The vector scaled to unit length, as read-only float32; zero stays zero."""
     norm = np.linalg.norm(vector.astype(np.float64))
     unit = (vector / norm if norm > 0 else vector).astype(np.float32)
     unit.flags.writeable = False

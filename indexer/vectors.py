@@ -1,10 +1,10 @@
 """Inner-product search over unit vectors: an exact scan in numpy, and FAISS, behind `schemas.protocols.VectorIndex`.
 
-Matrix kernels round a row's score differently at different places in the matrix, so two copies of a vector may get
-scores that differ in the last bit. Both indexes therefore use their fast kernel only to find candidates
-(all rows within its rounding error of the k-th score), score those again row by row in float64, and then
-order them: by falling score, equal scores by rising row. So both give the same answer bit for bit, also where
-a tie runs across the k-th place. Files are memory-mapped, never unpickled.
+Matrix kernels round the score of a row differently at different positions in the matrix, so two copies of a vector may
+get scores that differ in the last bit. Both indexes therefore use their fast kernel only to find candidates (all rows
+within its rounding error of the k-th score), compute their scores again row by row in float64, and sort them by
+decreasing score, equal scores by increasing row. So both give the same answer bit for bit, also with ties at the k-th
+place. Files are memory-mapped, never unpickled.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_SCORES = 1 << 24
-"""Scores held at a time by the exact scan: 64 MiB."""
+"""Scores in memory at a time in the exact scan: 64 MiB."""
 
 MARGIN = 16
-"""Neighbours asked of FAISS beyond k, to see whether the k-th score is tied."""
+"""Neighbours requested from FAISS beyond k, to detect ties at the k-th score."""
 
 _FAISS_FLAT = struct.Struct("<4siqqqBiQ")
-"""How FAISS begins a flat index: kind, dimension, vectors, two unused, trained, metric, floats that follow."""
+"""Header of a FAISS flat index: kind, dimension, vectors, two unused, trained, metric, number of floats that follow."""
 
 
 class _Index(ABC):
-    """What both indexes share: checks, the second scoring and the order."""
+    """Common part of both indexes: checks, exact scores and order."""
 
     @property
     @abstractmethod
@@ -51,7 +51,7 @@ class _Index(ABC):
     def _candidates(
         self, queries: NDArray[np.float32], k: int, rounding: NDArray[np.float64]
     ) -> Iterator[NDArray[np.int64]]:
-        """Yield for each query all rows whose score is within its `rounding` of the k-th largest, or above."""
+        """Yield for each query all rows with a score of at least the k-th largest minus its `rounding`."""
 
     @abstractmethod
     def _vectors_at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -62,11 +62,11 @@ class _Index(ABC):
 
         Args:
             queries: `[n, dimension]`; a zero query scores 0 with every row.
-            k: how many, at least 1; at most `size` are returned.
+            k: number of results, at least 1; at most `size` are returned.
 
         Returns:
-            scores `[n, min(k, size)]` in falling order, and the row of each; equal scores by rising row. Of scores
-            tied across the k-th place the lowest rows are kept.
+            scores `[n, min(k, size)]` in decreasing order, and the row of each; equal scores by increasing row. Of
+            scores tied at the k-th place the lowest rows are kept.
 
         Raises:
             ValueError: the queries have another dimension or hold NaN or infinities, or `k` is less than 1.
@@ -84,8 +84,8 @@ class _Index(ABC):
         best_rows = np.empty((len(queries), k), dtype=np.int64)
         if k == 0:
             return best_scores, best_rows
-        # A float32 inner product of length d is off by at most d * eps / 2 * |query| * |row|, and |row| is 1. Both the
-        # k-th score and the one held against it may be, and rounding the second scores to float32 makes ties too.
+        # The error of a float32 inner product of length d is at most d * eps / 2 * |query| * |row|, and |row| is 1.
+        # Both compared scores have this error, and rounding the exact scores to float32 makes ties too.
         lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
         rounding = (self.dimension + 2) * float(np.finfo(np.float32).eps) * lengths
         for i, rows in enumerate(self._candidates(queries, k, rounding)):
@@ -101,7 +101,7 @@ class ExactIndex(_Index):
     SUFFIX: ClassVar = ".npy"
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
-        # A plain view of a memory map: its subclass would travel into every result.
+        # A plain array instead of `np.memmap`, whose subclass every result would inherit.
         self._vectors = np.asarray(vectors)
 
     @classmethod
@@ -119,7 +119,7 @@ class ExactIndex(_Index):
 
         Raises:
             IndexMissingError: there is no such file.
-            StoreCorruptError: the file is not a matrix of float32, or is cut short.
+            StoreCorruptError: the file is not a matrix of float32, or is truncated.
         """
         _require(path)
         try:
@@ -151,7 +151,7 @@ class ExactIndex(_Index):
         return self._vectors[rows]
 
     def save(self, path: Path) -> None:
-        """Write the matrix as `.npy`, replacing `path` at once."""
+        """Write the matrix as `.npy`, replacing `path` atomically."""
 
         def write(partial: Path) -> None:
             with partial.open("wb") as file:
@@ -188,12 +188,12 @@ class FlatIndex(_Index):
 
         Raises:
             IndexMissingError: there is no such file.
-            StoreCorruptError: the file is not a flat inner-product index, or is cut short.
+            StoreCorruptError: the file is not a flat inner-product index, or is truncated.
         """
         import faiss
 
         _require(path)
-        # FAISS maps a file without looking at its length: a short one would end the process by a signal.
+        # FAISS maps a file without checking its length: a truncated one would end the process by a signal.
         with path.open("rb") as file:
             head = file.read(_FAISS_FLAT.size)
         if len(head) < _FAISS_FLAT.size:
@@ -220,19 +220,19 @@ class FlatIndex(_Index):
         width = min(k + MARGIN, self.size)
         scores, rows = self._index.search(queries, width)
         lowest = scores[:, k - 1] - rounding
-        for i, found in enumerate(rows):
+        for i, nearest in enumerate(rows):
             if width < self.size and scores[i, -1] >= lowest[i]:
-                # More rows may be tied with the k-th than the margin shows. FAISS takes rows above the radius only.
+                # More rows than the margin may be tied with the k-th. FAISS returns only scores above the radius.
                 radius = np.nextafter(np.float32(lowest[i]), np.float32(-np.inf))
-                _, _, found = self._index.range_search(queries[i : i + 1], float(radius))
-            yield found
+                _, _, nearest = self._index.range_search(queries[i : i + 1], float(radius))
+            yield nearest
 
     def _vectors_at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         vectors: NDArray[np.float32] = self._index.reconstruct_batch(rows)
         return vectors
 
     def save(self, path: Path) -> None:
-        """Write the index in the format of FAISS, replacing `path` at once."""
+        """Write the index in the format of FAISS, replacing `path` atomically."""
         import faiss
 
         _replace(path, lambda partial: faiss.write_index(self._index, str(partial)))
@@ -244,7 +244,7 @@ def open_index(path: Path) -> ExactIndex | FlatIndex:
     Raises:
         ValueError: another suffix.
         IndexMissingError: there is no such file.
-        StoreCorruptError: the file is not such an index, or is cut short.
+        StoreCorruptError: the file is not such an index, or is truncated.
     """
     match path.suffix:
         case ExactIndex.SUFFIX:
@@ -275,7 +275,7 @@ def _corrupt(path: Path, fault: str) -> StoreCorruptError:
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside `path` and rename: a reader, or this very index, may have the old file mapped."""
+    """Write to a temporary file and rename it: a reader, or this index itself, may have the old file mapped."""
     partial = path.with_name(f"{path.name}.partial")
     write(partial)
     partial.replace(path)

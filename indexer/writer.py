@@ -1,4 +1,4 @@
-"""The results of a crawl on their way into the store: what waits, and when it is committed."""
+"""Write the results of a crawl to the store: collect them and commit them in batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMIT_EVERY = 64
 COMMIT_OUTCOMES = 20_000
 COMMIT_SECONDS = 10.0
 COMPACT_EVERY = 256
-"""Commits after which the small parts that they left are merged: everything that reads the store opens each of them."""
+"""Commits between two compactions: every reader of the store opens each of their small parts."""
 
 
 class Writer:
@@ -28,11 +28,11 @@ class Writer:
 
     Attributes:
         run_id: the key of the crawl's rows in `runs` and `outcomes`.
-        left_out: fingerprints of repos that `provenance forget` took out of the store during the crawl.
+        left_out: number of fingerprints dropped because `provenance forget` removed their repos during the crawl.
     """
 
     def __init__(self, store: Store, history: History, *, started: datetime) -> None:
-        """Write into `store` for a crawl that started then; `history` is told what is forgotten meanwhile."""
+        """Write to `store` for a crawl that started at `started`; repos forgotten since are added to `history`."""
         self._store, self._history, self._started = store, history, started
         self.run_id = f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
         self.left_out = 0
@@ -42,11 +42,11 @@ class Writer:
         self._committed, self._commits = time.monotonic(), 0
 
     def begin(self, run: CrawlRun) -> None:
-        """Commit the row that a run has from its start."""
+        """Commit the row of a run at its start."""
         self._commit(run)
 
     def add(self, results: Sequence[tuple[Outcome, Fingerprint | None]], *, named: bool) -> None:
-        """Take the results of one task: they are committed together, so that a repo is known whole or not at all."""
+        """Add the results of one task. They are committed together, so that a repo is known wholly or not at all."""
         for outcome, fingerprint in results:
             self._outcomes.append(outcome)
             if fingerprint is not None:
@@ -55,7 +55,7 @@ class Writer:
                 self._unnamed.add(outcome.repo_id)
 
     def commit_if_due(self) -> None:
-        """Commit when enough waits, or for long enough."""
+        """Commit if enough results are pending, or the last commit was long enough ago."""
         waited = time.monotonic() - self._committed
         if (
             len(self._fingerprints) >= COMMIT_EVERY
@@ -65,19 +65,19 @@ class Writer:
             self._commit()
 
     def commit(self) -> None:
-        """Commit what waits."""
+        """Commit the pending results."""
         self._commit()
 
     def finish(self, run: CrawlRun) -> None:
-        """Commit what waits with the row that a run has from its end, and bring `provenance.duckdb` up to date."""
+        """Commit the pending results and the row of a run at its end, and update `provenance.duckdb`."""
         self._commit(run)
         self._store.write_views()
 
     def _commit(self, run: CrawlRun | None = None) -> None:
-        """Commit what waits, and a row of `runs`.
+        """Commit the pending results, and a row of `runs`.
 
         Raises:
-            StoreError: the store cannot be written; nothing of this was.
+            StoreError: the store cannot be written; none of this was committed.
         """
         now = datetime.now(UTC)
         self._leave_out_forgotten()
@@ -91,11 +91,11 @@ class Writer:
             self._store.compact()
 
     def _leave_out_forgotten(self) -> None:
-        """Drop what nobody asked for by name and `provenance forget` took out of the store during the crawl."""
+        """Drop results of repos that `provenance forget` removed during the crawl, unless the user named them."""
         self._history.forget(repo for repo, at in self._store.tombstones().items() if at >= self._started)
-        gone, self._unnamed = self._unnamed & self._history.forgotten, set()
-        if gone:
-            kept = [(repo, fingerprint) for repo, fingerprint in self._fingerprints if repo not in gone]
+        forgotten, self._unnamed = self._unnamed & self._history.forgotten, set()
+        if forgotten:
+            kept = [(repo, fingerprint) for repo, fingerprint in self._fingerprints if repo not in forgotten]
             self.left_out += len(self._fingerprints) - len(kept)
             self._fingerprints = kept
-            self._outcomes = [outcome for outcome in self._outcomes if outcome.repo_id not in gone]
+            self._outcomes = [outcome for outcome in self._outcomes if outcome.repo_id not in forgotten]

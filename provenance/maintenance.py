@@ -24,7 +24,7 @@ def mentions(store: Store, repos: Iterable[str]) -> Rows[RepoFigures]:
 
 def forget(store: Store, repos: Iterable[str]) -> Rows[RepoFigures]:
     """Hide repos from now on; see `Database.forget`."""
-    from provenance.query.lineage.refresh import unsettle
+    from provenance.query.lineage.refresh import invalidate_verdicts
     from provenance.schemas import tables
 
     found = _mentions(store, repos)
@@ -34,7 +34,7 @@ def forget(store: Store, repos: Iterable[str]) -> Rows[RepoFigures]:
         {"repo_id": repo, "forgotten_at": max(now, newest + timedelta(microseconds=1)) if newest else now}
         for repo, (_, newest) in found.items()
     ]
-    unsettle(store, found)
+    invalidate_verdicts(store, found)
     store.commit({"tombstones": tables.from_rows("tombstones", rows)})
     store.write_views()
     return _figures(found)
@@ -42,13 +42,13 @@ def forget(store: Store, repos: Iterable[str]) -> Rows[RepoFigures]:
 
 def compact(store: Store) -> CompactionFigures:
     """Compact a store and clean up its index; see `Database.compact`."""
-    from provenance.indexer.build import clear_leavings
+    from provenance.indexer.build import remove_unused_generations
     from provenance.query.catalogue import open_live
 
     before = store.manifest()
     dropped = store.purge()
     after = store.compact()
-    clear_leavings(store)
+    remove_unused_generations(store)
     store.write_views()
     generation = open_live(store)
     return CompactionFigures(

@@ -1,1 +1,1 @@
-"""Candidates, evidence, verdicts and lineage: the query knows claims. Works offline, from the store alone."""
+"""Candidates, evidence, verdicts and lineage. Works offline, from the store alone."""

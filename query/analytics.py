@@ -1,4 +1,4 @@
-"""SQL over the store: shipped queries, and running anybody's."""
+"""SQL over the store: shipped queries, and user queries."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class SqlError(ProvenanceError):
 
 
 def named_queries() -> dict[str, str]:
-    """Name -> what it answers: the first line of each file of `query/sql`."""
-    found = sorted(
+    """Name -> description, which is the first line of each file of `query/sql`."""
+    sources = sorted(
         (f for f in files("provenance.query").joinpath("sql").iterdir() if f.name.endswith(".sql")),
         key=lambda f: f.name,
     )
-    return {f.name.removesuffix(".sql"): f.read_text("utf-8").splitlines()[0].removeprefix("-- ") for f in found}
+    return {f.name.removesuffix(".sql"): f.read_text("utf-8").splitlines()[0].removeprefix("-- ") for f in sources}
 
 
 def named_query(name: str) -> str:
     """The text of a shipped query.
 
     Raises:
-        SqlError: there is none of that name.
+        SqlError: there is no query of that name.
     """
     if name not in named_queries():
         raise SqlError(f"no shipped query {name!r}; there are {', '.join(named_queries())}")
@@ -43,7 +43,7 @@ def run_sql(connection: duckdb.DuckDBPyConnection, statement: str, limit: int | 
     """Run one statement; of several, separated by `;`, the last one's rows are returned.
 
     Returns:
-        its rows, `limit` at the most, with distinct column names, and whether there were more.
+        its rows, at most `limit`, with distinct column names, and whether there were more.
 
     Raises:
         SqlError: it does not parse or run; the message is the first paragraph of DuckDB's.
@@ -55,10 +55,10 @@ def run_sql(connection: duckdb.DuckDBPyConnection, statement: str, limit: int | 
         relation = connection.sql(statement)
         if relation is None:
             return pa.table({}), False
-        # Either gives a second column of the same name a name of its own.
+        # Both `select` and `limit` rename duplicate columns.
         table = (relation.select("*") if limit is None else relation.limit(limit + 1)).to_arrow_table()
     except duckdb.Error as error:
-        # Then come the statement and a caret below the place.
+        # Cut off the statement and the caret that marks the position.
         raise SqlError(f"SQL: {' '.join(str(error).partition(_PLACE)[0].split())}") from error
     return table.slice(0, limit), limit is not None and table.num_rows > limit
 
@@ -67,7 +67,7 @@ def as_rows(table: pa.Table) -> list[dict[str, Any]]:
     """A table as Python values.
 
     Raises:
-        SqlError: it holds a time that Python cannot represent.
+        SqlError: it contains a time that Python cannot represent.
     """
     try:
         rows: list[dict[str, Any]] = table.to_pylist()

@@ -1,4 +1,4 @@
-"""Recall: which stored checkpoints are worth examining. Nothing here is a claim."""
+"""Recall: which stored checkpoints to examine. A candidate is not a claim."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def candidates(
     spec: str | None = None,
     pool: int = POOL,
 ) -> list[Dossier]:
-    """Checkpoints that may be relatives of `query`, its own repo left out.
+    """Checkpoints that may be relatives of `query`, without its own repo.
 
-    They come from the signature search (survives permutation and long training), the sketch search (survives changes
-    of depth and shape), equal digests, and what cards declare in either direction. Checkpoints that were crawled after
-    the last `provenance index` (`unindexed`) are all taken.
+    They come from the signature search (robust to permutation and long training), the sketch search (robust to changes
+    of depth and shape), equal digests, and declarations of cards in either direction. All checkpoints crawled after the
+    last `provenance index` (`unindexed`) are included.
     """
-    found: list[Dossier] = list(unindexed)
+    recalled: list[Dossier] = list(unindexed)
     if generation is not None and len(generation):
         rows: set[int] = set()
         vectors = {
@@ -39,18 +39,18 @@ def candidates(
                 rows.update(generation.nearest(name, vector, pool))
         rows.update(_by_name(query, generation))
         if len(rows) < pool:
-            # A small store is examined whole: an answer should not depend on what the searches happened to return.
+            # A small store is examined completely, so that the answer does not depend on the searches.
             rows.update(islice(generation.rows(), pool))
-        found += [generation.dossiers[row] for row in sorted(rows)]
-    return [dossier for dossier in newest(found) if dossier.repo_id != query.repo_id]
+        recalled += [generation.dossiers[row] for row in sorted(rows)]
+    return [dossier for dossier in newest(recalled) if dossier.repo_id != query.repo_id]
 
 
 def newest(dossiers: Iterable[Dossier]) -> list[Dossier]:
-    """The first dossier of every place (repo, subfolder, variant): newer ones stand before those they replace."""
-    found: dict[tuple[str, str | None, str | None], Dossier] = {}
+    """The first dossier of every (repo, subfolder, variant); newer dossiers must come before those they replace."""
+    first: dict[tuple[str, str | None, str | None], Dossier] = {}
     for dossier in dossiers:
-        found.setdefault((dossier.repo_id, dossier.meta.subfolder, dossier.meta.variant), dossier)
-    return list(found.values())
+        first.setdefault((dossier.repo_id, dossier.meta.subfolder, dossier.meta.variant), dossier)
+    return list(first.values())
 
 
 def _by_name(query: Dossier, generation: Generation) -> set[int]:

@@ -1,4 +1,4 @@
-"""The catalogue: all checkpoints that a question is held against, indexed or not, as of one moment."""
+"""The catalogue: all checkpoints that a query searches, indexed or not, at one point in time."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from provenance.indexer.store.store import Store
 
 MAX_SUBJECTS = 256
-"""Checkpoints whose grids are remembered."""
+"""Maximum number of checkpoints with a cached grid."""
 
 
 class Catalogue:
     """The latest checkpoints of a store.
 
     Attributes:
-        generation: the live index without what was forgotten since it was built; null before the first.
-        unindexed: the latest checkpoints that it does not hold.
+        generation: the live index without repos forgotten since it was built; null if there is no index yet.
+        unindexed: the latest checkpoints that are not in it.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Catalogue:
         unindexed: Sequence[Dossier] = (),
         background: Background | None = None,
     ) -> None:
-        """Put a catalogue together.
+        """Set up.
 
         Args:
             generation: the live index.
-            unindexed: checkpoints beside it.
+            unindexed: checkpoints that are not in the index.
             background: scores of unrelated pairs; by default those of the index, else the bundled ones.
         """
         self.generation, self.unindexed = generation, unindexed
@@ -46,7 +46,7 @@ class Catalogue:
 
     @property
     def n_checkpoints(self) -> int:
-        """Checkpoints that a question is held against."""
+        """Number of checkpoints that a query searches."""
         return (len(self.generation) if self.generation else 0) + len(self.unindexed)
 
     @property
@@ -63,13 +63,13 @@ class Catalogue:
         return newest([*self.unindexed, *indexed])
 
     def find(self, name: str) -> Dossier | None:
-        """The checkpoint of a checkpoint id or repo id; null where there is none."""
-        # What was crawled since is newer than what the index may hold of the same repo.
+        """The checkpoint with a checkpoint id or repo id; null if there is none."""
+        # Unindexed checkpoints are newer than indexed ones of the same repo.
         for dossier in self.unindexed:
             if name in (dossier.repo_id, dossier.checkpoint_id):
                 return dossier
-        found = self._indexed("id", name) or self._indexed("repo", name)
-        return min(found, key=lambda dossier: dossier.checkpoint_id, default=None)
+        indexed = self._indexed("id", name) or self._indexed("repo", name)
+        return min(indexed, key=lambda dossier: dossier.checkpoint_id, default=None)
 
     def revision(self, repo_id: str, revision: str) -> list[Dossier]:
         """The checkpoints of one revision of a repo."""
@@ -77,7 +77,7 @@ class Catalogue:
         return [d for d in (*unindexed, *self._indexed("repo", repo_id)) if d.meta.revision == revision]
 
     def subject(self, dossier: Dossier) -> Subject:
-        """A checkpoint laid out for comparison; the last few hundred are remembered."""
+        """A checkpoint prepared for comparison; up to `MAX_SUBJECTS` are cached."""
         key = dossier.meta.fingerprint_id or dossier.checkpoint_id
         if key not in self._subjects:
             if len(self._subjects) >= MAX_SUBJECTS:
@@ -91,7 +91,7 @@ class Catalogue:
 
 
 def open_catalogue(store: Store) -> Catalogue:
-    """The catalogue of a store as it is now.
+    """The current catalogue of a store.
 
     Raises:
         StoreCorruptError: its index is damaged.
@@ -108,7 +108,7 @@ def open_catalogue(store: Store) -> Catalogue:
 
 
 def open_live(store: Store) -> Generation | None:
-    """The live index of a store without what was forgotten since it was built; null before the first.
+    """The live index of a store without repos forgotten since it was built; null if there is no index yet.
 
     Raises:
         StoreCorruptError: it is damaged.

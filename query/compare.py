@@ -1,4 +1,4 @@
-"""One pair in full: every line of evidence, distances of the curves, and strangers of the same shape beside them."""
+"""Full comparison of one pair: every line of evidence, distances of the curves, and controls of the same shape."""
 
 from __future__ import annotations
 
@@ -24,55 +24,55 @@ MAX_CONTROLS = 200
 
 
 def compare(pair: Pair, catalogue: Catalogue, reading: DeepReading | None = None) -> Comparison:
-    """Everything there is to say about one pair.
+    """Compare one pair in full.
 
     Args:
         pair: the two models; the second is judged as a parent of the first.
-        catalogue: the stored checkpoints, among which the controls are found.
-        reading: their weights, read anew; null where they were not.
+        catalogue: the stored checkpoints, from which the controls are chosen.
+        reading: their weights, read again for `--deep`; null without it.
     """
     others = catalogue.dossiers()
-    (found,) = settle([assess(pair, len(others))])
+    (assessment,) = settle([assess(pair, len(others))])
     if reading is not None:
-        found = deepen(found, reading, len(others))
+        assessment = deepen(assessment, reading, len(others))
     return Comparison(
         a=ComparedModel.from_attributes(pair.a.dossier.meta),
         b=ComparedModel.from_attributes(pair.b.dossier.meta),
-        verdict=found.verdict,
-        relation=found.relation,
-        direction=found.direction,
-        probability=found.probability,
-        p_value=found.p_value,
-        p_adjusted=found.p_adjusted,
-        log10_p=found.log10_p,
-        score=found.score,
-        license=found.meta.license,
-        created_at=found.meta.created_at,
-        evidence=Rows(Evidence, found.evidence),
+        verdict=assessment.verdict,
+        relation=assessment.relation,
+        direction=assessment.direction,
+        probability=assessment.probability,
+        p_value=assessment.p_value,
+        p_adjusted=assessment.p_adjusted,
+        log10_p=assessment.log10_p,
+        score=assessment.score,
+        license=assessment.meta.license,
+        created_at=assessment.meta.created_at,
+        evidence=Rows(Evidence, assessment.evidence),
         curves=_curves(pair),
         controls=controls(pair, map(Subject, others)),
     )
 
 
 def controls(pair: Pair, others: Iterable[Subject]) -> Controls:
-    """How `a` scores against strangers that have the shape of `b`: what the architecture alone explains.
+    """Scores of `a` with unrelated models of the shape of `b`: the part that the architecture alone explains.
 
-    A stranger is a stored checkpoint of the same shape whose weights agree with neither of the two.
+    An unrelated model is a stored checkpoint of the same shape whose weights agree with neither of the two.
     """
     shape = _shape(pair.b.dossier.meta)
-    found: list[CurveScores] = []
+    scores: list[CurveScores] = []
     for other in others:
-        if len(found) >= MAX_CONTROLS:
+        if len(scores) >= MAX_CONTROLS:
             break
         if _shape(other.dossier.meta) != shape or _related(other, pair.a) or _related(other, pair.b):
             continue
-        found.append(_curves(replace(pair, b=other)))
+        scores.append(_curves(replace(pair, b=other)))
     return Controls(
-        n=len(found),
-        published_score=_spread([scores.published_score for scores in found]),
-        profile_correlation=_spread([scores.profile_correlation for scores in found]),
-        wasserstein=_spread([scores.wasserstein for scores in found]),
-        kl_divergence=_spread([scores.kl_divergence for scores in found]),
+        n=len(scores),
+        published_score=_spread([score.published_score for score in scores]),
+        profile_correlation=_spread([score.profile_correlation for score in scores]),
+        wasserstein=_spread([score.wasserstein for score in scores]),
+        kl_divergence=_spread([score.kl_divergence for score in scores]),
     )
 
 

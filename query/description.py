@@ -1,4 +1,4 @@
-"""What is known of one model, stored or not: figures, no claims."""
+"""Description of one model, stored or not: metadata and statistics, no claims."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One question, one answer: candidates -> evidence -> verdict."""
+"""The answer to a query: candidates -> evidence -> verdict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from provenance.schemas.tabular import Rows
 
 @dataclass(frozen=True)
 class Judgement:
-    """The settled candidates of one model, best first, and the verdict about the model."""
+    """The judged candidates of one model, best first, and the verdict about the model."""
 
     model: Dossier
     verdict: ModelVerdict
@@ -47,7 +47,7 @@ class Judgement:
         return replace(self, candidates=tuple(candidates), verdict=verdict)
 
     def answer(self, k: int) -> Answer:
-        """The public record of it, with the `k` best candidates."""
+        """The public answer, with the `k` best candidates."""
         return Answer(
             ModelSummary.from_attributes(self.model.meta),
             SearchedStore(self.n_checkpoints, self.n_unindexed, self.generation),
@@ -60,22 +60,22 @@ def judge(model: Dossier, catalogue: Catalogue, *, spec: str | None = None, min_
     """Find and judge the suspected parents of a model.
 
     Args:
-        model: the model asked about; its own repo is never a candidate.
-        catalogue: what it is held against.
+        model: the queried model; its own repo is never a candidate.
+        catalogue: the checkpoints to search.
         spec: signature to search with; the index's own by default.
-        min_probability: candidates below are left out.
+        min_probability: candidates with a lower probability are omitted.
 
     Raises:
-        IndexMissingError: the index holds no signatures of this spec.
+        IndexMissingError: the index has no signatures of this spec.
     """
-    asked = catalogue.subject(model)
-    others = candidates(model, catalogue.generation, catalogue.unindexed, spec=spec)
-    pairs = [Pair(asked, catalogue.subject(other), catalogue.background) for other in others]
-    settled = settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
+    subject = catalogue.subject(model)
+    recalled = candidates(model, catalogue.generation, catalogue.unindexed, spec=spec)
+    pairs = [Pair(subject, catalogue.subject(other), catalogue.background) for other in recalled]
+    assessments = settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
     found = Judgement(
         model,
-        model_verdict(settled, judgeable=_judgeable(model)),
-        tuple(settled),
+        model_verdict(assessments, judgeable=_judgeable(model)),
+        tuple(assessments),
         catalogue.n_checkpoints,
         len(catalogue.unindexed),
         catalogue.generation.name if catalogue.generation else None,

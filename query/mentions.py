@@ -1,4 +1,4 @@
-"""Where a store says anything of a repo, if only that a visit failed or that a card names it."""
+"""Mentions of a repo in a store, including failed visits and declarations in cards."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ from mentions where list_contains($repos, repo_id) group by repo_id
 
 
 def mentions(connection: duckdb.DuckDBPyConnection, repos: Collection[str]) -> dict[str, tuple[int, datetime | None]]:
-    """Of the repos that the store says anything of: the number of checkpoints, and the time of the newest row."""
+    """For each repo that the store mentions: the number of checkpoints, and the time of the newest row."""
     rows = connection.sql(_MENTIONS, params={"repos": list(repos)}).to_arrow_table().to_pylist()
     return {row["repo_id"]: (row["checkpoints"], row["newest"]) for row in rows}

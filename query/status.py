@@ -1,4 +1,4 @@
-"""What a store holds, what its last crawls did, and what arrived: figures, no claims."""
+"""Statistics of a store, its last crawls, and new checkpoints; no claims."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ with latest as (
     order by started_at desc
     limit 5
 ), visits as (
-    -- A run that was killed, or that still goes on, has no row from its end: its visits are counted instead.
+    -- A run that was killed or is still running has no final row: its visits are counted instead.
     select run_id, count(*) as listed, count(*) filter (status = 'done') as fingerprinted,
            count(*) filter (status = 'skipped') as skipped, count(*) filter (status = 'failed') as failed,
            sum(bytes_read)::bigint as bytes_read, sum(requests)::bigint as range_requests, max("at") as last
@@ -86,7 +86,7 @@ order by fingerprinted_at, checkpoint_id
 
 
 def status(store: Store, catalogue: Catalogue) -> StoreStatus:
-    """Figures of the store, its last runs, reasons of what failed in the last one, and model types without roles."""
+    """Statistics of the store, its last runs, failures of the last one by reason, and model types without roles."""
     manifest = store.manifest()
     with store.connect(manifest) as connection:
         (figures,) = _rows(connection, _STORE)
@@ -107,10 +107,10 @@ def status(store: Store, catalogue: Catalogue) -> StoreStatus:
 
 
 def arrivals(connection: duckdb.DuckDBPyConnection, since: str) -> Rows[Arrival]:
-    """Checkpoints fingerprinted since a date or time (ISO 8601, UTC unless it says otherwise) or the start of a run.
+    """Checkpoints fingerprinted since a date or time (ISO 8601, UTC without an offset) or the start of a run.
 
     Args:
-        connection: one that has the views.
+        connection: has the views.
         since: the time, the id of a run, or `last` for the last run.
 
     Returns:
@@ -119,10 +119,10 @@ def arrivals(connection: duckdb.DuckDBPyConnection, since: str) -> Rows[Arrival]
     Raises:
         ProvenanceError: `since` is none of these.
     """
-    # As Arrow: DuckDB needs a further package to hand out times of a time zone as Python values.
-    found = connection.sql(_STARTED, params={"run": since}).to_arrow_table()["started_at"][0].as_py()
+    # Through Arrow: DuckDB needs another package to return times with a time zone as Python values.
+    started = connection.sql(_STARTED, params={"run": since}).to_arrow_table()["started_at"][0].as_py()
     try:
-        time = found or datetime.fromisoformat(since)
+        time = started or datetime.fromisoformat(since)
     except ValueError as error:
         raise ProvenanceError(
             f"{since!r} is neither a date or time (2026-11-20, 2026-11-20T06:30), nor a run of this store; "
@@ -138,17 +138,17 @@ def _rows(connection: duckdb.DuckDBPyConnection, statement: str) -> list[dict[st
 
 
 def _budgets(run: Mapping[str, Any]) -> dict[str, BudgetFigures] | None:
-    """The hub's budgets during a run, by resource: requests granted a window, its seconds, and the share used of them.
+    """The hub's rate limits during a run, by resource: requests per window, seconds per window, and fraction used.
 
-    Null where the hub reported none. The share is null while the run has not ended.
+    Null if the hub reported none. The fraction is null until the run has ended.
     """
     budgets = json.loads(run["budgets"] or "{}")
     spent = {"api": run["api_requests"], "resolvers": run["resolve_requests"]}
-    found = {}
+    figures = {}
     for resource, budget in budgets.items():
         quota, window, share = budget["quota"], budget["window"], None
         if quota and window and run["finished_at"] and spent.get(resource) is not None:
             seconds = (run["finished_at"] - run["started_at"]).total_seconds()
             share = round(spent[resource] / (quota * max(1.0, seconds / window)), 3)
-        found[resource] = BudgetFigures(quota, window, share)
-    return found or None
+        figures[resource] = BudgetFigures(quota, window, share)
+    return figures or None

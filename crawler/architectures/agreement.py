@@ -1,4 +1,4 @@
-"""What the matrices of one layer must agree on: a tensor that contradicts its neighbours loses its role."""
+"""Consistency of the matrices in one layer: a tensor that contradicts the others loses its role."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TypeAlias
 
-from provenance.crawler.architectures.fused import Unsettled
+from provenance.crawler.architectures.fused import Unresolved
 from provenance.crawler.architectures.notes import Notes
 from provenance.schemas.roles import FEED_FORWARD, Role
 from provenance.schemas.tensors import LogicalTensor
@@ -22,16 +22,16 @@ _Shape: TypeAlias = tuple[int, ...] | None
 
 
 def agreeing(tensors: list[LogicalTensor], notes: Notes, readers: tuple[Role, ...]) -> list[LogicalTensor]:
-    """The tensors of one layer; those that contradict one another lose their role. `readers` must read one width."""
+    """The tensors of one layer; those that contradict each other lose their role. `readers` must have equal widths."""
     return _whole(_of_one_width(_unclaimed_twice(tensors, notes), notes, readers), notes)
 
 
 def latent_fits(q: _Shape, kv_a: _Shape, kv_b: _Shape, o: _Shape) -> bool:
-    """Whether q has the rows that the other projections of a latent attention leave it (A.X K2 adds an output gate).
+    """Whether the rows of q fit the other projections of a latent attention (A.X K2 adds an output gate).
 
-    kv_a writes the latent and one rotary part, kv_b reads the latent and writes the unrotated keys and the values
-    of all heads, o reads the values: so q has the rows of the unrotated keys and a whole number of rotary
-    parts, one for each head.
+    kv_a writes the latent and one rotary part, kv_b reads the latent and writes the unrotated keys and the values of
+    all heads, and o reads the values. So q has the rows of the unrotated keys and an integer number of rotary parts,
+    one for each head.
     """
     if not (q and kv_a and kv_b and o):
         return True
@@ -43,7 +43,7 @@ def latent_fits(q: _Shape, kv_a: _Shape, kv_b: _Shape, o: _Shape) -> bool:
 
 
 def _unclaimed_twice(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
-    """Where two stored tensors claim one role of one layer, neither has it."""
+    """If two stored tensors claim the same role in a layer, neither gets it."""
     claims = Counter((t.role, t.expert) for t in tensors if t.role != _OTHER)
     return [
         _refused(t, "another tensor of the layer claims the same role", notes) if claims[t.role, t.expert] > 1 else t
@@ -52,7 +52,7 @@ def _unclaimed_twice(tensors: list[LogicalTensor], notes: Notes) -> list[Logical
 
 
 def _of_one_width(tensors: list[LogicalTensor], notes: Notes, readers: tuple[Role, ...]) -> list[LogicalTensor]:
-    """Refuse matrices that cannot stand in one layer: q, k, v and the feed-forward share the residual stream."""
+    """Refuse matrices of different widths in one layer: q, k, v and the feed-forward share the residual stream."""
     widths = {t.shape[1] for t in tensors if t.role in readers}
     if len(widths) > 1:
         reason = f"q, k, v of the layer read {sorted(widths)} inputs, which should be one number"
@@ -66,7 +66,7 @@ def _of_one_width(tensors: list[LogicalTensor], notes: Notes, readers: tuple[Rol
         if tensor.role in _OF_WIDTH and tensor.shape[side] != width:
             gap = f"{'writes' if side == 0 else 'reads'} {tensor.shape[side]} numbers where q reads {width}"
             if tensor.role == _OUTPUT:
-                notes.add(tensor.name, Unsettled(gap))
+                notes.add(tensor.name, Unresolved(gap))
             else:
                 tensor = _refused(tensor, gap, notes)
         checked.append(tensor)
@@ -74,7 +74,7 @@ def _of_one_width(tensors: list[LogicalTensor], notes: Notes, readers: tuple[Rol
 
 
 def _whole(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
-    """Refuse what lacks its partners: gate and up write what down reads, an `o` has a `q` or what stands for it."""
+    """Refuse incomplete groups: gate and up write what down reads, and an `o` needs a `q` or its latent form."""
     inner = {(t.role, t.expert): t.shape for t in tensors if t.role in FEED_FORWARD}
     attends = any(t.role in READ_RESIDUAL for t in tensors)
     checked = []
@@ -89,5 +89,5 @@ def _whole(tensors: list[LogicalTensor], notes: Notes) -> list[LogicalTensor]:
 
 
 def _refused(tensor: LogicalTensor, reason: str, notes: Notes) -> LogicalTensor:
-    notes.add(tensor.name, Unsettled(reason))
+    notes.add(tensor.name, Unresolved(reason))
     return replace(tensor, role=_OTHER)

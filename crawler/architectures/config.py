@@ -1,6 +1,6 @@
 """The few facts of a config.json or params.json that names and shapes cannot give.
 
-A config is not to be trusted and may hold anything: what is not of the expected kind counts as absent.
+A config is untrusted: a value of an unexpected type counts as absent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NESTED = (
     "decoder",
     "attn_config",
 )
-"""Keys under which a multimodal config keeps that of its language model (`attn_config`: MPT and DBRX)."""
+"""Keys of a multimodal config that hold the config of its language model (`attn_config`: MPT and DBRX)."""
 _MAX_DEPTH = 4
 _MAX_COUNT = 1 << 20
 _MAX_TEXT = 120
@@ -44,7 +44,7 @@ _HIDDEN = ("hidden_size", "n_embd", "d_model", "dim", "model_dim")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a config says, null where it does not.
+    """The known facts of a config, null where it gives none.
 
     Attributes:
         model_types: `model_type` of the config and of the configs nested in it, outermost first.
@@ -72,7 +72,7 @@ def read_settings(config: Mapping[str, object] | None) -> Settings:
     n_kv_heads = _count(inner_first, _KV_HEADS)
     multi_query = any(section.get("multi_query") is True for section in sections)
     if multi_query and not new_decoder and not any("n_head_kv" in section for section in sections):
-        # Falcon-7B writes num_kv_heads = num_attention_heads beside multi_query, which wins.
+        # Falcon-7B has both multi_query and num_kv_heads = num_attention_heads; multi_query takes precedence.
         n_kv_heads = 1
     architectures = [section.get("architectures") for section in sections]
     methods = [_mapping(section.get("quantization_config")).get("quant_method") for section in sections]

@@ -1,7 +1,7 @@
-"""Stems of text decoders, one family of names after the other: what the name of a layer's tensor says about its role.
+"""Stems of text decoders, family by family: the role of a layer's tensor by its name.
 
-`experts.*` in a stem stands for any expert number. A stem means one thing in all families; where it does not,
-`VARIANTS` in `names.py` say which other names tell.
+`experts.*` in a stem matches any expert number. A stem has the same meaning in all families; exceptions are in
+`VARIANTS` in `names.py`, with the other names that indicate them.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ DECODERS: dict[str, dict[str, str]] = {
         "norm_attn_norm.norm_1": "attn_norm",
         "norm_attn_norm.norm_2": "ffn_norm",
     },
-    "transformers DbrxForCausalLM (experts one below the other, the last stored [in, out])": {
+    "transformers DbrxForCausalLM (experts concatenated along the rows, the last stored [in, out])": {
         "ffn.experts.mlp.w1": "gate",
         "ffn.experts.mlp.v1": "up",
         "ffn.experts.mlp.w2": "down",

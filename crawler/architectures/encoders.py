@@ -1,7 +1,7 @@
-"""Stems of encoders and towers for pictures and sound: what the name of a layer's tensor says about its role.
+"""Stems of encoders and of vision and audio towers: the role of a layer's tensor by its name.
 
-`experts.*` in a stem stands for any expert number. A stem means one thing in all families; where it does not,
-`VARIANTS` in `names.py` say which other names tell.
+`experts.*` in a stem matches any expert number. A stem has the same meaning in all families; exceptions are in
+`VARIANTS` in `names.py`, with the other names that indicate them.
 """
 
 from __future__ import annotations

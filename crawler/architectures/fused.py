@@ -1,7 +1,7 @@
-"""How the rows of a fused projection are shared out: pure functions from sizes to `OutputRows`.
+"""How the rows of a fused projection are split into parts: pure functions from sizes to `OutputRows`.
 
-Each takes the number of stored output rows and a `Geometry`, and returns the rows of every part in logical
-order. What shapes settle never asks the config; where both are missing or disagree the answer is `Unsettled`.
+Each takes the number of stored output rows and a `Geometry`, and returns the rows of every part in logical order. The
+config is used only if shapes do not suffice; if both are missing or disagree, `Unresolved` is raised.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from provenance.schemas.tensors import OutputRows
 Parts: TypeAlias = Mapping[str, OutputRows]
 
 
-class Unsettled(Exception):
-    """A tensor whose role is not certain: it stays `other`, and the reason is kept.
+class Unresolved(Exception):
+    """The role of a tensor is not certain: it stays `other`, and the reason is noted.
 
     Attributes:
         reason: why, in words.
-        config: whether a config could have settled it.
+        config: whether a config could have resolved it.
     """
 
     def __init__(self, reason: str, *, config: bool = False) -> None:
@@ -31,26 +31,30 @@ class Unsettled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What is known of a layer's attention: config, and rows of all query heads together (the `in` of `o`)."""
+    """What is known about a layer's attention: config, and total rows of all query heads (the `in` of `o`)."""
 
     settings: Settings
     query_rows: int | None = None
 
     def heads(self) -> int:
-        """Query heads as the config says."""
+        """Number of query heads in the config.
+
+        Raises:
+            Unresolved: the config does not give it.
+        """
         if self.settings.n_heads is None:
-            raise Unsettled("the number of heads is in no config", config=True)
+            raise Unresolved("the number of heads is in no config", config=True)
         return self.settings.n_heads
 
     def check(self, heads: int, head_rows: int) -> None:
         """Refuse a number of heads that contradicts the output projection."""
         if self.query_rows is not None and heads * head_rows != self.query_rows:
-            raise Unsettled(f"{heads} heads of {head_rows} rows do not make the {self.query_rows} inputs of o")
+            raise Unresolved(f"{heads} heads of {head_rows} rows do not make the {self.query_rows} inputs of o")
 
 
 def _divide(rows: int, parts: int, what: str) -> int:
     if parts <= 0 or rows <= 0 or rows % parts:
-        raise Unsettled(f"{rows} rows do not divide into {parts} {what}")
+        raise Unresolved(f"{rows} rows do not divide into {parts} {what}")
     return rows // parts
 
 
@@ -62,7 +66,7 @@ def thirds(rows: int, geometry: Geometry) -> Parts:
 
 
 def contiguous(rows: int, geometry: Geometry) -> Parts:
-    """`[q | k | v]`, keys and values possibly of fewer heads (Phi-3, MPT, DBRX, ChatGLM2, StarCoder)."""
+    """`[q | k | v]`, possibly with fewer heads of keys and values (Phi-3, MPT, DBRX, ChatGLM2, StarCoder)."""
     query = geometry.query_rows
     if query is None:
         heads = geometry.heads()
@@ -70,7 +74,7 @@ def contiguous(rows: int, geometry: Geometry) -> Parts:
         query = heads * _divide(rows, heads + 2 * kv_heads, "heads")
     key = _divide(rows - query, 2, "parts k, v")
     if query % key:
-        raise Unsettled(f"{query} rows of q are no multiple of {key} rows of k")
+        raise Unresolved(f"{query} rows of q are no multiple of {key} rows of k")
     return {"q": OutputRows(0, query), "k": OutputRows(query, key), "v": OutputRows(query + key, key)}
 
 
@@ -86,7 +90,7 @@ def grouped(rows: int, geometry: Geometry) -> Parts:
     """`[kv head][its q heads | k | v]` (InternLM2, Falcon-40B)."""
     heads, kv_heads = geometry.heads(), geometry.settings.n_kv_heads
     if kv_heads is None:
-        raise Unsettled("the number of key/value heads is in no config", config=True)
+        raise Unresolved("the number of key/value heads is in no config", config=True)
     group = _divide(heads, kv_heads, "key/value groups")
     head = _divide(rows, heads + 2 * kv_heads, "heads")
     geometry.check(heads, head)
@@ -111,14 +115,14 @@ def bigcode(rows: int, geometry: Geometry) -> Parts:
 
 
 def codegen(rows: int, geometry: Geometry) -> Parts:
-    """CodeGen: four blocks of `[q | v | k]`, one for each core of the TPU slice it was trained on."""
+    """CodeGen: four blocks of `[q | v | k]`, one per core of the TPU slice used in training."""
     size = _divide(rows, 12, "parts of four blocks")
     geometry.check(4, size)
     return {part: OutputRows(i * size, size, 4, 3 * size) for i, part in enumerate("qvk")}
 
 
 def gated_query(rows: int, geometry: Geometry) -> Parts:
-    """`[head][q | output gate]` (Qwen3-Next, Qwen3.5); the gate plays none of our roles."""
+    """`[head][q | output gate]` (Qwen3-Next, Qwen3.5); the gate has no role."""
     heads = geometry.heads()
     head = _divide(rows, 2 * heads, "parts q, gate of the config's heads")
     geometry.check(heads, head)
@@ -126,7 +130,7 @@ def gated_query(rows: int, geometry: Geometry) -> Parts:
 
 
 def halves(rows: int, geometry: Geometry) -> Parts:
-    """`[gate | up]` (Phi-3, GLM, ModernBERT): the first half goes through the activation."""
+    """`[gate | up]` (Phi-3, GLM, ModernBERT): the activation applies to the first half."""
     size = _divide(rows, 2, "halves")
     return {"gate": OutputRows(0, size), "up": OutputRows(size, size)}
 
@@ -138,23 +142,23 @@ def keys_values(rows: int, geometry: Geometry) -> Parts:
 
 
 def swapped_halves(rows: int, geometry: Geometry) -> Parts:
-    """`[up | gate]` (GTE, Molmo, Moonshine): the second half goes through the activation."""
+    """`[up | gate]` (GTE, Molmo, Moonshine): the activation applies to the second half."""
     size = _divide(rows, 2, "halves")
     return {"up": OutputRows(0, size), "gate": OutputRows(size, size)}
 
 
 def gate_first(rows: int, geometry: Geometry) -> Parts:
-    """`[output gate | q | k | v]`, the gate of q's size (HRM)."""
+    """`[output gate | q | k | v]`, the gate as large as q (HRM)."""
     query = geometry.query_rows
     if query is None:
-        raise Unsettled("the output projection that tells the size of the queries is missing")
+        raise Unresolved("the output projection that tells the size of the queries is missing")
     parts = contiguous(rows - query, geometry)
     shifted = {part: OutputRows(query + own.start, own.size) for part, own in parts.items()}
     return {"output_gate": OutputRows(0, query), **shifted}
 
 
 def pairs(rows: int, geometry: Geometry) -> Parts:
-    """Rows of gate and up in turn (gpt-oss)."""
+    """Alternating rows of gate and up (gpt-oss)."""
     size = _divide(rows, 2, "pairs")
     return {"gate": OutputRows(0, 1, size, 2), "up": OutputRows(1, 1, size, 2)}
 
@@ -162,12 +166,12 @@ def pairs(rows: int, geometry: Geometry) -> Parts:
 def rotary(rows: int, geometry: Geometry) -> OutputRows:
     """A query or key projection in Meta's row order."""
     if geometry.query_rows is None:
-        raise Unsettled("the output projection that tells the size of a head is missing")
+        raise Unresolved("the output projection that tells the size of a head is missing")
     head = _divide(geometry.query_rows, geometry.heads(), "heads")
     if head % 2:
-        raise Unsettled(f"a head of {head} rows has no rotary pairs")
+        raise Unresolved(f"a head of {head} rows has no rotary pairs")
     if rows % head:
-        raise Unsettled(f"{rows} rows are no whole number of heads of {head} rows")
+        raise Unresolved(f"{rows} rows are no whole number of heads of {head} rows")
     return OutputRows(0, rows, rotary_head=head)
 
 

@@ -1,4 +1,4 @@
-"""The tensors of one layer: names looked up, fused ones split, stored orientation undone, shapes checked."""
+"""The tensors of one layer: look up names, split fused tensors, undo the stored orientation, and check shapes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from provenance.crawler.architectures.agreement import READ_RESIDUAL, agreeing, latent_fits
 from provenance.crawler.architectures.config import Settings
-from provenance.crawler.architectures.fused import Geometry, Layout, Parts, Unsettled, rotary
+from provenance.crawler.architectures.fused import Geometry, Layout, Parts, Unresolved, rotary
 from provenance.crawler.architectures.names import (
     BOTTLENECK,
     CONV1D_STEMS,
@@ -32,45 +32,45 @@ from provenance.schemas.tensors import LogicalTensor, TensorEntry
 _BIAS_OF_PART: dict[str, Role] = {"q": Role.QUERY_BIAS, "k": Role.KEY_BIAS, "v": Role.VALUE_BIAS}
 _QUERIES = (Role.QUERY, Role.QUERY_B)
 _READ_HIDDEN = (*READ_RESIDUAL, Role.ROUTER)
-_OTHER = Role.OTHER  # compared for every tensor, and Python 3.11 finds a member of an enumeration slowly
+_OTHER = Role.OTHER  # compared for every tensor; looking up an enum member is slow in Python 3.11
 _MAX_EXPERTS = 4096
 _TELL_WIDTH = ("self_attn.q_proj", "attn.in_proj", "attn.qkv")
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What all layers share: the config's facts, the scaled tensors' names, and the notes being taken."""
+    """What all layers share: the config's facts, the names of all tensors, and the notes."""
 
     settings: Settings
     names: frozenset[str]
     notes: Notes
 
     def layout(self, fused: Fused, container: str) -> Layout:
-        """The layout of a fused tensor, by the prefix, then the model type, then the name's owner.
+        """The layout of a fused tensor, by the prefix, then the model type, then the family that owns the name.
 
         Raises:
-            Unsettled: no known family.
+            Unresolved: no known family.
         """
         for family in (*container.split("."), *self.settings.model_types, ""):
             if family in fused.layouts:
                 return fused.layouts[family]
         if not self.settings.model_types:
-            raise Unsettled("several families share this name and no config tells which", config=True)
-        raise Unsettled(f"no known layout for model type {self.settings.model_types[-1]}")
+            raise Unresolved("several families share this name and no config tells which", config=True)
+        raise Unresolved(f"no known layout for model type {self.settings.model_types[-1]}")
 
     def check_values(self, entry: TensorEntry) -> None:
         """Refuse tensors whose stored numbers are not the weights.
 
         Raises:
-            Unsettled: integers, packed values, or 8-bit floats with a scale beside them.
+            Unresolved: integers, packed values, or 8-bit floats with a separate scale tensor.
         """
         if entry.dtype not in FLOAT_DTYPES:
-            raise Unsettled("packed or integer values")
+            raise Unresolved("packed or integer values")
         if entry.dtype.startswith("F8"):
             bare = entry.name.removesuffix(".weight")
             scales = (f"{entry.name}_scale", f"{entry.name}_scale_inv", f"{bare}.scale", f"{bare}.scale_weight")
             if any(scale in self.names for scale in scales):
-                raise Unsettled("8-bit values that need the scale beside them")
+                raise Unresolved("8-bit values that need the scale beside them")
 
 
 def other(entry: TensorEntry) -> LogicalTensor:
@@ -79,7 +79,7 @@ def other(entry: TensorEntry) -> LogicalTensor:
 
 
 def resolve_layer(places: Sequence[Place], context: Context) -> list[LogicalTensor]:
-    """The logical tensors of one layer, with `layer` and `expert` set and `stack` left for later."""
+    """The logical tensors of one layer, with `layer` and `expert` set; `stack` is set later."""
     layer = _Layer(places, context)
     resolved = [
         replace(tensor, layer=place.layer, expert=place.expert if tensor.expert is None else tensor.expert)
@@ -107,7 +107,7 @@ class _Layer:
             for stem in stems
             if (role := known.get(stem)) is not None
         }
-        self.rotary = "attention_norm" in stems  # Meta's own files; vision towers write `attention.wq` too
+        self.rotary = "attention_norm" in stems  # Meta's own files; vision towers also have `attention.wq`
         self.conv1d = _conv1d(self.matrices)
         if self.conv1d is None:
             self.matrices = {stem: shape for stem, shape in self.matrices.items() if stem not in CONV1D_STEMS}
@@ -130,10 +130,10 @@ class _Layer:
         return self.matrices[stem][0 if self._transposed(stem) else 1]
 
     def resolve(self, place: Place) -> list[LogicalTensor]:
-        """The parts of one stored tensor; itself as `other`, with a note, where its role is not certain."""
+        """The parts of one stored tensor; the tensor itself as `other`, with a note, if its role is not certain."""
         try:
             return list(self._claim(place))
-        except Unsettled as gap:
+        except Unresolved as gap:
             self.context.notes.add(place.entry.name, gap)
             return [other(place.entry)]
 
@@ -161,7 +161,7 @@ class _Layer:
         return replace(other(entry), role=role)
 
     def _fused(self, place: Place, role: Role) -> Fused | None:
-        """The row of a fused tensor, whether its name says so or only its shape does."""
+        """The table entry of a fused tensor, recognised by its name or its shape; null for any other tensor."""
         if place.expert is not None:
             return None
         rows, width = place.entry.shape[0] if place.entry.shape else 0, self.inputs.get(Role.DOWN)
@@ -179,7 +179,7 @@ class _Layer:
         return layout(rows, self.geometry)
 
     def _bias(self, place: Place, role: Role, fused: Fused | None) -> Iterator[LogicalTensor]:
-        """q, k and v biases go where their rows go; others have no role."""
+        """q, k and v biases have the same rows as their matrices; other biases have no role."""
         entry = place.entry
         if len(entry.shape) != 1 or (role != _OTHER and role not in _BIAS_OF_PART):
             yield other(entry)
@@ -199,11 +199,11 @@ class _Layer:
         apart = stem in HEAD_AXIS and len(entry.shape) == 3
         stored = (entry.shape[0], entry.shape[1] * entry.shape[2]) if apart else entry.shape
         if len(stored) != 2 or 0 in stored:
-            raise Unsettled(f"shape {list(entry.shape)[:4]} is no matrix")
+            raise Unresolved(f"shape {list(entry.shape)[:4]} is no matrix")
         if role in _QUERIES and not self.latent_fits:
-            raise Unsettled(f"{entry.shape[0]} rows are more than the queries of the layer's latent attention")
+            raise Unresolved(f"{entry.shape[0]} rows are more than the queries of the layer's latent attention")
         if stem in CONV1D_STEMS and self.conv1d is None:
-            raise Unsettled("nothing in the layer tells whether it is stored as [in, out] or [out, in]")
+            raise Unresolved("nothing in the layer tells whether it is stored as [in, out] or [out, in]")
         transposed = self._transposed(stem)
         shape = stored[::-1] if transposed else stored
         whole = LogicalTensor(entry.name, None, role, None, shape, entry, stored_shape=stored, transposed=transposed)
@@ -218,23 +218,23 @@ class _Layer:
             yield whole
 
     def _stack(self, place: Place) -> tuple[int, int, int]:
-        """Number of experts and shape of each.
+        """Number of experts, and the rows and columns of each.
 
         Raises:
-            Unsettled: no stack of matrices.
+            Unresolved: the tensor is not a stack of matrices.
         """
         shape = place.entry.shape
         if place.stem in EXPERTS_IN_ROWS and len(shape) == 2:
             n = next((self.matrices[stem][0] for stem in self.matrices if self.roles.get(stem) == Role.ROUTER), 0)
             if n == 0 or shape[0] % n:
-                raise Unsettled(f"{shape[0]} rows do not divide into the {n} experts of the router")
+                raise Unresolved(f"{shape[0]} rows do not divide into the {n} experts of the router")
             shape = (n, shape[0] // n, shape[1])
         if len(shape) != 3 or 0 in shape or shape[0] > _MAX_EXPERTS:
-            raise Unsettled(f"shape {list(shape)[:4]} is no stack of at most {_MAX_EXPERTS} expert matrices")
+            raise Unresolved(f"shape {list(shape)[:4]} is no stack of at most {_MAX_EXPERTS} expert matrices")
         return shape[0], shape[1], shape[2]
 
     def _stacked(self, place: Place, role: Role, fused: Fused | None) -> Iterator[LogicalTensor]:
-        """Experts stored as one `[experts, a, b]`; the width of the residual stream tells `a` from `b`."""
+        """Experts stored as one `[experts, a, b]`; the width of the residual stream distinguishes `a` from `b`."""
         entry = place.entry
         self.context.check_values(entry)
         n_experts, a, b = self._stack(place)
@@ -242,7 +242,7 @@ class _Layer:
         known = place.stem in EXPERTS_OUT_FIRST
         if not known and (a == b or hidden not in (a, b)):
             reason = f"experts of {a} x {b} may be stored as [in, out] or [out, in]"
-            raise Unsettled(reason, config=a != b and hidden is None)
+            raise Unresolved(reason, config=a != b and hidden is None)
         transposed = not known and (a == hidden) != (role == Role.DOWN)
         shape = (b, a) if transposed else (a, b)
         whole = LogicalTensor(entry.name, None, role, None, shape, entry, stored_shape=(a, b), transposed=transposed)
@@ -265,7 +265,7 @@ def _holds_experts(place: Place) -> bool:
 
 
 def _conv1d(matrices: Mapping[str, tuple[int, ...]]) -> bool | None:
-    """Whether GPT-2's names are stored `[in, out]` here; null where the layer's attention does not tell."""
+    """Whether tensors with GPT-2's names are stored `[in, out]`; null if the layer's attention does not show it."""
     if "attn.attention.q_proj" in matrices:
         return False
     rows, columns = matrices.get("attn.c_attn", (0, 0))

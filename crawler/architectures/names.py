@@ -1,8 +1,8 @@
-"""The tables: what the name of a tensor says about its role, one family of names after the other.
+"""Tables from tensor names to roles, family by family.
 
 A layer's tensor is `<prefix>.<container>.<number>.<stem>.<suffix>`, as in
-`model` `.layers` `.7` `.self_attn.q_proj` `.weight`. Prefixes only tell stacks apart; the stem is looked up whole,
-so that an unknown stem stays unknown. `experts.*` in a stem stands for any expert number.
+`model` `.layers` `.7` `.self_attn.q_proj` `.weight`. Prefixes only distinguish stacks; the whole stem is looked up, so
+that an unknown stem stays unknown. `experts.*` in a stem matches any expert number.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ CONTAINERS = (
     "layers", "layer", "h", "blocks", "block", "resblocks", "albert_layers", "attentions", "ffns", "conformer_layers",
     "conformer", "self_attends",
 )  # fmt: skip
-"""Names of lists of layers, as regular expressions; the first that fits has it."""
+"""Names of lists of layers, as regular expressions; the first match is used."""
 
 SAME_LAYERS = {"ffns": "attentions"}
-"""XLM keeps the halves of its layers in two lists."""
+"""XLM stores the two halves of its layers in two lists."""
 
 FAMILIES = DECODERS | ENCODERS
 
 
 def _roles(rows: Mapping[str, str]) -> dict[str, Role]:
-    """Rows as the tables write them, name -> role, with members of `Role`: a role that does not exist is an error."""
+    """Table rows, name -> role, with members of `Role`.
+
+    Raises:
+        ValueError: a role does not exist.
+    """
     return {name: Role(role) for name, role in rows.items()}
 
 
@@ -41,7 +45,7 @@ ROLE_OF_STEM = _roles({stem: role for rows in FAMILIES.values() for stem, role i
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Names that mean something else in layers that hold one name and lack another."""
+    """Names with another meaning in layers that have the stem `holds` and lack the stem `lacks`."""
 
     source: str
     holds: str
@@ -81,7 +85,7 @@ VARIANTS = (
         roles={"layer_norm2": "other", "layer_norm3": "ffn_norm"},
     ),
     _variant(
-        "Blip2QFormerModel: layers without text of their own have a feed-forward for queries alone",
+        "Blip2QFormerModel: layers without text have a feed-forward for queries only",
         holds="intermediate_query.dense",
         lacks="intermediate.dense",
         roles={"intermediate_query.dense": "up", "output_query.dense": "down", "output_query.LayerNorm": "ffn_norm"},
@@ -123,9 +127,9 @@ class Fused:
     """One stored matrix for several roles.
 
     Attributes:
-        layouts: layout by family: the model type, or a part of the name's prefix. `""` is the family that owns the
-            name alone; without it a name that several families share needs the config.
-        conv1d: layout where the layer is stored `[in, out]` (GPT-2).
+        layouts: layout by family: the model type, or a part of the name's prefix. The key `""` is for a name with one
+            layout in all families; without it the name is shared by several families and needs the config.
+        conv1d: layout if the layer is stored `[in, out]` (GPT-2).
     """
 
     layouts: Mapping[str, Layout] = field(default_factory=dict)
@@ -216,28 +220,28 @@ DOUBLE_UP: dict[str, Fused] = {
         }
     ),
 }
-"""Gate and up under a name for up (ChatGLM2, Megatron-core, Moshi, Moonshine): twice the rows that `down` takes."""
+"""Gate and up under the name of up (ChatGLM2, Megatron-core, Moshi, Moonshine): twice the rows that `down` reads."""
 
 GATED_QUERY = Fused(dict.fromkeys(_QWEN_GATED, fused.gated_query))
-"""A `q` of twice the rows that `o` takes carries an output gate too."""
+"""A `q` with twice as many rows as `o` has inputs also contains an output gate."""
 
 ROTARY_STEMS = frozenset({"attention.wq", "attention.wk"})
 """Stored in Meta's rotary row order."""
 
 CONV1D_STEMS = frozenset({"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"})
-"""GPT-2's Conv1D stores `[in, out]`; other families use these names for linear layers."""
+"""GPT-2's Conv1D stores `[in, out]`; other families use these names for `[out, in]` linear layers."""
 
 HEAD_AXIS = {"rel_attn.q": True, "rel_attn.k": True, "rel_attn.v": True, "rel_attn.o": False}
-"""XLNet's `[residual, heads, head]`: whether the residual stream is what the matrix reads."""
+"""XLNet's `[residual, heads, head]`: whether the matrix reads the residual stream."""
 
 EXPERTS_IN_ROWS = frozenset({"ffn.experts.mlp.w1", "ffn.experts.mlp.v1", "ffn.experts.mlp.w2"})
 """DBRX stores `[experts * inner, residual]`; the router has a row for every expert."""
 
 EXPERTS_OUT_FIRST = frozenset({"self_attention.experts.input_linear", "self_attention.experts.output_linear"})
-"""Stacks of experts whose code stores `[experts, out, in]` and no other way (JetMoE)."""
+"""Stacks of experts that are always stored as `[experts, out, in]` (JetMoE)."""
 
 BOTTLENECK = "bottleneck.input.dense"
-"""Beside it values read the layer's input, queries and keys a narrower one made of it (MobileBERT)."""
+"""In layers with this stem values read the layer's input, queries and keys a narrower projection of it (MobileBERT)."""
 
 NO_SOFTMAX = frozenset(
     {
@@ -254,10 +258,10 @@ NO_SOFTMAX = frozenset(
         "receptance",
     }
 )
-"""Members of a linear attention (Kimi, MiniMax, fla): names of q, k, v and o beside one are no softmax attention's."""
+"""Members of a linear attention (Kimi, MiniMax, fla): q, k, v and o of the same module are not softmax attention."""
 
 NO_SOFTMAX_FAMILIES = frozenset({"yoso"})
-"""Words of a prefix whose layers use BERT's names for another attention (YOSO samples it with hashes)."""
+"""Words of a prefix whose layers use BERT's names for another kind of attention (YOSO samples it with hashes)."""
 
 CROSS = (
     ("encoder_attn.", "self_attn."),
@@ -269,10 +273,10 @@ CROSS = (
     ("crossattention.output.", "attention.output."),
     ("layer.1.EncDecAttention.", "layer.0.SelfAttention."),
 )
-"""Cross attention beside self attention: beginning of the stem -> the same part of self attention."""
+"""Cross attention: beginning of the stem -> the same part of self attention."""
 
 DRAFT_STEMS = frozenset({"eh_proj", "enorm", "hnorm"})
-"""DeepSeek's and GLM's multi-token prediction layers are numbered after the model's own and hold these."""
+"""DeepSeek's and GLM's multi-token prediction layers, numbered after the model's own, contain these."""
 
 _OUTSIDE = {
     "embed_tokens.weight": "embed",
@@ -303,7 +307,7 @@ _OUTSIDE = {
     "layer_norm.weight": "final_norm",
 }
 OUTSIDE = _roles(_OUTSIDE)
-"""Tensors outside the layers: end of the name -> role."""
+"""Tensors outside of the layers: end of the name -> role."""
 
 TOWERS: dict[str, tuple[str, int]] = {
     **dict.fromkeys(("mtp", "eagle", "eagle3", "medusa", "draft"), ("draft", 0)),
@@ -311,6 +315,6 @@ TOWERS: dict[str, tuple[str, int]] = {
     **dict.fromkeys(("audio", "speech", "acoustic", "codec", "token2wav", "talker"), ("audio", 1)),
     **dict.fromkeys(("qformer", "resampler", "perceiver", "projector", "connector"), ("connector", 1)),
     "encoder": ("encoder", 2),
-    "gemma_expert": ("expert", 2),  # of actions, beside PI0's language model
+    "gemma_expert": ("expert", 2),  # PI0's action expert, next to its language model
 }
-"""Word or part of a prefix -> name of its stack, and its claim to be the main stack (no such word: 3)."""
+"""Word or part of a prefix -> name of its stack, and its rank as the main stack (3 without such a word)."""

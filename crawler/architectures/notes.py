@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from provenance.crawler.architectures.fused import Unsettled
+from provenance.crawler.architectures.fused import Unresolved
 from provenance.schemas.tensors import TensorEntry
 
 FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
@@ -23,23 +23,23 @@ _LOOK_ALIKE = re.compile(
 
 @dataclass(slots=True)
 class Notes:
-    """Reasons why look-alikes stayed `other`, one line for all layers and experts that share it."""
+    """Reasons why tensors named like projections stayed `other`, one line for all layers and experts that share it."""
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     wants_config: bool = False
 
-    def add(self, name: str, gap: Unsettled) -> None:
+    def add(self, name: str, gap: Unresolved) -> None:
         """Note a reason for one tensor."""
         self.wants_config |= gap.config
-        # The name is not to be trusted: digits fold, control characters are escaped, the length is cut.
+        # The name is untrusted: digits are replaced, control characters escaped, the length limited.
         pattern = re.sub(r"[0-9]+", "*", name[:_MAX_NAME]).encode("unicode_escape").decode("ascii")
         self.counts[pattern, gap.reason] += 1
 
     def add_look_alike(self, entry: TensorEntry) -> None:
-        """Note a matrix that no table knows, if its name ends like a projection's."""
+        """Note a matrix that is in no table, if its name ends like that of a projection."""
         if len(entry.shape) >= 2 and _LOOK_ALIKE.search(entry.name[-_MAX_NAME:]):
             packed = entry.dtype not in FLOAT_DTYPES
-            self.add(entry.name, Unsettled("packed or integer values" if packed else "no table knows this name"))
+            self.add(entry.name, Unresolved("packed or integer values" if packed else "no table knows this name"))
 
     def lines(self) -> tuple[str, ...]:
         """At most 50 sentences and a count of the rest."""

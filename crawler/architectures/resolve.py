@@ -1,4 +1,4 @@
-"""All tensors of a checkpoint with their roles: layers first, then the stacks' names, then what lies outside."""
+"""All tensors of a checkpoint with their roles: layers first, then stack names, then tensors outside of the layers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from provenance.crawler.architectures.config import Settings, read_settings
-from provenance.crawler.architectures.fused import Unsettled
+from provenance.crawler.architectures.fused import Unresolved
 from provenance.crawler.architectures.layer import Context, other, resolve_layer
 from provenance.crawler.architectures.names import OUTSIDE
 from provenance.crawler.architectures.notes import FLOAT_DTYPES, Notes
@@ -23,11 +23,11 @@ _CROSS_STACK = "cross"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What names, dtypes and shapes say of a checkpoint's tensors.
+    """What names, dtypes and shapes say about a checkpoint's tensors.
 
     Attributes:
-        needs_config: a config could settle what these leave open (fused or rotary-permuted rows). Where it is
-            false no config changes what any tensor does.
+        needs_config: a config could resolve what these leave open (fused or rotary-permuted rows). If false, no config
+            changes any role.
     """
 
     entries: Sequence[TensorEntry]
@@ -36,16 +36,16 @@ class Reading:
     _notes: tuple[str, ...]
 
     def with_config(self, config: Mapping[str, object] | None) -> ResolvedRoles:
-        """Say what every tensor of the checkpoint does. Never raises, whatever the config holds.
+        """The roles of all tensors of the checkpoint. Never raises, for any config.
 
         Args:
-            config: config.json or params.json as parsed, or null; asked only where `needs_config` is true, and for
-                the figures of the result.
+            config: parsed config.json or params.json, or null; used for roles only if `needs_config` is true, and for
+                the numbers in the result.
 
         Returns:
             one or more logical tensors for every entry, in the order of the entries. `n_layers` is the number of
-            distinct layers of the main stack with attention (of all its layers with any role where no attention is
-            readable, as in packed checkpoints); layer numbers stay those of the names, so a pruned model has gaps.
+            distinct layers of the main stack with attention (of all its layers with any role if no attention is
+            readable, as in packed checkpoints); layer numbers are those of the names, so a pruned model has gaps.
         """
         settings = read_settings(config)
         tensors, notes = self._tensors, self._notes
@@ -78,18 +78,18 @@ class Reading:
 
 
 def read_names(entries: Sequence[TensorEntry]) -> Reading:
-    """Read all tensors of all weight files of a checkpoint; the result tells whether a config is needed."""
+    """Read the names of all tensors of a checkpoint; the result says whether a config is needed."""
     tensors, notes = _resolve(entries, Settings())
     return Reading(entries, notes.wants_config, tuple(tensors), notes.lines())
 
 
 def resolve_roles(entries: Sequence[TensorEntry], config: Mapping[str, object] | None) -> ResolvedRoles:
-    """What every tensor does, for a config that is at hand anyway."""
+    """The roles of all tensors, for a config that is already read."""
     return read_names(entries).with_config(config)
 
 
 def _dividing(heads: int | None, shape: tuple[int, ...] | None) -> int | None:
-    """A config's number of heads, unless it contradicts the projection: no matrix may be cut by it."""
+    """A config's number of heads; null if the rows of the projection are not a multiple of it."""
     return None if heads and shape and shape[0] % heads else heads
 
 
@@ -115,7 +115,7 @@ def _resolve(entries: Sequence[TensorEntry], settings: Settings) -> tuple[list[L
         if cross:
             name = _CROSS_STACK if name == MAIN_STACK else f"{name}:{_CROSS_STACK}"
         for tensor in tensors:
-            # Most are in the main stack already, and a copy of each would take a quarter of the time.
+            # Most are already in the main stack; copying each would take a quarter of the time.
             own = tensor if name == tensor.stack else replace(tensor, stack=name)
             resolved.setdefault(tensor.entry, []).append(own)
     return [tensor for entry in dict.fromkeys(entries) for tensor in resolved[entry]], notes
@@ -124,14 +124,14 @@ def _resolve(entries: Sequence[TensorEntry], settings: Settings) -> tuple[list[L
 def _outside(
     entries: Sequence[TensorEntry], stacks: Mapping[str, str], notes: Notes
 ) -> dict[TensorEntry, list[LogicalTensor]]:
-    """Embeddings, head and final norms: each belongs to a stack that lies under the same prefix, main first.
+    """Embeddings, head and final norms: each belongs to a stack under the same prefix, the main stack first.
 
-    Of several with one role in one stack (`shared.weight` and `decoder.embed_tokens.weight`) the one nearest to
-    the layers has it; where two are as near, none has.
+    Of several with the same role in a stack (`shared.weight` and `decoder.embed_tokens.weight`), the one nearest to the
+    layers gets it; if two are equally near, none does.
     """
     claims: dict[tuple[str, Role], dict[int, list[TensorEntry]]] = {}
     by_main_first = sorted(stacks.items(), key=lambda item: (item[1] != MAIN_STACK, item[0]))
-    # `output.weight` is anything's name unless Meta's `tok_embeddings.weight` stands beside it.
+    # `output.weight` is ambiguous unless the checkpoint has Meta's `tok_embeddings.weight`.
     meta = any(entry.name.endswith("tok_embeddings.weight") for entry in entries)
     for entry in entries:
         prefix, role = _outside_role(entry)
@@ -147,12 +147,12 @@ def _outside(
             if len(nearest) == 1:
                 resolved[entry] = [replace(other(entry), role=role, stack=stack)]
             else:
-                notes.add(entry.name, Unsettled(f"another tensor claims to be the {role} too"))
+                notes.add(entry.name, Unresolved(f"another tensor claims to be the {role} too"))
     return resolved
 
 
 def _outside_role(entry: TensorEntry) -> tuple[str, Role | None]:
-    """Prefix and role of a tensor outside the layers; no role where the values or the shape do not fit it."""
+    """Prefix and role of a tensor outside of the layers; no role if its dtype or shape does not fit."""
     parts = entry.name.split(".")
     for start in range(max(0, len(parts) - 4), len(parts)):
         role = OUTSIDE.get(".".join(parts[start:]))

@@ -1,4 +1,4 @@
-"""From the rows a logical matrix is made of to their numbers in the stored matrix."""
+"""Map the rows of a logical matrix to rows of the stored matrix."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 def rows_index(rows: OutputRows) -> NDArray[np.int64]:
     """The stored output row of every logical row.
 
-    Meta stores the rows of a query or key head as `(i, half)`: the two rows that a rotary frequency turns
-    are neighbours. Hugging Face checkpoints keep them as `(half, i)`, and so do we: logical row `half * n/2 + i` of a
-    head of `n` rows is its stored row `2 * i + half` (`permute` in transformers' convert_llama_weights_to_hf).
+    Meta stores the rows of a query or key head as `(i, half)`: the two rows of a rotary frequency are adjacent. Hugging
+    Face checkpoints store them as `(half, i)`, which is the logical order here: logical row `half * n/2 + i` of a head
+    of `n` rows is stored row `2 * i + half` (`permute` in transformers' convert_llama_weights_to_hf).
 
     Returns:
         `[rows.count]`: stored row (column, for a transposed matrix) of logical row 0, 1, …; read-only.
 
     Raises:
-        ValueError: the rows are no whole number of rotary heads of an even number of rows.
+        ValueError: the rows are not a whole number of rotary heads with an even number of rows.
     """
     groups = rows.start + rows.stride * np.arange(rows.groups, dtype=np.int64)
     index = (groups[:, None] + np.arange(rows.size, dtype=np.int64)).reshape(-1)

@@ -1,9 +1,9 @@
-"""Where a tensor stands: its stack of layers, its layer and its expert. Pure string work.
+"""The place of a tensor: its stack of layers, its layer and its expert, from its name alone.
 
-The main stack, which makes the curves, is chosen by one rule: among the containers of layers that hold attention,
-even one whose names no table knows (if none does, among all), the one whose prefix has the fewest tower words
-(`TOWERS`: a language model beats an encoder, an encoder beats a vision or audio tower), then the one of most layers,
-then the first by name. A draft head is never main.
+The main stack, whose layers make the curves, is chosen among the containers of layers that have attention, even with
+unknown names (among all containers if none has). The order is: the highest rank of its prefix (`TOWERS`: a language
+model before an encoder, an encoder before a vision or audio tower), then the most layers with attention, then the most
+layers, then the first by name. A draft head is never main.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from provenance.crawler.architectures.names import CONTAINERS, CROSS, DRAFT_STEM
 from provenance.schemas.roles import MAIN_STACK
 from provenance.schemas.tensors import TensorEntry
 
-# Five digits are plenty for a layer; longer runs of digits are no layer numbers.
+# A layer number has at most five digits.
 _IN_LAYER = re.compile(rf"((?:[^.]+\.)*?)({'|'.join(CONTAINERS)})\.([0-9]{{1,5}})\.(.+)")
 _EXPERT = re.compile(r"(?<![^.])experts\.(?:expert_)?([0-9]{1,5})\.")
 _SUFFIXES = {"weight": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}
 _TWIN = re.compile(r"(self_attn|mlps|input_layernorm|post_attention_layernorm)\.([0-9])(?=\.|$)")
-"""LongCat's layers hold two of each: the second ones make a stack of their own."""
+"""LongCat's layers have two of each; the second ones form a separate stack."""
 _PLAIN_RANK = 3
 
 
@@ -32,8 +32,8 @@ class Place:
     Attributes:
         container: prefix and word of the list of layers, `model.layers`.
         stem: name inside the layer without suffix, with `experts.*` for any expert.
-        suffix: `weight`, `bias` or nothing (old BERT files say `gamma` and `beta`).
-        cross: belongs to cross attention; the stem is then that of self attention.
+        suffix: `weight`, `bias` or empty (`gamma` and `beta` of old BERT files are mapped to these).
+        cross: it belongs to cross attention; `stem` is the equivalent in self attention.
     """
 
     entry: TensorEntry
@@ -46,13 +46,13 @@ class Place:
 
 
 def place_of(entry: TensorEntry) -> Place | None:
-    """Where a tensor's name puts it, null outside the layers."""
+    """The place of a tensor by its name, null outside of the layers."""
     match = _IN_LAYER.fullmatch(entry.name)
     if match is None:
         return None
     prefix, word, number, rest = match.groups()
     word = SAME_LAYERS.get(word, word)
-    # PEFT keeps the frozen matrix of a wrapped module under `base_layer`.
+    # PEFT stores the frozen matrix of a wrapped module under `base_layer`.
     stem, _, last = rest.replace(".base_layer.", ".").rpartition(".")
     stem = stem.removesuffix(".linear")  # Moshi and Gemma's audio tower wrap each matrix
     if last in ("in_proj_weight", "in_proj_bias"):  # torch.nn.MultiheadAttention
@@ -74,7 +74,7 @@ def place_of(entry: TensorEntry) -> Place | None:
 
 
 def in_layers(entries: Iterable[TensorEntry], places: Iterable[Place]) -> dict[tuple[str, int, bool], list[Place]]:
-    """Group tensors by container, layer and cross attention; a draft layer gets a container of its own."""
+    """Group tensors by container, layer and cross attention; a draft layer gets a separate container."""
     layers: dict[tuple[str, int, bool], list[Place]] = {}
     for place in places:
         layers.setdefault((place.container, place.layer, place.cross), []).append(place)
@@ -89,7 +89,7 @@ def in_layers(entries: Iterable[TensorEntry], places: Iterable[Place]) -> dict[t
 
 
 def _joins_states(entry: TensorEntry) -> bool:
-    """Whether a tensor is Eagle's `fc`: it reads an embedding beside the state of a layer, or three states."""
+    """Whether a tensor is Eagle's `fc`: it reads an embedding and the state of a layer, or three states."""
     named = entry.name == "fc.weight" or entry.name.endswith(".fc.weight")
     return named and len(entry.shape) == 2 and entry.shape[1] in (2 * entry.shape[0], 3 * entry.shape[0])
 
@@ -102,17 +102,17 @@ def _tower(container: str) -> tuple[str, int]:
 
 
 def looks_like_attention(layer: Iterable[Place]) -> bool:
-    """Whether a layer has a part called attention, known or not."""
+    """Whether a stem of the layer contains `attn` or `attention`, known or not."""
     return any("attn" in place.stem or "attention" in place.stem for place in layer)
 
 
 def name_stacks(n_layers: Mapping[str, int], n_attention: Mapping[str, int], unread: Container[str]) -> dict[str, str]:
-    """Name the stack of every container, `main` for the one that the rule above picks.
+    """Name the stack of every container, `main` for the one chosen by the rule of this module.
 
     Args:
         n_layers: layers of each container.
         n_attention: layers with attention of each container.
-        unread: containers with something called attention that no table knows.
+        unread: containers with an unknown stem that contains `attn` or `attention`.
     """
     able = [container for container in n_layers if _tower(container)[1] > 0]
     able = [container for container in able if n_attention[container] or container in unread] or able

@@ -1,4 +1,4 @@
-"""One crawl, put together: what it was asked for, its frontier, its connections, and the engine that runs it."""
+"""Assemble one crawl from its request, frontier and connections, and run its engine."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def crawl(
 
     Args:
         request: what to crawl.
-        options: how to.
-        history: what earlier crawls left.
-        sink: takes outcomes and fingerprints.
-        progress: is told of every outcome.
+        options: how to crawl.
+        history: the results of earlier crawls.
+        sink: receives outcomes and fingerprints.
+        progress: called with every outcome.
         now: the time at which the crawl starts.
 
     Raises:
-        SourceError: a hub is needed and offline mode is on, or its address is none; nothing was crawled.
-        StoreError: the sink cannot keep what it was given; what it had committed stays.
+        SourceError: a hub is needed and offline mode is on, or its address is invalid; nothing was crawled.
+        StoreError: the sink cannot store a result; what it had committed stays.
     """
     stop, transport = Event(), None
     if request.names or request.listing or options.retry_failed:
-        from provenance.crawler.hub.api import connect  # an HTTP client: a crawl of local folders needs none
+        from provenance.crawler.hub.api import connect  # loads an HTTP client, which a local crawl does not need
 
         transport = connect(options.endpoint, connections=options.workers, pause=stop.wait)
     with closing(transport) if transport else nullcontext():

@@ -1,4 +1,4 @@
-"""The engine of a crawl: a pool of workers does tasks until none is left, a budget is used up, or somebody stops it."""
+"""The engine of a crawl: a pool of workers does tasks until none is left, a budget is used up, or it is interrupted."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ from provenance.schemas.records import CrawlRun, Fingerprint, Outcome
 if TYPE_CHECKING:
     from provenance.crawler.hub.transport import HubTransport
 
-_AHEAD = 2_000  # listed repos: two pages
-_TICK = 0.5  # seconds
+_AHEAD = 2_000  # listed repos to prefetch: two pages
+_TICK = 0.5  # seconds between two looks at budgets and interrupts
 
 
 class Progress(Protocol):
-    """What a crawl tells while it runs."""
+    """What a crawl reports while it runs."""
 
     def found(self, total: int | None) -> None:
-        """So many tasks are to be done; null where nobody knows yet."""
+        """The number of tasks to do; null if it is not known yet."""
 
     def visited(self, outcome: Outcome) -> None:
-        """One checkpoint, or a repo that came to none, has its outcome."""
+        """The outcome of one checkpoint, or of a repo without one."""
 
     def passed(self, listed: int) -> None:
-        """So many listed repos were skipped because they are known, in sum."""
+        """The total number of listed repos that were skipped because they are known."""
 
     def budgets(self, transport: HubTransport) -> None:
-        """Called every second or so: what is left of a hub's budgets, and what was waited for them."""
+        """Called about once a second: the state of a hub's rate limits, and the time waited for them."""
 
 
 class Engine:
@@ -66,18 +66,18 @@ class Engine:
         transport: HubTransport | None = None,
         plan: ListingPlan | None = None,
     ) -> None:
-        """Set up; nothing is begun yet.
+        """Set up; nothing is started yet.
 
         Args:
             frontier: the tasks.
-            options: how many workers and which budgets, and how to read.
-            sink: takes the results.
+            options: number of workers, budgets, and how to read.
+            sink: receives the results.
             described: what is crawled, in words.
             started: when the crawl began.
-            stop: set once the crawl is to end: nothing further is begun, and nobody waits for a server any more.
-            progress: is told of every outcome.
-            transport: to the hub, null where none is needed.
-            plan: of the hub's listing, null where it is not crawled.
+            stop: set to end the crawl: no further task is started, and no thread waits for a server any more.
+            progress: called with every outcome.
+            transport: to the hub, null if none is needed.
+            plan: of the hub's listing, null if it is not crawled.
         """
         self._frontier, self._options, self._sink, self._progress = frontier, options, sink, progress
         self._described, self._started, self._stop = described, started, stop
@@ -93,7 +93,7 @@ class Engine:
         """Do all tasks.
 
         Raises:
-            StoreError: the sink cannot keep what it was given; what it had committed stays.
+            StoreError: the sink cannot store a result; what it had committed stays.
         """
         if self._progress:
             self._progress.found(self._frontier.expected)
@@ -110,10 +110,10 @@ class Engine:
             self._tally.stopped = "interrupted"
             self._finish_pending()
         except StoreError:
-            self._worker.abandon()  # nothing more can be kept
+            self._worker.abandon()  # further results could not be stored
             raise
         except BaseException:
-            self._sink.commit()  # what is in hand, before whatever this is ends it all
+            self._sink.commit()  # keep the results so far before this unexpected error ends the crawl
             raise
         finally:
             self._stop.set()
@@ -122,9 +122,9 @@ class Engine:
 
     @contextmanager
     def _interrupts(self) -> Iterator[None]:
-        """While this is open, Ctrl-C and SIGTERM end the crawl between two steps, and never inside a commit.
+        """Inside this context, Ctrl-C and SIGTERM end the crawl between two steps, never inside a commit.
 
-        The first one lets what is in hand be finished, the second ends the reads too.
+        The first signal lets running tasks finish, the second also ends their reads.
         """
 
         def interrupt(*_: object) -> None:
@@ -134,14 +134,14 @@ class Engine:
             self._stop.set()
 
         if threading.current_thread() is not threading.main_thread():
-            yield  # which signals never reach
+            yield  # signals reach the main thread only
             return
-        before = {sign: signal.signal(sign, interrupt) for sign in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for sign, handler in before.items():
-                signal.signal(sign, handler)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def _end(self) -> CrawlSummary:
         seconds = time.monotonic() - self._clock
@@ -151,13 +151,13 @@ class Engine:
         return self._tally.summary(self._sink.run_id, seconds)
 
     def _work_off(self, pool: ThreadPoolExecutor, tasks: Iterator[CrawlTask | int]) -> None:
-        """Have all these tasks done; returns early where a budget is used up."""
+        """Do all these tasks; returns early if a budget is used up."""
         pending, ahead = self._pending, Prefetch(tasks, _AHEAD, self._stop)
         while pending or not ahead.ended:
             self._check_interrupt()
             if not self._fill(pool, ahead) and not pending:
                 break
-            # Until all workers have something to do, look often for what was listed meanwhile.
+            # While some workers are idle, check often for newly listed tasks.
             idle = len(pending) < self._options.workers and not ahead.ended
             for future in wait(pending, timeout=_TICK / 10 if idle else _TICK, return_when=FIRST_COMPLETED).done:
                 self._take(pending.pop(future), future.result())
@@ -171,7 +171,7 @@ class Engine:
             raise KeyboardInterrupt
 
     def _fill(self, pool: ThreadPoolExecutor, ahead: Prefetch[CrawlTask | int]) -> bool:
-        """Give the workers something to do; false where there is nothing more to begin."""
+        """Submit tasks to the workers; false if no more tasks are to be started."""
         while len(self._pending) < 2 * self._options.workers and not ahead.ended:
             try:
                 task = ahead.take(0.0 if self._pending else _TICK)
@@ -195,7 +195,7 @@ class Engine:
         return True
 
     def _pass_over(self, repos: int) -> None:
-        # No row in `outcomes`: a nightly crawl passes over a million repos, and nothing happened to them.
+        # No row in `outcomes`: a nightly crawl skips a million unchanged repos.
         self._tally.listed += repos
         self._tally.skipped += repos
         for _ in range(repos):
@@ -204,7 +204,7 @@ class Engine:
                 self._progress.passed(self._passed)
 
     def _finish_pending(self) -> None:
-        """Finish and keep what is being read; what only waits is dropped."""
+        """Finish the running tasks and keep their results; drop the waiting ones."""
         self._stop.set()
         for future, task in [(f, t) for f, t in self._pending.items() if not f.cancel()]:
             self._take(task, future.result())
@@ -218,7 +218,7 @@ class Engine:
         return tally.stopped is None
 
     def _take(self, task: CrawlTask, results: Sequence[Result]) -> None:
-        """Count the results of a task and hand them on."""
+        """Count the results of a task and pass them to the sink."""
         if not results:
             return
         kept = [self._kept(task, outcome, fingerprint) for outcome, fingerprint in results]
@@ -229,10 +229,10 @@ class Engine:
                 self._progress.visited(outcome)
 
     def _kept(self, task: CrawlTask, outcome: Outcome, fingerprint: Fingerprint | None) -> Result:
-        """A result as it is kept: a failure with its next attempt, and no fingerprint that is known."""
+        """A result as it is stored: a failure with the time of its next attempt, and no known fingerprint."""
         outcome = self._frontier.scheduled(outcome)
         if fingerprint is not None and self._frontier.take_in(task, fingerprint):
-            # Only reading it told the revision, or another source of this crawl held the same.
+            # Its revision was unknown until it was read, or another source of this crawl has the same checkpoint.
             message = f"{outcome.repo_id}: already stored, unchanged"
             outcome = replace(outcome, status=Status.SKIPPED, stage=Stage.STORE, reason=Reason.KNOWN, message=message)
             fingerprint = None
@@ -265,7 +265,7 @@ class Engine:
         )
 
     def _watermark(self) -> datetime | None:
-        """That of the plan, if the listing came to its end. A full one without a repo did not: something is wrong."""
+        """The plan's watermark if the listing was read to its end; a full listing without any repo is not trusted."""
         plan, tally = self._plan, self._tally
         if plan is None or tally.stopped or not (plan.incremental or tally.listed):
             return None
@@ -273,7 +273,7 @@ class Engine:
 
 
 def _renamed(task: CrawlTask, results: Sequence[Result]) -> list[Result]:
-    """An outcome for a repo that has another name now: else a failure under the old one would be due for ever."""
+    """An outcome for the old name of a renamed repo: otherwise a failure under that name would stay due for ever."""
     names = {outcome.repo_id for outcome, _ in results}
     if task.source is not Source.HUB or task.repo_id in names:
         return []

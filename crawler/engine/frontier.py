@@ -1,4 +1,4 @@
-"""What there is to crawl, in its order, and what of it is known already: the one place that asks."""
+"""The tasks of a crawl in their order, and the one decision whether something is known already."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("provenance.crawl")
 
-_TOLD = 500  # skipped repos: half a page
+_SKIP_BATCH = 500  # skipped repos reported together: half a page
 
 
 class Skip(StrEnum):
@@ -39,11 +39,11 @@ class Skip(StrEnum):
 
 
 class Frontier:
-    """The tasks of one crawl: what is to be done of what was asked for.
+    """The tasks of one crawl: the requested checkpoints that are not known yet.
 
     Attributes:
-        expected: how many tasks there will be; null where nobody knows.
-        n_local: how many of them are known beforehand, being local.
+        expected: number of tasks; null if unknown.
+        n_local: number of local tasks, which is known from the start.
     """
 
     def __init__(
@@ -56,27 +56,27 @@ class Frontier:
         transport: HubTransport | None = None,
         plan: ListingPlan | None = None,
     ) -> None:
-        """Gather what was asked for; nothing is listed yet.
+        """Set up; nothing is listed yet.
 
         Args:
             request: local tasks, and names of repos.
             options: of the crawl.
             history: of earlier crawls.
-            now: the time that failures are due by.
-            transport: to the hub, null where none is needed.
-            plan: of the hub's listing, null where it is not asked for.
+            now: failures whose next attempt is not after this time are due.
+            transport: to the hub, null if none is needed.
+            plan: of the hub's listing, null if it is not crawled.
         """
         self._request, self._options, self._history, self._now = request, options, history, now
         self._transport, self._plan = transport, plan
-        # What this crawl adds to the history: repos of a hub that were begun, and fingerprints that were made.
+        # What this crawl adds to the history: hub repos that were started, and new fingerprints.
         self._taken, self._made = FactSet(), FactSet()
         self.n_local = len(request.local)
         self.expected = plan.listing.limit if plan else self.n_local + len(request.names)
 
     def tasks(self) -> Iterator[CrawlTask | int]:
-        """What was named and what is listed, if it is to be crawled; and numbers, of what was skipped in between.
+        """Tasks to do, named and listed ones; and integers, the numbers of tasks skipped in between.
 
-        An unchanged hub is a million repos that are skipped: handing over each would cost more than to decide on it.
+        An unchanged hub has a million repos to skip: passing on each would cost more than deciding on it.
         """
         tasks: list[Iterable[CrawlTask]] = [self._request.local]
         if self._transport is not None:
@@ -88,7 +88,7 @@ class Frontier:
             for task in chain.from_iterable(tasks):
                 skip = self._skips(task)
                 skipped += skip
-                if skipped and (not skip or skipped == _TOLD):
+                if skipped and (not skip or skipped == _SKIP_BATCH):
                     yield skipped
                     skipped = 0
                 if not skip:
@@ -101,26 +101,26 @@ class Frontier:
             yield skipped
 
     def retries(self) -> Iterator[CrawlTask]:
-        """Failed repos that are due again and that `tasks` did not meet; to be asked for once those are done."""
+        """Failed repos that are due again and that `tasks` did not include; call it when those are done."""
         plan, failures = self._plan, self._history.failures
         everything = self._options.retry_failed or (plan is not None and plan.whole)
         if self._transport is None or not (everything or (plan is not None and plan.incremental)):
             return
         repos = (repo for repo, failure in failures.items() if everything or (plan and plan.key in failure.listings))
-        # Nobody named them in this crawl: as with listed ones, what was forgotten meanwhile stays away.
+        # The user did not name them in this crawl: like listed ones, forgotten repos are skipped.
         for task in named_tasks(self._transport, repos, named=False):
             if not self._skips(task):
                 yield task
 
     def decide(self, task: CrawlTask, checkpoint_id: str | None = None) -> Skip | None:
-        """Whether something is known.
+        """Decide whether to skip a task, or one of its checkpoints.
 
         Args:
-            task: of which nothing was asked yet.
-            checkpoint_id: one of its checkpoints, once its listing, or only its content, has told which those are.
+            task: the task, of which nothing was read yet.
+            checkpoint_id: one of its checkpoints, once its listing or its content has identified it.
 
         Returns:
-            why it is not to be crawled; null where it is.
+            the reason to skip it; null if it is to be crawled.
         """
         history, fresh, mode = self._history, self._options.refingerprint, self._options.mode_of(task.source)
         if checkpoint_id is not None:
@@ -135,8 +135,8 @@ class Frontier:
         failure = history.failures.get(task.repo_id)
         if failure is not None:
             due = self._options.retry_failed or is_due(failure, self._now)
-            mended = task.revision is not None and not _same(task.revision, failure.revision)
-            return None if due or (mended and not outlasts_revision(failure.reason)) else Skip.NOT_DUE
+            changed = task.revision is not None and not _same(task.revision, failure.revision)
+            return None if due or (changed and not outlasts_revision(failure.reason)) else Skip.NOT_DUE
         if task.revision is None or fresh:
             return None
         if history.has_repo(task.repo_id, task.revision, mode):
@@ -146,24 +146,24 @@ class Frontier:
         return None
 
     def take_in(self, task: CrawlTask, fingerprint: Fingerprint) -> Skip | None:
-        """Decide on a fingerprint that was made: only reading may have told what it is of. A new one is known now."""
+        """Decide on a new fingerprint, whose id may be known only after reading, and record it as known."""
         checkpoint_id = fingerprint.checkpoint.checkpoint_id
         skip = self.decide(task, checkpoint_id)
         self._made.add(fact(checkpoint_id, self._options.mode_of(task.source)))
         return skip
 
     def earlier(self, task: CrawlTask, listed: ListedCheckpoint) -> Fingerprint | None:
-        """A fingerprint of the same files; null where there is none, or where they are to be read again."""
+        """A stored fingerprint of the same files; null if there is none, or if they are to be read again."""
         if self._options.refingerprint:
             return None
         return self._history.fingerprint_of(listed.files, self._options.mode_of(task.source))
 
     def scheduled(self, outcome: Outcome) -> Outcome:
-        """An outcome with the time of the next attempt, where it failed."""
+        """The outcome, with the time of the next attempt if it failed."""
         return scheduled(outcome, self._history.failures.get(outcome.repo_id), self._now)
 
     def _skips(self, task: CrawlTask) -> bool:
-        """Decide on a task, once. One that is to be done is known from now on: listed again, it is skipped."""
+        """Decide on a task and record it as started, so that it is skipped if it is listed again."""
         skip = self.decide(task)
         if skip is not None:
             log.debug("%s: %s", task.repo_id, skip)

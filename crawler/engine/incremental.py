@@ -1,8 +1,8 @@
-"""Which part of a hub's listing a crawl asks for: all of it, or what changed since it was last crawled to its end.
+"""Which part of a hub's listing to crawl: all of it, or what changed since the last complete crawl.
 
-A full listing goes by the time of creation, which never changes, so that nothing is skipped while repos change. An
-incremental one goes by the time of the last change, newest first, and ends a day before the last crawl to the end
-began: the overlap covers clocks that differ and listings that lag.
+A full listing is sorted by time of creation, which never changes, so that no repo is missed while repos change. An
+incremental listing is sorted by time of last change, newest first, and ends one day before the start of the last
+complete crawl: the overlap covers clock differences and lagging listings.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class ListingPlan:
     """What a crawl asks a hub to list.
 
     Attributes:
-        key: which listing of which hub it is and what is read of its repos, as JSON; watermarks hold for it.
-        listing: what to ask the hub for.
-        watermark: what to keep once the listing was crawled to its end; null where it leaves something out.
-        incremental: only what changed is listed, so that repos which failed are to be tried by name.
-        whole: it is the listing of all repos; every failure is its business.
+        key: the hub, the filters of the listing and what is read of its repos, as JSON; the key of its watermarks.
+        listing: the listing to request.
+        watermark: the watermark to store once the listing was crawled to its end; null if it is only a part.
+        incremental: only changed repos are listed, so failed repos are retried by name.
+        whole: it is the listing of all repos, so all failed repos are retried.
     """
 
     key: str
@@ -47,8 +47,8 @@ def plan_listing(
     """Plan a listing from its watermarks.
 
     Args:
-        history: knows the watermarks.
-        listing: as asked for; one with a sort, a limit or a time of its own is crawled as it is.
+        history: has the watermarks.
+        listing: as requested; a listing with `sort`, `limit` or `since` is crawled unchanged.
         endpoint: address of the hub.
         mode: what is read of its repos.
         full: list all of it in any case.

@@ -28,14 +28,14 @@ class HubListing:
 class CrawlOptions:
     """How to crawl; the fields are the options of `provenance crawl`.
 
-    `mode` is a `Mode`; null means full for local folders and sampled for a hub. `endpoint` is the address of
-    another hub than the one that huggingface_hub is set up for. `max_bytes` and `max_time` (seconds) stop the
-    crawl before another checkpoint is started. `retry_failed` tries every repo again whose last attempt failed, due or
-    not; `full_walk` crawls a listing from end to end although that was done before; `refingerprint` reads again
-    what is stored.
+    `mode` is a `Mode`; null means full for local folders and sampled for a hub. `endpoint` is the address of a hub
+    other than the one that huggingface_hub is configured for. `max_bytes` and `max_time` (seconds) stop the crawl
+    before another checkpoint is started. `retry_failed` retries every repo whose last attempt failed, due or not;
+    `full_walk` crawls a listing from start to end even if that was done before; `refingerprint` reads stored
+    checkpoints again.
 
     Raises:
-        ValueError: `mode` or `sample` is none that there is.
+        ValueError: `mode` or `sample` is unknown.
     """
 
     mode: str | None = None
@@ -55,11 +55,11 @@ class CrawlOptions:
             raise ValueError(f"sample {self.sample!r}: expected one of {', '.join(SAMPLE_SIZES)}")
 
     def mode_of(self, source: Source) -> Mode:
-        """What is read of a checkpoint: bands from a hub, all of a local folder, unless told."""
+        """What is read of a checkpoint; by default bands from a hub, and all of a local folder."""
         if self.mode is not None:
             return Mode(self.mode)
         return Mode.SAMPLED if source is Source.HUB else Mode.FULL
 
     def sample_size(self, source: Source) -> SampleSize | None:
-        """How much is read of a checkpoint; null for everything."""
+        """How much is read of a checkpoint; null for all of it."""
         return SAMPLE_SIZES[self.sample] if self.mode_of(source) is Mode.SAMPLED else None

@@ -1,4 +1,4 @@
-"""An iterator that runs in a thread of its own, some items ahead of the one who takes them."""
+"""An iterator that runs in a separate thread, some items ahead of its consumer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _POLL = 0.2  # seconds
 
 
 class Prefetch(Generic[T]):
-    """Items of `source`, at most `size` ahead. Once `stop` is set no further one is asked for.
+    """Items of `source`, at most `size` ahead. Once `stop` is set, no further item is requested.
 
     Attributes:
         ended: every item was taken.
@@ -29,10 +29,10 @@ class Prefetch(Generic[T]):
         thread.shutdown(wait=False)
 
     def take(self, timeout: float) -> T | None:
-        """The next item; null where there is none yet after `timeout` seconds, or none any more.
+        """The next item; null if there is none after `timeout` seconds, or if all were taken.
 
         Raises:
-            whatever `source` raised in its place.
+            Exception: any exception that `source` raised instead of an item.
         """
         try:
             item = self._queue.get(timeout=timeout) if timeout else self._queue.get_nowait()

@@ -1,4 +1,4 @@
-"""When a failed attempt is worth another: by what went wrong, and how often it did."""
+"""When to retry a failed repo, by the reason and number of its failures."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FIRST_WAIT, LONGEST_WAIT = timedelta(hours=1), timedelta(days=7)
 
 
 def next_attempt(reason: Reason | None, attempts: int, now: datetime) -> datetime | None:
-    """When to try a repo again that failed for `reason`, for the `attempts`-th time in a row.
+    """When to retry a repo that failed for `reason`, for the `attempts`-th time in a row.
 
-    A repo that is closed or gone is asked for again after a month. What the network, a server or a stale listing caused
-    is tried after an hour, then two, four, … up to a week.
+    A closed or missing repo is retried after 30 days. A failure of the network, of a server or of a stale listing is
+    retried after 1 hour, then 2, 4, … up to a week.
 
     Returns:
-        null for weights that are broken: only a new revision can mend them.
+        null for broken weights: only a new revision can fix them.
     """
     if reason in _BROKEN:
         return None
@@ -32,7 +32,7 @@ def next_attempt(reason: Reason | None, attempts: int, now: datetime) -> datetim
 
 
 def outlasts_revision(reason: Reason | None) -> bool:
-    """Whether a new revision of the repo changes nothing: it is closed, not broken."""
+    """Whether a failure remains under a new revision: the repo is closed, not broken."""
     return reason in _CLOSED
 
 
@@ -42,11 +42,11 @@ def is_due(failure: EarlierFailure, now: datetime) -> bool:
 
 
 def scheduled(outcome: Outcome, before: EarlierFailure | None, now: datetime) -> Outcome:
-    """An outcome with the number of failed attempts in a row, and when the next one is due.
+    """The outcome with the number of failed attempts in a row and the time of the next one.
 
     Args:
         outcome: of an attempt that has just ended.
-        before: the attempt before it, where that failed.
+        before: the previous attempt, if it failed.
     """
     if outcome.status is not Status.FAILED or outcome.source is not Source.HUB:
         return outcome

@@ -1,4 +1,4 @@
-"""What a crawl did: counted while it runs, and told at its end."""
+"""The results of a crawl, counted while it runs and reported at its end."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _KEPT_FAILURES = 100
 
 @dataclass(frozen=True, slots=True)
 class CrawlSummary:
-    """What a crawl did.
+    """The results of a crawl.
 
     Attributes:
         run_id: the key of its rows in the tables `runs` and `outcomes`.
-        listed: checkpoints of local folders and repos of a hub that were met.
-        fingerprinted: checkpoints that are new in the store.
-        skipped: what was known, or had nothing to read.
-        failed: what could not be read.
+        listed: number of local checkpoints and hub repos considered.
+        fingerprinted: number of checkpoints new in the store.
+        skipped: number of known or empty ones.
+        failed: number of those that could not be read.
         bytes_read: bytes of files.
         requests: reads of files.
         seconds: wall time.
-        stopped: why it ended early, null where it did not.
-        broke_off: that was the listing's fault and nobody's wish.
-        failures: the first hundred outcomes of what failed.
+        stopped: why it ended early, null if it did not.
+        broke_off: it ended early because the listing failed, not because it was stopped.
+        failures: the first hundred failed outcomes.
     """
 
     run_id: str
@@ -48,7 +48,7 @@ class CrawlSummary:
 
 @dataclass(slots=True)
 class Tally:
-    """The counts of a crawl that runs; their meaning is that of `CrawlSummary`."""
+    """The counts of a running crawl, with the meanings of `CrawlSummary`."""
 
     listed: int = 0
     fingerprinted: int = 0
@@ -74,11 +74,11 @@ class Tally:
         self.requests += outcome.requests
 
     def leave_out(self, fingerprints: int) -> None:
-        """Count some that were fingerprinted as skipped."""
+        """Move a number of checkpoints from fingerprinted to skipped."""
         self.fingerprinted -= fingerprints
         self.skipped += fingerprints
 
     def summary(self, run_id: str, seconds: float) -> CrawlSummary:
-        """The counts as they are now."""
+        """The current counts."""
         counts = {name: getattr(self, name) for name in self.__slots__ if name != "failures"}
         return CrawlSummary(run_id=run_id, seconds=seconds, failures=tuple(self.failures), **counts)

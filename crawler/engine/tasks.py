@@ -1,4 +1,4 @@
-"""Tasks of a crawl, made from local folders, from names of a hub's repos, and from its listing."""
+"""Tasks of a crawl, made from local folders, from names of hub repos, and from a hub's listing."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class CrawlTask:
     """One thing to crawl: a whole repo of a hub, or one checkpoint of a local folder.
 
     Attributes:
-        repo_id: as far as known beforehand.
-        revision: its commit, null where only the task itself will tell.
+        repo_id: its id before the task is done; a renamed repo gets another one.
+        revision: its commit, null if it is known only once the task is done.
         source: hub or local.
-        named: the user named it, or the folder that it lies in; else a listing did, or an earlier failure.
-        checkpoints: what is listed there. May raise `CheckpointError`.
-        open: a way to read one of them, which may complete what was listed (sizes, digests). May raise
+        named: the user named it or a folder that contains it; otherwise it comes from a listing or earlier failure.
+        checkpoints: lists its checkpoints. May raise `CheckpointError`.
+        open: opens one of them for reading, and may complete its listed data (sizes, digests). May raise
             `CheckpointError`.
     """
 
@@ -49,13 +49,13 @@ class CrawlTask:
 
 @dataclass(frozen=True, slots=True)
 class CrawlRequest:
-    """What a crawl was asked for.
+    """What a crawl is to read.
 
     Attributes:
         local: tasks of the local sources.
         names: repos of a hub, `owner/name[@revision]`.
         listing: which part of a hub's listing, null for none.
-        described: all of it, in words.
+        described: the whole request, in words.
     """
 
     local: tuple[CrawlTask, ...]
@@ -65,10 +65,10 @@ class CrawlRequest:
 
 
 def read_request(sources: Iterable[str | os.PathLike[str]], listing: HubListing | None = None) -> CrawlRequest:
-    """Take the sources of a crawl apart, and look into the local ones.
+    """Parse the sources of a crawl, and search the local ones.
 
     Raises:
-        SourceError: one of them cannot be used at all.
+        SourceError: a source cannot be used.
     """
     paths = [(str(source), local_source(source)) for source in sources]
     local = tuple(task for _, path in paths if path is not None for task in local_tasks(path))
@@ -80,10 +80,10 @@ def read_request(sources: Iterable[str | os.PathLike[str]], listing: HubListing 
 def local_source(source: str | os.PathLike[str]) -> Path | None:
     """A crawl source as a local path; null for the id of a repo on a hub.
 
-    Local paths are written with `./`, `../`, `/` or `~`, or exist.
+    A local path exists, or starts with `./`, `../`, `/` or `~`.
 
     Raises:
-        SourceError: a path that does not exist, or neither a path nor a repo id.
+        SourceError: the path does not exist, or the text is neither a path nor a repo id.
     """
     text = str(source)
     path = Path(text).expanduser()
@@ -106,7 +106,11 @@ def local_tasks(source: Path) -> Iterator[CrawlTask]:
 
 
 def named_tasks(transport: HubTransport, names: Iterable[str], *, named: bool = True) -> Iterator[CrawlTask]:
-    """Repos of a hub by name, `owner/name[@revision]`; `named` by the user or not."""
+    """Repos of a hub by name, `owner/name[@revision]`; `named` says whether the user named them.
+
+    Raises:
+        SourceError: a name is not a repo id.
+    """
     for name in names:
         match = _REPO.fullmatch(name)
         if match is None:

@@ -1,4 +1,4 @@
-"""One task: read what is there, and turn whatever goes wrong into an outcome."""
+"""Do one task: fingerprint its checkpoints, and turn every failure into an outcome."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ Result = tuple[Outcome, Fingerprint | None]
 
 
 class Worker:
-    """Does the tasks of one crawl, from any thread."""
+    """Does the tasks of one crawl; thread-safe."""
 
     def __init__(self, options: CrawlOptions, frontier: Frontier) -> None:
         self._options, self._frontier, self._abandoned = options, frontier, Event()
 
     def abandon(self) -> None:
-        """Let every task that is under way end without an outcome, at its next read."""
+        """End every running task at its next read, without an outcome."""
         self._abandoned.set()
 
     def work(self, task: CrawlTask) -> list[Result]:
-        """Fingerprint the checkpoints of a task. Nothing is raised; empty where the crawl was stopped meanwhile."""
+        """Fingerprint the checkpoints of a task. Raises nothing; empty if the crawl was stopped during the task."""
         outcome = Outcome(task.repo_id, _known(task.revision), Status.DONE, source=task.source)
 
         def work() -> list[Result]:
@@ -80,7 +80,7 @@ class Worker:
 
 
 class _Abandonable:
-    """A `TensorReader` that reads no further once the crawl was abandoned."""
+    """A `TensorReader` that stops reading once the crawl is abandoned."""
 
     def __init__(self, reader: TensorReader, abandoned: Event) -> None:
         self._reader, self._abandoned = reader, abandoned
@@ -104,20 +104,20 @@ class _Abandonable:
 
 
 def read_task(task: CrawlTask, options: CrawlOptions) -> list[Fingerprint]:
-    """Fingerprint the checkpoints of a task outside of any crawl, known or not.
+    """Fingerprint the checkpoints of a task outside of a crawl, known or not.
 
     Raises:
         CheckpointError: one of them cannot be fingerprinted.
     """
-    size, found = options.sample_size(task.source), []
+    size, fingerprints = options.sample_size(task.source), []
     for listed in task.checkpoints():
         with task.open(listed) as (complete, reader):
-            found.append(fingerprint(complete, reader, size=size, now=datetime.now(UTC)))
-    return found
+            fingerprints.append(fingerprint(complete, reader, size=size, now=datetime.now(UTC)))
+    return fingerprints
 
 
 def storable(text: str) -> str:
-    """Text that UTF-8 can hold: the name of a file may hold any byte, which Python shows as half a character."""
+    """Text that can be encoded as UTF-8: Python decodes arbitrary bytes in file names as lone surrogates."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -126,10 +126,10 @@ def _known(revision: str | None) -> str | None:
 
 
 def _attempt(outcome: Outcome, work: Callable[[], list[Result]]) -> list[Result]:
-    """Do some work. The one place where any failure becomes an outcome; one that nobody foresaw is logged in full.
+    """Do some work; a failure becomes an outcome here and nowhere else. An unexpected one is logged with traceback.
 
     Raises:
-        AbandonedError: the crawl was stopped, which is no outcome.
+        AbandonedError: the crawl was stopped, which is not an outcome.
     """
     began = time.monotonic()
     try:

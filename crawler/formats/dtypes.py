@@ -1,4 +1,4 @@
-"""The one place where stored bytes become numbers.
+"""Decode stored bytes into numbers.
 
 Every dtype that holds one number in whole bytes can be read. Floats of 32 bits or fewer become float32, which holds
 each of their values exactly; F64 stays float64; integers and BOOL become float64, exact up to 2**53.
@@ -39,13 +39,13 @@ _STORED = {
     "U64": "<u8",
     "I64": "<i8",
 }
-"""How numpy sees one stored element of each dtype whose numbers are read."""
+"""Numpy dtype of one stored element, for each dtype that is read."""
 
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16", *_FLOAT8))
 
 
 def is_float(dtype: str) -> bool:
-    """Whether `dtype` is a floating-point type that `decode` reads (so not F4 and F6, which are packed)."""
+    """Whether `dtype` is a floating-point type that `decode` reads (not the packed F4 and F6)."""
     return dtype in _FLOATS
 
 
@@ -55,18 +55,17 @@ def is_numeric(dtype: str) -> bool:
 
 
 def decode(data: bytes | memoryview, dtype: str) -> NDArray[np.float32] | NDArray[np.float64]:
-    """The numbers that some bytes of a tensor hold.
+    """The numbers in some bytes of a tensor.
 
     Args:
         data: little-endian bytes of whole elements.
         dtype: dtype as a safetensors header names it.
 
     Returns:
-        `[n]` float64 for F64, integers and BOOL, else float32. F64 and F32 are views of `data` and read-only where
-        it is.
+        `[n]` float64 for F64, integers and BOOL, else float32. F64 and F32 are views of `data`, read-only if it is.
 
     Raises:
-        CheckpointError: the dtype is not one that `is_numeric`, or `data` ends inside an element.
+        CheckpointError: `is_numeric(dtype)` is false, or `data` ends inside an element.
     """
     if dtype not in _STORED:
         raise CheckpointError(f"dtype {dtype} is stored but its numbers are not read", stage=Stage.STATISTICS)
@@ -82,7 +81,7 @@ def decode(data: bytes | memoryview, dtype: str) -> NDArray[np.float32] | NDArra
     if dtype == "F16":
         return stored.astype(np.float32)
     if dtype == "BF16":
-        # A bfloat16 is the upper half of a float32. In place, for that halves the memory traffic.
+        # A bfloat16 is the upper half of a float32. Shifting in place halves the memory traffic.
         bits = stored.astype(np.uint32)
         bits <<= 16
         return bits.view(np.float32)

@@ -1,10 +1,10 @@
-"""Bytes to a validated safetensors header, safe on hostile input. Pure: no file is opened here.
+"""Parse and validate a safetensors header, safe on hostile input. Pure: no file is opened here.
 
 A file is an 8-byte little-endian length `n`, `n` bytes of JSON, then the data of the tensors. Everything that the
-reference implementation (the `safetensors` crate) refuses is refused. Four things that it lets through are refused
-too, because the format's description forbids them: a header that does not start with `{`, a key given twice, a
-tensor written as an array instead of an object, and a dtype written as an object. Unknown fields of a tensor are
-ignored, as the reference does.
+reference implementation (the `safetensors` crate) refuses is refused. Four things that it accepts are refused too,
+because the format's description forbids them: a header that does not start with `{`, a duplicate key, a tensor written
+as an array instead of an object, and a dtype written as an object. Unknown fields of a tensor are ignored, as in the
+reference.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ _METADATA = "__metadata__"
 _LFS_POINTER = b"version https://git-lfs"
 _MAX_U64 = 2**64 - 1
 _MAX_NESTING = 127
-"""Deepest nesting of the reference's JSON reader."""
+"""Maximum nesting depth of the reference's JSON reader."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a header says: the tensors in the order of their data, and the free-form metadata."""
+    """The content of a header: the tensors in the order of their data, and the free-form metadata."""
 
     entries: tuple[TensorEntry, ...]
     metadata: dict[str, str]
@@ -91,10 +91,10 @@ def parse_header(data: bytes | memoryview, *, file_size: int, file: str, repo: s
         repo: repo id or folder, for messages.
 
     Returns:
-        the tensors by rising offset, with offsets from the start of the file.
+        the tensors by increasing offset, with offsets from the start of the file.
 
     Raises:
-        HeaderError: the header breaks the format, or `data` ends inside it.
+        HeaderError: the header violates the format, or `data` ends inside it.
     """
     try:
         stop = _header_stop(bytes(data[: len(_LFS_POINTER)]), file_size)
@@ -125,7 +125,7 @@ def _header_stop(prefix: bytes, file_size: int) -> int:
 
 
 def _document(raw: bytes) -> dict[str, object]:
-    """The JSON object that the header must be, read as strictly as the reference reads it."""
+    """The header's JSON object, parsed as strictly as by the reference."""
     if raw[:1] != b"{":
         raise ValueError(f"the header must start with '{{', not with {raw[:8]!r}")
     try:
@@ -137,7 +137,7 @@ def _document(raw: bytes) -> dict[str, object]:
             parse_constant=_refuse_constant,
         )
         if b"\\u" in raw:
-            # An escape can spell half a surrogate pair, which is no text: it could never be written to the store.
+            # An escape can encode a lone surrogate, which is no valid text and cannot be written to the store.
             json.dumps(document, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         raise ValueError(f"the header is not JSON: {error}") from error
@@ -159,7 +159,7 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _integer(text: str) -> int | float:
-    """As the reference: what is no unsigned 64-bit integer (`-0` too) is read as a floating-point number."""
+    """As in the reference, anything but an unsigned 64-bit integer (also `-0`) is read as a floating-point number."""
     if text[0] != "-" and len(text) <= len(str(_MAX_U64)) and (number := int(text)) <= _MAX_U64:
         return number
     return _number(text)
@@ -185,7 +185,7 @@ def _metadata(value: object) -> dict[str, str]:
 
 
 def _entry(name: str, fields: object, file: str) -> TensorEntry:
-    """One tensor, offsets still counted from the end of the header."""
+    """One tensor, with offsets from the end of the header."""
     tensor = f"tensor {_quoted(name)}"
     if not isinstance(fields, dict):
         raise ValueError(f"{tensor} must be an object, not {_quoted(fields)}")
@@ -213,7 +213,7 @@ def _entry(name: str, fields: object, file: str) -> TensorEntry:
 
 
 def _are_sizes(value: object) -> bool:
-    # `type(...) is int`: a bool is an int to Python. `_integer` has let no other integer than a u64 through.
+    # `type(...) is int` excludes bool, a subclass of int. `_integer` returns only unsigned 64-bit integers.
     return isinstance(value, list) and all(type(item) is int for item in value)
 
 
@@ -230,7 +230,7 @@ def _size(tensor: str, dtype: str, shape: list[int]) -> int:
 
 
 def _nesting(value: object) -> int:
-    """How deep lists and objects nest in a JSON value; 0 for a plain one. Level by level: recursion could overflow."""
+    """Nesting depth of lists and objects in a JSON value; 0 for a scalar. Iterative, as recursion could overflow."""
     depth, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1
@@ -239,7 +239,11 @@ def _nesting(value: object) -> int:
 
 
 def _placed(entries: list[TensorEntry], data_start: int, file_size: int) -> Iterator[TensorEntry]:
-    """The tensors by rising offset, moved behind the header; they must tile the data without hole or overlap."""
+    """The tensors by increasing offset, with offsets from the start of the file.
+
+    Raises:
+        ValueError: they do not cover the data without gap or overlap.
+    """
     position = 0
     for entry in sorted(entries, key=lambda entry: (entry.start, entry.stop)):
         if entry.start != position:
@@ -257,7 +261,7 @@ def _placed(entries: list[TensorEntry], data_start: int, file_size: int) -> Iter
 
 
 def _quoted(value: object) -> str:
-    """`repr`, which escapes control characters, cut in length and in depth so that it fits a message."""
+    """`repr`, which escapes control characters, limited in length and depth for messages."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 60
     return short.repr(value)

@@ -1,12 +1,12 @@
-"""What the answers of the Hub and of its storage mean: locations, budgets, refusals. Pure: nothing is sent here.
+"""Interpret answers of the Hub and its storage: locations, rate limits, errors. Pure functions; nothing is sent here.
 
-TransportError      a request that did not yield what was asked for
+TransportError      a request failed
 ├── RefusedError    the Hub says no: gated, disabled, not there, no login; asking again does not help
 ├── ResponseError   an answer that breaks HTTP or the Hub's own conventions, and is not used
 ├── TransferError   the network, or a server that is down or busy, after all tries; later may help
-└── AbandonedError  the crawl was stopped before the answer came; says nothing of the repo
+└── AbandonedError  the crawl was stopped before the answer came; says nothing about the repo
 
-No message carries a URL: the location of a large file is signed, and whoever has it can read the file.
+No message contains a URL: the location of a large file is signed, and anyone who has it can read the file.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from provenance.schemas.errors import CheckpointError
 Origin = tuple[str, str, int | None]
 
 UNKNOWN_LIFETIME = 600.0
-"""Seconds for which a signed location is used when it does not say how long it is valid."""
+"""Seconds for which a signed location without an expiry time is used."""
 
 _RENEW_EARLY = 60.0
-_HOST = re.compile(r"[a-z0-9_.-]+|[0-9a-f:.]+", re.ASCII)  # what messages may repeat
+_HOST = re.compile(r"[a-z0-9_.-]+|[0-9a-f:.]+", re.ASCII)  # the only part of a URL that messages show
 _PORTS = {"http": 80, "https": 443}
 _LIMIT = re.compile(r'"(?P<resource>[\w-]+)"\s*;\s*r=(?P<left>\d{1,12})\s*;\s*t=(?P<reset>\d{1,12})')
 _POLICY = re.compile(r'"(?P<resource>[\w-]+)"\s*;\s*q=(?P<quota>\d{1,12})\s*;\s*w=(?P<window>\d{1,12})')
@@ -47,14 +47,14 @@ _REFUSALS = {
 
 
 class TransportError(CheckpointError):
-    """A request did not yield what was asked for."""
+    """A request failed."""
 
 
 class RefusedError(TransportError):
     """The Hub refuses; asking again does not help.
 
     Attributes:
-        reason: gated, disabled, no repo, revision or file, login, forbidden, or expired where the storage refuses a
+        reason: gated, disabled, no repo, revision or file, login, forbidden, or expired when the storage refuses a
             signed address.
     """
 
@@ -74,7 +74,7 @@ class TransferError(TransportError):
     """The network failed, or the server is down or busy.
 
     Attributes:
-        retry_after: seconds to wait as the server asked, null where it did not say.
+        retry_after: seconds that the server asks to wait, null if it does not say.
     """
 
     reason = Reason.NETWORK
@@ -85,14 +85,14 @@ class TransferError(TransportError):
 
 
 class AbandonedError(TransportError):
-    """The crawl was stopped before an answer came. It is no outcome: whatever was asked for is asked for again."""
+    """The crawl was stopped before an answer came. This is no outcome: the next crawl repeats the request."""
 
     reason = Reason.STOPPED
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """What is left of one budget of the Hub, as an answer said at the time `at` (seconds since the epoch).
+    """What is left of one rate limit of the Hub, as reported by an answer at the time `at` (seconds since the epoch).
 
     `left` requests until the window ends in `reset` seconds; `quota` requests in each window of `window` seconds.
     """
@@ -107,20 +107,20 @@ class RateLimit:
 
 @dataclass(slots=True)
 class Location:
-    """Where the bytes of one file are: a signed address outside the Hub, or right here for a small file.
+    """Where the bytes of one file are: at a signed address outside the Hub, or in `body` for a small file.
 
-    The address is renewed in place, so that its users need not know that it ever expires.
+    The address is renewed in place, so that callers need not handle its expiry.
 
     Attributes:
-        repo_id: the repo's final id, which differs from the one asked for after a renaming.
-        revision: the revision asked for.
-        commit: the commit that the Hub answered with, null where it did not say.
+        repo_id: the repo's final id, which differs from the requested one if the repo was renamed.
+        revision: the requested revision.
+        commit: the commit that the Hub answered with, null if it did not say.
         size: bytes of the whole file.
-        sha256: digest of the file, null for a small file or where masked.
-        xet_hash: the Hub's storage hash, null where unknown.
+        sha256: digest of the file, null for a small file or if masked.
+        xet_hash: the Hub's storage hash, null if unknown.
         body: the whole content of a small file, else null.
         url: the signed address, empty for a small file. A secret: never logged, shown or stored.
-        renew_at: when to ask for another address, in seconds since the epoch.
+        renew_at: when to request another address, in seconds since the epoch.
     """
 
     repo_id: str
@@ -138,10 +138,10 @@ class Location:
 def signed_location(
     url: str, headers: Mapping[str, str], *, repo_id: str, revision: str, path: str, commit: str | None
 ) -> Location:
-    """The location that a redirect of the Hub to its storage describes.
+    """The location that a redirect from the Hub to its storage describes.
 
     Raises:
-        ResponseError: the redirect does not say how large the file is, and so is not one to the Hub's storage.
+        ResponseError: the redirect does not give the size of the file, so it does not lead to the Hub's storage.
     """
     size = headers.get("X-Linked-Size", "")
     if not re.fullmatch(r"[0-9]{1,18}", size):
@@ -163,10 +163,10 @@ def signed_location(
 
 
 def renewal_time(url: str, now: float) -> float:
-    """When a signed address is to be renewed: a minute before it expires, or after 9/10 of a short life.
+    """When to renew a signed address: a minute before it expires, or after 9/10 of a short lifetime.
 
-    Read from `Expires` (CloudFront) or from `X-Amz-Date` and `X-Amz-Expires` (S3). One that seems to have expired
-    already tells of a wrong clock here; it is used, and the storage has the last word.
+    Read from `Expires` (CloudFront) or from `X-Amz-Date` and `X-Amz-Expires` (S3). If the address seems to have
+    expired already, the local clock is probably wrong: the address is used, and the storage decides.
     """
     query = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
     expires = now + UNKNOWN_LIFETIME
@@ -183,19 +183,19 @@ def renewal_time(url: str, now: float) -> float:
 
 
 def rate_limits(headers: Mapping[str, str], now: float) -> Iterator[RateLimit]:
-    """The budgets in `RateLimit` and `RateLimit-Policy` (IETF draft-ietf-httpapi-ratelimit-headers)."""
-    policies = {found["resource"]: found for found in _POLICY.finditer(headers.get("RateLimit-Policy", ""))}
-    for found in _LIMIT.finditer(headers.get("RateLimit", "")):
-        policy = policies.get(found["resource"])
+    """The limits in `RateLimit` and `RateLimit-Policy` (IETF draft-ietf-httpapi-ratelimit-headers)."""
+    policies = {policy["resource"]: policy for policy in _POLICY.finditer(headers.get("RateLimit-Policy", ""))}
+    for limit in _LIMIT.finditer(headers.get("RateLimit", "")):
+        policy = policies.get(limit["resource"])
         quota, window = (int(policy["quota"]), int(policy["window"])) if policy else (None, None)
-        yield RateLimit(found["resource"], int(found["left"]), int(found["reset"]), now, quota, window)
+        yield RateLimit(limit["resource"], int(limit["left"]), int(limit["reset"]), now, quota, window)
 
 
 def failure(status: int, headers: Mapping[str, str], what: str, *, stage: Stage | None = None) -> TransportError:
-    """The error that an answer stands for. `X-Error-Code` is trusted before the status, which varies with the login.
+    """The error that an answer means. `X-Error-Code` takes precedence over the status, which varies with the login.
 
     Args:
-        what: what was asked for, to begin the message with.
+        what: what was requested; the message begins with it.
     """
     code = headers.get("X-Error-Code", "")
     if code in _REFUSALS:
@@ -220,11 +220,13 @@ def failure(status: int, headers: Mapping[str, str], what: str, *, stage: Stage 
 
 
 def check_range(status: int, headers: Mapping[str, str], location: Location, start: int, stop: int) -> None:
-    """Accept the answer to a request for the bytes `(start, stop)` of a file by its head, before its body is read.
+    """Check the status and headers of an answer to a request for the bytes `(start, stop)` of a file.
+
+    Called before the body is read.
 
     Raises:
         RefusedError: the signed address has expired (reason `expired`).
-        ResponseError: what comes is not that range.
+        ResponseError: the answer is not that range.
         TransportError: as `failure`.
     """
     what = f"{location.repo_id}/{location.path}"
@@ -238,8 +240,8 @@ def check_range(status: int, headers: Mapping[str, str], location: Location, sta
         raise ResponseError(f"{what}: the storage has no bytes ({start}, {stop}), of {location.size} listed (416)")
     if status != 206:
         raise failure(status, headers, what, stage=Stage.READ)
-    found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-    if found is None or tuple(map(int, found.groups())) != (start, stop - 1, location.size):
+    sent = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    if sent is None or tuple(map(int, sent.groups())) != (start, stop - 1, location.size):
         raise ResponseError(f"{what}: asked for bytes ({start}, {stop}) of {location.size}, the storage sends others")
     if headers.get("Content-Encoding", "identity") != "identity" or headers.get("Content-Length", length) != length:
         raise ResponseError(f"{what}: the storage sends bytes ({start}, {stop}) encoded, or in a wrong length")
@@ -249,7 +251,7 @@ def origin(url: str) -> Origin:
     """Scheme, host and port of an absolute URL.
 
     Raises:
-        ResponseError: there is no such thing as this URL.
+        ResponseError: it is not an http or https URL.
     """
     try:
         parts = urlsplit(url)
@@ -262,12 +264,12 @@ def origin(url: str) -> Origin:
 
 
 def host(url: str) -> str:
-    """The host of a URL, which is all that a message may tell of it."""
+    """The host of a URL, the only part of it that a message may contain."""
     return origin(url)[1]
 
 
 def _wait(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait after a 429: `Retry-After`, else the end of the window that is used up."""
+    """Seconds to wait after a 429: `Retry-After`, else the time until the exhausted window ends."""
     if (seconds := _retry_after(headers)) is not None:
         return seconds
     return max((float(limit.reset) for limit in rate_limits(headers, 0.0) if limit.left == 0), default=None)

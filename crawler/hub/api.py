@@ -1,4 +1,4 @@
-"""Requests to the Hub's API, through `huggingface_hub`: its endpoint, token, offline mode, retries and proxies."""
+"""Requests to the Hub's API through `huggingface_hub`, with its endpoint, token, offline mode and proxies."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from provenance.crawler.hub.transport import MAX_RETRIES, HubTransport
 from provenance.schemas.enums import Stage
 from provenance.schemas.errors import SourceError
 
-# Imported where it is used: a crawl of local folders must not wait for it. It exports what it documents without
-# saying so in a way that mypy understands.
+# `huggingface_hub` is imported inside functions: a crawl of local folders must not wait for it. mypy needs the ignores
+# because some documented names are not exported explicitly.
 
 
 MAX_BODY, BODY_SECONDS = 128 * 1024 * 1024, 300.0
-"""Bytes and seconds of one answer at the most; a page of a thousand repos has a megabyte or two."""
+"""Limits of one answer, in bytes and seconds; a page of a thousand repos has one or two megabytes."""
 
 
 class BadRequestError(ResponseError):
-    """The Hub does not understand a request (400)."""
+    """The Hub does not understand the request (400)."""
 
 
 def connect(
@@ -33,7 +33,7 @@ def connect(
     retries: int = MAX_RETRIES,
     pause: Callable[[float], object] = time.sleep,
 ) -> HubTransport:
-    """A transport to the Hub that `huggingface_hub` is set up for: its endpoint, token and user agent.
+    """A transport to the Hub that `huggingface_hub` is configured for: its endpoint, token and user agent.
 
     Args:
         endpoint: another Hub; null for `HF_ENDPOINT`, or else huggingface.co.
@@ -63,13 +63,13 @@ def ask(
     what: str,
     waits: Sequence[float] | None = None,
 ) -> tuple[Any, str | None]:
-    """One answer of the API, and where the next page of it is.
+    """One answer of the API, and the address of its next page.
 
     Args:
-        transport: counts the request and keeps the budgets that the answer reports.
-        path: under the endpoint, or the whole address of a next page.
-        params: the query, lists as repeated keys; null leaves that of `path` as it is.
-        what: what is asked for, to begin messages with.
+        transport: counts the request and keeps the rate limits that the answer reports.
+        path: relative to the endpoint, or the absolute address of a next page.
+        params: the query, lists as repeated keys; null keeps the query of `path`.
+        what: what is requested; messages begin with it.
         waits: as for `HubTransport.persist`.
 
     Returns:
@@ -78,7 +78,7 @@ def ask(
     Raises:
         RefusedError, TransferError: as `failure`; stage `listing`.
         BadRequestError: status 400.
-        ResponseError: the answer is no JSON, or comes from, or leads to, another server.
+        ResponseError: the answer is not JSON, or comes from or leads to another server.
         SourceError: offline mode is on.
     """
     url = urljoin(f"{transport.endpoint}/", path)
@@ -89,7 +89,7 @@ def _ask_once(transport: HubTransport, url: str, params: Mapping[str, Any] | Non
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
     from huggingface_hub.utils import http_stream_backoff  # type: ignore[attr-defined]
 
-    # Once: it is tried again by the transport, which knows the budgets and can be interrupted.
+    # A single attempt: the transport retries, because it knows the rate limits and can be interrupted.
     asked: dict[str, Any] = {"params": params, "headers": transport.headers, "timeout": READ_SECONDS}
     asked |= {"retry_on_exceptions": (), "retry_on_status_codes": ()}
     try:
@@ -116,7 +116,7 @@ def _ask_once(transport: HubTransport, url: str, params: Mapping[str, Any] | Non
 
 
 def _body(response: Any, transport: HubTransport, what: str) -> bytes:
-    """The whole body, within bounds of size and time: a server could go on for ever."""
+    """The whole body, limited in size and time: a server could send without end."""
     began, body = time.monotonic(), bytearray()
     for piece in response.iter_bytes():
         transport.check_stop()

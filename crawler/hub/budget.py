@@ -1,7 +1,7 @@
-"""The Hub's budgets, kept ahead of a refusal: one account for all workers of a crawl.
+"""The Hub's rate limits, observed before it refuses a request: one account for all workers of a crawl.
 
-The Hub grants so many requests in a fixed window of time, apart for its API and for files, and says with every answer
-how many are left. A request that would be one too many waits for the next window instead of being refused.
+The Hub grants a number of requests in each fixed time window, separately for its API and for files, and every answer
+says how many are left. A request that would exceed the limit waits for the next window.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from threading import Lock
 from provenance.crawler.hub.answers import AbandonedError, RateLimit, rate_limits
 
 _ROUNDING = 1.0
-"""Seconds that a window is given more than announced: its end comes in whole ones."""
+"""Seconds added to the announced end of a window, which is rounded to whole seconds."""
 
 LONGEST_WINDOW = 900
-"""Seconds; the Hub's windows last 300. A server that announces more is asked again all the same."""
+"""Seconds; the Hub's windows last 300. If a server announces more, requests resume after this time."""
 
 _UNKNOWN_WINDOW = 60
-"""Seconds that a window lasts where the Hub does not say so."""
+"""Seconds that a window is assumed to last if the Hub does not say."""
 
 
 @dataclass(slots=True)
 class _Window:
-    """What is known of one budget's current window.
+    """What is known about the current window of one rate limit.
 
-    The smallest number that an answer named as left was true before the requests that were then unanswered, so what
-    may be sent is `left - unanswered`, in whatever order answers come. Each also tells when the window ends, rightly
-    or, if it came slowly, too late: the earliest counts. `ends` is null before the first answer of a window, `ended`
-    (the end of the window before) in the first.
+    `left` is the smallest remaining count that an answer reported. It does not include the requests that were
+    unanswered at that time, so `left - unanswered` more may be sent, in any order of answers. Every answer also says
+    when the window ends; a slow answer puts the end too late, so the earliest one is used. `ends` is null before the
+    first answer of a window; `ended`, the end of the previous window, is null in the first window.
     """
 
     left: float = float("inf")
@@ -41,19 +41,19 @@ class _Window:
 
 
 class Budgets:
-    """Admits requests to the Hub; one for all threads.
+    """Admits requests to the Hub; shared by all threads.
 
     Attributes:
-        limits: the newest answer about each budget, by resource (`api`, `resolvers`).
-        waited: seconds that requests waited for a next window, in sum.
+        limits: the latest report on each rate limit, by resource (`api`, `resolvers`).
+        waited: total seconds that requests waited for a next window.
     """
 
     def __init__(self, pause: Callable[[float], object], clock: Callable[[], float] = time.monotonic) -> None:
-        """Set up, with nothing known.
+        """Start with no known limit.
 
         Args:
-            pause: waits so many seconds; true when the crawl was stopped meanwhile.
-            clock: seconds since any time; it must not be set back.
+            pause: waits for the given number of seconds; returns true if the crawl was stopped during the wait.
+            clock: monotonic time in seconds.
         """
         self.limits: dict[str, RateLimit] = {}
         self.waited = 0.0
@@ -62,10 +62,12 @@ class Budgets:
 
     @contextmanager
     def request(self, resource: str) -> Iterator[Callable[[Mapping[str, str]], None]]:
-        """Wait until one more request fits; the context is to send it, and to hand over the headers of its answer.
+        """Wait until one more request is allowed.
+
+        The body of the `with` statement sends it and passes the headers of its answer to the yielded function.
 
         Raises:
-            AbandonedError: the crawl was stopped while it waited.
+            AbandonedError: the crawl was stopped during the wait.
         """
         while (seconds := self._admit(resource)) > 0:
             began = self._clock()
@@ -81,7 +83,7 @@ class Budgets:
                 self._windows[resource].unanswered -= 1
 
     def waiting(self) -> float:
-        """Seconds until the next window of a budget that is used up; zero where none is."""
+        """Seconds until the next window of an exhausted limit; zero if none is exhausted."""
         with self._lock:
             now = self._clock()
             return max(
@@ -90,7 +92,7 @@ class Budgets:
             )
 
     def _admit(self, resource: str) -> float:
-        """Zero, and the request is counted; or the seconds to wait."""
+        """Count the request and return zero, or return the seconds to wait."""
         with self._lock:
             window, now = self._windows.setdefault(resource, _Window()), self._clock()
             if window.ends is not None and now >= window.ends:
@@ -99,7 +101,7 @@ class Budgets:
             if window.left - window.unanswered > 0:
                 window.unanswered += 1
                 return 0.0
-            # Before the first answer of a window nobody knows when it ends; the answers that are on their way tell.
+            # The end of a window is unknown before its first answer, so wait for an outstanding request to be answered.
             return 0.1 if window.ends is None else window.ends - now
 
     def _report(self, headers: Mapping[str, str]) -> None:
@@ -107,13 +109,13 @@ class Budgets:
             for limit in rate_limits(headers, time.time()):
                 window = self._windows.get(limit.resource)
                 if window is None:
-                    continue  # nothing was asked for that counts against it
+                    continue  # no request counted against this limit
                 ends = self._clock() + min(limit.reset, LONGEST_WINDOW) + _ROUNDING
                 half = min(limit.window or _UNKNOWN_WINDOW, LONGEST_WINDOW) / 2
                 if window.ended is not None and ends < window.ended + half:
-                    continue  # a late answer of the window before
+                    continue  # a late answer from the previous window
                 if window.ends is not None and ends > window.ends + half:
-                    # The next one has begun while requests of this one were left.
+                    # The next window has begun before this one was exhausted.
                     window.ended, window.ends, window.left = window.ends, None, float("inf")
                 window.ends = min(window.ends or ends, ends)
                 window.left = min(window.left, limit.left)

@@ -1,7 +1,7 @@
 """The repos of the Hub: one by name, or page after page of its listing.
 
-A listing names the files of a repo but not their sizes: those come with the files themselves, so that a repo
-costs no request of its own to the API.
+A listing names the files of a repo but not their sizes. The sizes come with the files themselves, which saves one API
+request for each repo.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from provenance.schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
 log = logging.getLogger("provenance.crawl")
 
 PAGE = 1000
-"""Models a page, the most that the Hub gives."""
+"""Models per page, the Hub's maximum."""
 
 _EXPAND = (
     "author",
@@ -48,12 +48,12 @@ _EXPAND = (
     "siblings",
     "tags",
 )
-_BASE_MODELS = "baseModels"  # not every version of the Hub gives it in a listing
-_PATIENCE = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 240.0, 240.0)
-"""Seconds before a page is asked for again, twelve minutes in all: no listing of hours ends with a short outage."""
+_BASE_MODELS = "baseModels"  # not every version of the Hub includes it in a listing
+_PAGE_WAITS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 240.0, 240.0)
+"""Seconds before each retry of a page, twelve minutes in total: a short outage must not end a listing of hours."""
 
 _OUT_OF_ORDER = 100
-"""So many repos in a row that changed before end one by the time of change; fewer may stand in the wrong place."""
+"""A listing sorted by time of change ends after so many older repos in a row; fewer may be out of order."""
 
 _REMEMBERED = 10 * PAGE
 _LONGEST_ID = 200
@@ -66,12 +66,12 @@ class HubRepo:
 
     Attributes:
         repo_id: its final id, after any renaming.
-        revision: the whole commit hash, null where the Hub named none.
-        metadata: what the Hub says of it.
-        paths: all its files.
-        files: those whose size is known already; none of them in a listing.
-        config: what the Hub says of its config.json.
-        fault: why it cannot be fingerprinted, in one word and in a sentence, where that is known already.
+        revision: the full commit hash, null if the Hub gave none.
+        metadata: the Hub's metadata.
+        paths: paths of all its files.
+        files: the files of known size; empty for a repo from a listing.
+        config: the Hub's extract of its config.json.
+        fault: why it cannot be fingerprinted, as reason and message, if that is already known.
     """
 
     repo_id: str
@@ -97,22 +97,22 @@ def list_hub(
     limit: int | None = None,
     since: datetime | None = None,
 ) -> Iterator[HubRepo]:
-    """The repos that the Hub lists; a page is fetched when the one before is used up.
+    """The repos that the Hub lists; a page is fetched when the previous one is used up.
 
-    What moves along the listing while it is read comes once, unless it comes again after ten thousand others: what is
-    remembered must not grow with the listing.
+    A repo that moves within the listing while it is read is yielded once, unless it appears again after ten thousand
+    others: the memory of seen repos is bounded.
 
     Args:
-        author: of this user or organisation only.
-        search: with this text in the id.
-        filters: with all of these tags.
-        sort: the Hub's name of a field, the largest first; null for `createdAt`, which never changes meanwhile,
+        author: only repos of this user or organisation.
+        search: only repos with this text in the id.
+        filters: only repos with all of these tags.
+        sort: the Hub's name of a field, largest value first; null for `createdAt`, which never changes during a crawl,
             or with `since` for `lastModified`.
-        limit: no more than so many.
-        since: changed at this time or later, timezone-aware.
+        limit: maximum number of repos.
+        since: only repos changed at this time or later; timezone-aware.
 
     Raises:
-        TransportError: a page did not come; stage `listing`.
+        TransportError: a page could not be fetched; stage `listing`.
         SourceError: offline mode is on.
     """
     sort = sort or ("lastModified" if since else "createdAt")
@@ -128,7 +128,7 @@ def list_hub(
 
 
 def named(transport: HubTransport, repo_id: str, revision: str | None = None) -> HubRepo:
-    """One repo with the sizes and digests of its files: one request.
+    """One repo with the sizes and digests of its files. Sends one request.
 
     Args:
         revision: a branch, tag or commit; null for the main branch.
@@ -154,12 +154,12 @@ def named(transport: HubTransport, repo_id: str, revision: str | None = None) ->
 
 
 def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckpoint]:
-    """The checkpoints of a repo. Of its files only a shard index is read, and only where there is one.
+    """The checkpoints of a repo. Of its files only a shard index is read, if there is one.
 
-    `files` of each holds those whose size is known; `HubReader.complete` gets the others.
+    `files` of each checkpoint holds the files of known size; `HubReader.complete` adds the others.
 
     Raises:
-        CheckpointError: as `select_weights`, the repo has a fault, or a shard index did not come.
+        CheckpointError: as `select_weights`, the repo has a fault, or a shard index could not be fetched.
     """
     if repo.fault is not None:
         reason, text = repo.fault
@@ -189,7 +189,7 @@ def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckp
 
 
 def _listed_repos(transport: HubTransport, query: Mapping[str, Any]) -> Iterator[HubRepo]:
-    """All pages, without what the last ones held already: sorted by a field that changes, some repos come again."""
+    """The repos of all pages, without repeats, which occur if the sort field of a repo changes during the crawl."""
     fields = [*_EXPAND, _BASE_MODELS]
     page: str | None = "api/models"
     params: dict[str, Any] | None = {**query, "expand": fields}
@@ -200,7 +200,7 @@ def _listed_repos(transport: HubTransport, query: Mapping[str, Any]) -> Iterator
             raise ResponseError("the Hub's listing leads in a circle: a page comes again", stage=Stage.LISTING)
         pages.add(hash(page))
         try:
-            listed, following = ask(transport, page, params, what="the Hub's listing", waits=_PATIENCE)
+            listed, following = ask(transport, page, params, what="the Hub's listing", waits=_PAGE_WAITS)
         except BadRequestError:
             if _BASE_MODELS not in fields or params is None:
                 raise
@@ -216,11 +216,11 @@ def _listed_repos(transport: HubTransport, query: Mapping[str, Any]) -> Iterator
                 if len(seen) > _REMEMBERED:
                     seen.popitem(last=False)
                 yield repo
-        page, params = following, None  # the address of a page says everything
+        page, params = following, None  # the next page's address contains the whole query
 
 
 def _changed_since(repos: Iterator[HubRepo], since: datetime | None, *, in_order: bool) -> Iterator[HubRepo]:
-    """Those changed since; in order the listing ends, but not for a few that are out of it, as where a listing lags."""
+    """The repos changed since; if sorted, stops after `_OUT_OF_ORDER` older ones: a lagging listing misplaces some."""
     older = 0
     for repo in repos:
         changed = repo.metadata.last_modified
@@ -234,14 +234,14 @@ def _changed_since(repos: Iterator[HubRepo], since: datetime | None, *, in_order
 
 
 def _repo(listed: object) -> HubRepo | None:
-    """A listed object as a repo; null for anything else."""
+    """The repo that a listed JSON object describes; null for anything else."""
     if not isinstance(listed, dict) or not isinstance(repo_id := listed.get("id"), str) or len(repo_id) > _LONGEST_ID:
         return None
     try:
         CheckpointId(repo_id, "0")
     except IdentityError:
         return None
-    siblings = names if isinstance(names := listed.get("siblings"), list) else None
+    siblings = value if isinstance(value := listed.get("siblings"), list) else None
     commit = commit_from_listing(listed)
     fault = None
     if listed.get("disabled") is True:
@@ -250,14 +250,14 @@ def _repo(listed: object) -> HubRepo | None:
         fault = (Reason.NO_REVISION, "the Hub names no commit of it; it may be empty")
     elif not siblings:
         fault = (Reason.NO_FILES, "the Hub lists no files of it; crawl it by name")
-    found = (sibling.get("rfilename") for sibling in siblings or [] if isinstance(sibling, dict))
-    paths = tuple(path for path in found if isinstance(path, str))
-    config = said if isinstance(said := listed.get("config"), dict) else None
+    names = (sibling.get("rfilename") for sibling in siblings or [] if isinstance(sibling, dict))
+    paths = tuple(name for name in names if isinstance(name, str))
+    config = value if isinstance(value := listed.get("config"), dict) else None
     return HubRepo(repo_id, commit, _metadata(listed), paths, files_from_listing(listed), fault, config)
 
 
 def _metadata(listed: Mapping[str, Any]) -> RepoMetadata:
-    """Metadata with what `baseModels` says written as tags: the same, but in ids that follow renamings."""
+    """Metadata with the content of `baseModels` added as tags: it uses the current ids of renamed repos."""
     base, tags = listed.get(_BASE_MODELS), listed.get("tags")
     if not isinstance(base, dict) or not isinstance(base.get("models"), list) or not isinstance(tags, list):
         return metadata_from_listing(listed)

@@ -1,4 +1,4 @@
-"""Ranged reads of the files of one repo of the Hub."""
+"""Range reads of the files of one repo of the Hub."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from provenance.schemas.records import ListedCheckpoint, RepoFile
 class HubReader:
     """A `schemas.protocols.TensorReader` over the files of one repo at one commit.
 
-    The Hub is asked once for each file that is needed, at its first use. One reader belongs to one thread.
+    Each file is resolved once, at its first use. A reader must be used by one thread only.
 
     Attributes:
-        bytes_read: bytes that were received.
-        requests: files that the Hub was asked for, plus ranges that were read from its storage.
+        bytes_read: bytes received.
+        requests: files resolved, plus ranges read from the storage.
     """
 
     def __init__(self, transport: HubTransport, repo_id: str, revision: str, files: Sequence[RepoFile] = ()) -> None:
-        """Read the files of `repo_id` at `revision`, a whole commit hash.
+        """Read the files of `repo_id` at `revision`, a full commit hash.
 
         Args:
-            files: what a listing said of them; a file of another size than listed is not read.
+            files: as listed; a file whose size differs from the listed one is not read.
         """
         self.repo_id, self.revision = repo_id, revision
         self.bytes_read = 0
@@ -39,17 +39,17 @@ class HubReader:
         """Size of a file in bytes.
 
         Raises:
-            WeightsError: it is not the file that was listed.
-            TransportError: there is no such file, or the Hub does not give it; see `HubTransport.resolve`.
+            WeightsError: it is not the listed file.
+            TransportError: there is no such file, or the Hub does not serve it; see `HubTransport.resolve`.
         """
         return self._locate(path).size
 
     def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """Yield the bytes of each half-open `(start, stop)` range, in the order asked.
+        """Yield the bytes of each half-open `(start, stop)` range, in the given order.
 
         Raises:
-            WeightsError: as `size`, or the file is shorter than asked.
-            TransportError: as `size`, or a range did not come; see `HubTransport.read_ranges`.
+            WeightsError: as `size`, or a range ends after the end of the file.
+            TransportError: as `size`, or a range could not be fetched; see `HubTransport.read_ranges`.
         """
         location = self._locate(path)
         for data in self._transport.read_ranges(location, ranges):
@@ -61,8 +61,8 @@ class HubReader:
     def complete(self, listed: ListedCheckpoint) -> ListedCheckpoint:
         """The checkpoint with its weight files as the Hub serves them: size, digests and commit.
 
-        A listing names files without their sizes; a fingerprint needs them. Where the repo was renamed meanwhile, it
-        has its final id.
+        A listing names files without their sizes; a fingerprint needs them. If the repo was renamed, the result has
+        its final id.
 
         Raises:
             WeightsError, TransportError: as `size`.

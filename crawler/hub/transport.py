@@ -1,8 +1,8 @@
-"""Requests to the Hub and to its storage: where a file lies, and ranges of its bytes.
+"""Requests to the Hub and to its storage: the location of a file, and ranges of its bytes.
 
-The token goes to the Hub's own origin only. A large file lies elsewhere, behind a signed address that is kept in
-memory for as long as it is valid, so that a file costs one request to the Hub however many ranges are read of it.
-Answers are checked before their bodies are read; what is temporary is tried again a few times.
+The token is sent to the Hub's own origin only. A large file is stored elsewhere, behind a signed address that is kept
+in memory while it is valid, so that a file costs one request to the Hub however many ranges of it are read. Answers are
+checked before their bodies are read; temporary failures are retried a few times.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from provenance.schemas.enums import Reason, Stage
 from provenance.schemas.errors import WeightsError
 
 LONGEST_WAIT = 330.0
-"""Seconds that a server may ask us to wait: a window of the Hub's budgets, and a little."""
+"""Seconds that a server may ask a client to wait: a little more than one window of the Hub's rate limits."""
 
 SMALL_FILE = 16 * 1024 * 1024
-"""Bytes of a file that the Hub may serve by itself; it keeps larger ones in its storage."""
+"""Maximum size in bytes of a file that the Hub may serve itself; larger ones are in its storage."""
 
 WAITS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds before each further try."""
+"""Seconds before each retry."""
 MAX_RETRIES = len(WAITS)
 _REDIRECTS, _MAX_HOPS = (301, 302, 303, 307, 308), 5
 
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Traffic:
-    """Requests that were sent, failed tries included, and bytes of bodies that were read."""
+    """Requests sent, failed attempts included, and bytes of bodies read."""
 
     api_requests: int = 0
     resolve_requests: int = 0
@@ -64,10 +64,10 @@ class HubTransport:
 
     Attributes:
         endpoint: address of the Hub.
-        headers: what is sent to the Hub, the token among them; nothing of it but the user agent goes elsewhere.
+        headers: sent to the Hub, including the token; only the user agent is sent elsewhere.
         traffic: requests and bytes so far.
-        retries: how often what failed for now is tried again.
-        budgets: what the Hub grants, shared by all workers.
+        retries: how often a temporary failure is retried.
+        budgets: the Hub's rate limits, shared by all workers.
     """
 
     def __init__(
@@ -84,9 +84,10 @@ class HubTransport:
         Args:
             endpoint: address of the Hub, with or without a path.
             headers: headers for the Hub, as `huggingface_hub.utils.build_hf_headers` returns them.
-            connections: how many are kept open to each host.
-            retries: how often what failed for now is tried again, `MAX_RETRIES` at the most.
-            pause: waits so many seconds, true where the crawl was stopped meanwhile: `Event.wait`, or `time.sleep`.
+            connections: number of connections kept open to each host.
+            retries: how often a temporary failure is retried, at most `MAX_RETRIES`.
+            pause: waits for the given number of seconds and returns true if the crawl was stopped during the wait:
+                `Event.wait`, or `time.sleep`.
 
         Raises:
             ResponseError: `endpoint` is not an http or https address.
@@ -100,12 +101,12 @@ class HubTransport:
         self._connections = Connections(connections)
 
     def resolve(self, repo_id: str, revision: str, path: str) -> Location:
-        """Ask the Hub where a file lies: one request, two for a small file or a renamed repo.
+        """Ask the Hub for the location of a file: one request, two for a small file or a renamed repo.
 
         Raises:
             RefusedError: there is no such file, or this login may not read it.
-            ResponseError: the answer leads somewhere else, in a circle, or to another commit.
-            TransferError: no answer after several tries.
+            ResponseError: the answer leads to another page, in a circle, or to another commit.
+            TransferError: no answer after several attempts.
         """
         if any(part in ("", ".", "..") for part in (*path.split("/"), *repo_id.split("/"), revision)):
             raise ResponseError(f"{path!r} in {repo_id!r} is not the path of a file inside the repo; refused")
@@ -113,15 +114,15 @@ class HubTransport:
         return self.persist(lambda: self._resolve(url, repo_id, revision, path))
 
     def read_ranges(self, location: Location, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """Yield the bytes of each half-open `(start, stop)` range, in the order asked.
+        """Yield the bytes of each half-open `(start, stop)` range, in the given order.
 
-        One request a range; an address that has expired is renewed, once a range.
+        One request per range; an expired address is renewed once per range.
 
         Raises:
-            WeightsError: a range does not lie inside the file.
-            RefusedError: the storage refuses a fresh address too.
-            ResponseError: the answer is not the range that was asked for; its body was not read.
-            TransferError: no whole answer after several tries.
+            WeightsError: a range is not inside the file.
+            RefusedError: the storage refuses a new address too.
+            ResponseError: the answer is not the requested range; its body was not read.
+            TransferError: no complete answer after several attempts.
         """
         for start, stop in ranges:
             if not 0 <= start <= stop <= location.size:
@@ -136,9 +137,9 @@ class HubTransport:
 
     @contextmanager
     def api_request(self) -> Iterator[Callable[[Mapping[str, str]], None]]:
-        """Count a request to the Hub's API that is sent by other means, once the budget has room for it.
+        """Wait for the rate limit, then count a request to the Hub's API that the caller sends.
 
-        The context is to hand over the headers of the answer.
+        The caller passes the headers of the answer to the yielded function.
 
         Raises:
             AbandonedError: the crawl was stopped.
@@ -149,22 +150,23 @@ class HubTransport:
             yield answered
 
     def check_stop(self) -> None:
-        """Raise once the crawl was stopped: a listing may go on for hours without a repo that anybody would be told of.
+        """Raise if the crawl was stopped: a listing may run for hours without yielding a repo.
 
         Raises:
-            AbandonedError: it was.
+            AbandonedError: the crawl was stopped.
         """
         if self._pause(0.0):
             raise AbandonedError("the crawl was stopped")
 
     def persist(self, attempt: Callable[[], T], waits: Sequence[float] | None = None) -> T:
-        """Try until it works, waiting longer each time, or for as long as the server asks.
+        """Call `attempt` until it succeeds, waiting longer each time, or for as long as the server asks.
 
         Args:
-            waits: seconds before each further try; null for `WAITS`. None is made where `retries` is 0.
+            waits: seconds before each retry; null for `WAITS`. There is no retry if `retries` is 0.
 
         Raises:
             AbandonedError: the crawl was stopped.
+            TransportError: of the last attempt.
         """
         for wait in (WAITS[: self.retries] if waits is None else waits) if self.retries else ():
             try:
@@ -172,7 +174,7 @@ class HubTransport:
             except TransferError as error:
                 if (error.retry_after or 0.0) > LONGEST_WAIT:
                     raise
-                # Spread over time, or all workers would come back in the same moment.
+                # Random, so that the workers do not all retry at the same moment.
                 if self._pause((error.retry_after or 0.0) + wait * random.uniform(0.5, 1.0)):
                     raise AbandonedError("the crawl was stopped before the answer came") from None
         return attempt()
@@ -213,7 +215,7 @@ class HubTransport:
 
     @contextmanager
     def _ask(self, url: str, what: str) -> Iterator[urllib3.BaseHTTPResponse]:
-        """Send one GET to the Hub, when its budget has room; the copy of a small file is not counted."""
+        """Send one GET to the Hub when its rate limit allows; the cached copy of a small file is not counted."""
         if "/resolve/" not in urlsplit(url).path:
             with self._connections.get(url, self.headers, what) as response:
                 yield response
@@ -225,7 +227,7 @@ class HubTransport:
                 yield response
 
     def _followed(self, url: str, repo_id: str, revision: str, path: str) -> str:
-        """The repo that a redirect on the Hub itself leads to: the same file of a renamed repo, or its cached copy."""
+        """The repo that a redirect within the Hub leads to: the same file of a renamed repo, or its cached copy."""
         target = unquote(urlsplit(url).path).removeprefix(urlsplit(self.endpoint).path)
         if target.startswith("/api/resolve-cache/"):
             return repo_id

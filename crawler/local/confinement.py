@@ -1,4 +1,4 @@
-"""What lies in a local folder, and where links may lead: nowhere but inside the folder that was given.
+"""The contents of a local folder, with links confined to the folder that was given.
 
 The one exception is a Hugging Face cache, whose snapshots are links into its own `blobs/`.
 """
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from provenance.crawler.metadata import sha256_or_null
-from provenance.crawler.selection import bears_on_weights
+from provenance.crawler.selection import is_weight_related
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.records import RepoFile
 
 
 def cache_home(path: Path) -> Path | None:
-    """The `models--owner--name` folder of a Hugging Face cache when `path` lies in one of its snapshots."""
+    """The `models--owner--name` folder of a Hugging Face cache if `path` is in one of its snapshots, else null."""
     for parent in path.parents:
         if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
             return parent.parent
@@ -25,14 +25,14 @@ def cache_home(path: Path) -> Path | None:
 
 
 def confined(path: Path, root: Path) -> Path:
-    """Where `path` really lies, all links followed: inside `root`, or in the `blobs/` of its Hugging Face cache.
+    """The real path of `path`, all links followed: inside `root`, or in the `blobs/` of its Hugging Face cache.
 
     Args:
         path: absolute, without `..`.
         root: the folder that was given.
 
     Raises:
-        WeightsError: it is not there, its links go in circles, or they lead out.
+        WeightsError: it does not exist, its links are circular, or they lead out.
     """
     try:
         real_root = Path(os.path.realpath(root, strict=True))
@@ -60,12 +60,12 @@ def is_snapshot(folder: Path) -> bool:
 
 @dataclass(slots=True)
 class Contents:
-    """What lies in a folder: files, sub-folders, and why some files that matter could not be taken in.
+    """The entries of a folder: files, sub-folders, and why some relevant files cannot be used.
 
     Attributes:
         files: regular files, with the digest that a Hugging Face cache knows.
-        folders: names of sub-folders, links that lead out among them: to look into one is to be refused.
-        faults: one line for each weight file, shard index or config that is a pipe, a broken link, or leads out.
+        folders: names of sub-folders, including links that lead out; reading one of those is refused.
+        faults: one message for each weight file, shard index or config that is a pipe, a broken link, or leads out.
     """
 
     files: list[RepoFile] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Contents:
     faults: list[str] = field(default_factory=list)
 
     def add(self, path: Path, root: Path) -> None:
-        """Take in the entry at `path`, following links inside `root`."""
+        """Add the entry at `path`, following links inside `root`."""
         fault = None
         try:
             target = confined(path, root)
@@ -83,27 +83,27 @@ class Contents:
             elif not stat.S_ISREG(status.st_mode) or not path.name.isprintable():
                 fault = f"{str(path)!r} is not a regular file with a printable name; move it away"
             else:
-                # A Hugging Face cache calls a blob by the hub's ETag, for a weight file its sha256.
+                # A Hugging Face cache names a blob by the hub's ETag, which is the sha256 of a weight file.
                 sha256 = sha256_or_null(target.name) if target.parent.name == "blobs" else None
                 self.files.append(RepoFile(path.name, status.st_size, sha256))
         except (WeightsError, OSError) as error:
-            if os.path.isdir(path):  # noqa: PTH112 - false for what may not be looked at, where Path raises
+            if os.path.isdir(path):  # noqa: PTH112 - returns false without permission, where Path raises
                 self.folders.append(path.name)
             else:
                 fault = str(error)
-        if fault and bears_on_weights(path.name):
+        if fault and is_weight_related(path.name):
             self.faults.append(fault)
 
 
 def contents_of(folder: Path, root: Path) -> Contents:
-    """What lies directly in a folder, hidden entries left out.
+    """The direct entries of a folder, without hidden ones.
 
     Raises:
-        WeightsError: it leads out of `root`, or cannot be listed.
+        WeightsError: the folder leads out of `root`, or cannot be listed.
     """
     try:
         with os.scandir(confined(folder, root)) as entries:
-            # What really lies here before the links, so that a folder goes by its own name.
+            # Real entries before links, so that a folder is known by its own name.
             names = sorted((entry.is_symlink(), entry.name) for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise WeightsError(f"{str(folder)!r} cannot be listed: {error.strerror}; make it readable") from error

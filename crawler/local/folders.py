@@ -1,10 +1,10 @@
 """The repos in a local folder.
 
-A folder is a repo when it directly holds weights or a config. A repo as the hub has them, that is one with
-`model_index.json`, an entry in `listing.jsonl` or a place in a Hugging Face cache, owns its sub-folders;
-elsewhere a sub-folder with weights is a repo of its own. Symbolic links are followed inside the given root
-and into the `blobs/` of the Hugging Face cache that they lie in. A weight file, config or folder that a link
-would fetch from elsewhere fails its repo. Each real folder is searched once, so that links may go round.
+A folder is a repo if it directly contains weights or a config. A repo in the hub's layout owns its sub-folders: one
+with `model_index.json`, an entry in `listing.jsonl` or a place in a Hugging Face cache. In other folders a sub-folder
+with weights is a separate repo. Symbolic links are followed inside the given root and into the `blobs/` of the Hugging
+Face cache that contains them. A link from a weight file, config or folder to anywhere else fails its repo. Each real
+folder is searched once, so that circular links do no harm.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from provenance.crawler.selection import (
     PIPELINE_FILE,
     WEIGHT_SUFFIXES,
     Selection,
-    bears_on_weights,
+    is_weight_related,
     names_a_model,
     select_weights,
 )
@@ -44,7 +44,7 @@ from provenance.schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
 
 LISTING = "listing.jsonl"
 
-_JSON_LIMIT = 128 * 1024 * 1024  # the index of a model of 500,000 tensors has some 50 MB
+_JSON_LIMIT = 128 * 1024 * 1024  # the index of a model of 500,000 tensors has about 50 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,13 @@ class LocalRepo:
     """One repo of a local source.
 
     Attributes:
-        repo_id: the last two parts of its path under the root, or what its Hugging Face cache says.
-        folder: where its files lie.
+        repo_id: the last two parts of its path under the root, or the name in its Hugging Face cache.
+        folder: the folder of its files.
         root: the folder that was given; links are followed inside it.
         revision: the listed commit or that of the cache's snapshot, null for any other folder.
         metadata: from the listing, or license and base models from README.md.
-        files: its files; paths relative to `folder`, `/` between the parts.
-        fault: why it cannot be fingerprinted, where that is known already.
+        files: its files; paths relative to `folder`, with `/` as separator.
+        fault: why it cannot be fingerprinted, if that is already known.
     """
 
     repo_id: str
@@ -97,13 +97,13 @@ class LocalRepo:
 def find_local(source: Path) -> Iterator[LocalRepo]:
     """The repos in a folder, or the one of a single weight file, in the order of their paths.
 
-    A source with nothing in it yields one repo, so that it too becomes an outcome. Of two folders with the
-    same repo id the later one has a fault. Dates come from `listing.jsonl` only, never from file times.
+    A source without any repo yields one empty repo, so that it too has an outcome. Of two folders with the same repo
+    id the later one has a fault. Dates come from `listing.jsonl` only, never from file times.
 
     Raises:
         SourceError: `source` is neither a folder nor a weight file, or its listing is malformed.
     """
-    path = Path(os.path.abspath(source))  # noqa: PTH100 - a link that is given by itself is judged like any other
+    path = Path(os.path.abspath(source))  # noqa: PTH100 - resolve() would follow a link to one file
     advice = "give a folder of checkpoints or a .safetensors file"
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
@@ -117,7 +117,7 @@ def find_local(source: Path) -> Iterator[LocalRepo]:
 
 
 def listed_checkpoints(repo: LocalRepo) -> list[ListedCheckpoint]:
-    """The checkpoints of a repo as they are crawled; an unknown revision is `UNKNOWN_REVISION`.
+    """The checkpoints of a repo; an unknown revision is `UNKNOWN_REVISION`.
 
     Raises:
         CheckpointError: as `LocalRepo.selections`.
@@ -148,7 +148,10 @@ def listed_checkpoints(repo: LocalRepo) -> list[ListedCheckpoint]:
 
 @dataclass(slots=True)
 class _Search:
-    """One search of `root`, which has no links in it."""
+    """One search of `root`, a path without links.
+
+    `seen` holds the real folders searched so far, `taken` the folder of each repo id.
+    """
 
     root: Path
     listing: Mapping[str, Mapping[str, Any]]
@@ -157,7 +160,7 @@ class _Search:
 
     def repos(self) -> Iterator[LocalRepo]:
         pending = [(self.root, False)]
-        found = False
+        has_repo = False
         while pending:
             folder, in_repo = pending.pop()
             try:
@@ -171,23 +174,23 @@ class _Search:
             owns = repo_id in self.listing or PIPELINE_FILE in names or is_snapshot(folder)
             if owns:
                 self._gather(folder, contents)
-            holds_weights = bool(contents.faults) or any(map(bears_on_weights, names.difference(CONFIG_FILES)))
-            # Inside a repo a config alone is a part of it (`1_Pooling/config.json`), not another repo.
+            holds_weights = bool(contents.faults) or any(map(is_weight_related, names.difference(CONFIG_FILES)))
+            # Inside a repo, a folder with only a config (`1_Pooling/config.json`) is a part of it, not another repo.
             is_repo = owns or holds_weights or (not in_repo and not names.isdisjoint(CONFIG_FILES))
             if is_repo:
-                found = True
+                has_repo = True
                 yield self._repo(repo_id, folder, contents)
             if not owns:
                 pending += [(folder / name, in_repo or holds_weights) for name in reversed(contents.folders)]
-        if not found:
+        if not has_repo:
             yield self._repo(self._repo_id(self.root), self.root, Contents())
 
     def single(self, name: str) -> LocalRepo:
-        """The repo of one weight file: that file, and the configs and the card beside it."""
+        """The repo of one weight file: that file, and the configs and the model card next to it."""
         contents = Contents()
-        for beside in (name, *CONFIG_FILES, "README.md"):
-            if beside != PIPELINE_FILE and os.path.lexists(self.root / beside):
-                contents.add(self.root / beside, self.root)
+        for file in (name, *CONFIG_FILES, "README.md"):
+            if file != PIPELINE_FILE and os.path.lexists(self.root / file):
+                contents.add(self.root / file, self.root)
         if re.search(r"-\d{5,6}-of-\d{5,6}\b", name):
             contents.faults.append(f"{name!r} is one shard of several; give the folder that they lie in")
         own_name = names_a_model(name) and not is_snapshot(self.root)
@@ -195,7 +198,7 @@ class _Search:
         return self._repo(repo_id, self.root, contents)
 
     def _scan(self, folder: Path) -> Contents | None:
-        """What lies in a folder; null when it was searched before."""
+        """The contents of a folder; null if it was searched before."""
         real = confined(folder, self.root)
         if real in self.seen:
             return None
@@ -203,7 +206,7 @@ class _Search:
         return contents_of(folder, self.root)
 
     def _gather(self, folder: Path, contents: Contents) -> None:
-        """Draw what lies in the sub-folders into `contents`."""
+        """Add the contents of all sub-folders to `contents`."""
         pending = contents.folders[::-1]
         while pending:
             part = pending.pop()
@@ -218,7 +221,7 @@ class _Search:
                 pending += [f"{part}/{name}" for name in reversed(inner.folders)]
 
     def _snapshot(self, home: Path) -> Path | None:
-        """The snapshot that a Hugging Face cache's `refs/main` names, or else the newest; null for other folders."""
+        """The snapshot named by a Hugging Face cache's `refs/main`, else the newest one; null for other folders."""
         if not home.name.startswith("models--") or not os.path.lexists(home / "snapshots"):
             return None
         contents = self._scan(home / "snapshots")
@@ -259,12 +262,12 @@ class _Search:
         try:
             with LocalReader(folder, self.root) as reader:
                 return metadata_from_readme(reader.head("README.md", FRONT_MATTER_LIMIT), repo_id)
-        except WeightsError:  # an unreadable card is no reason to lose the weights
+        except WeightsError:  # an unreadable card must not fail the weights
             return RepoMetadata()
 
 
 def _read_listing(root: Path) -> dict[str, Mapping[str, Any]]:
-    """What the root's `listing.jsonl` says of each repo; empty where there is none."""
+    """The entries of the root's `listing.jsonl` by repo id; empty if there is none."""
     if not os.path.lexists(root / LISTING):
         return {}
     try:

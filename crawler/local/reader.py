@@ -1,4 +1,4 @@
-"""Ranged reads of the files of one local repo, which never leave the folder that was given."""
+"""Range reads of the files of one local repo, confined to the folder that was given."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _CHUNK = 1 << 30  # a read(2) of Linux ends at 2 GiB
 class LocalReader:
     """A `schemas.protocols.TensorReader` over the files of one folder.
 
-    Files are opened at their first use and at most 16 are kept open; a pickled reader leaves them behind.
-    One reader belongs to one thread.
+    Files are opened at their first use and at most 16 are kept open; a pickled reader carries no open files.
+    A reader must be used by one thread only.
 
     Attributes:
-        bytes_read: bytes that were read.
-        requests: ranges that were read.
+        bytes_read: bytes read.
+        requests: ranges read.
     """
 
     def __init__(self, folder: Path, root: Path) -> None:
@@ -40,22 +40,22 @@ class LocalReader:
         """Size of a file in bytes.
 
         Raises:
-            WeightsError: there is no such file, it cannot be read, or it lies outside.
+            WeightsError: there is no such file, it cannot be read, or it is outside of `root`.
         """
         return os.fstat(self._descriptor(path)).st_size
 
     def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """Yield the bytes of each half-open `(start, stop)` range, in the order asked.
+        """Yield the bytes of each half-open `(start, stop)` range, in the given order.
 
         Raises:
-            WeightsError: as `size`, or the file is shorter than asked.
+            WeightsError: as `size`, or a range ends after the end of the file.
         """
         for start, stop in ranges:
             if not 0 <= start <= stop:
                 raise WeightsError(f"{path}: ({start}, {stop}) is not a range of bytes", stage=Stage.READ)
             descriptor = self._descriptor(path)
             size = os.fstat(descriptor).st_size
-            if stop > size:  # before pread allocates what a wrong header asks for
+            if stop > size:  # checked before pread allocates the size that a wrong header gives
                 raise WeightsError(f"{path} has {size} bytes, {stop} are needed; it is incomplete", stage=Stage.READ)
             data = self._pread(descriptor, path, start, stop)
             self.bytes_read += len(data)
@@ -103,7 +103,7 @@ class LocalReader:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _descriptor(self, path: str) -> int:
-        """The open file, the least recently used one closed where there are too many."""
+        """The descriptor of the open file; closes the least recently used file if too many are open."""
         if path in self._open:
             self._open.move_to_end(path)
             return self._open[path]
@@ -112,7 +112,7 @@ class LocalReader:
             raise WeightsError(f"{path!r} is not the path of a file inside the repo; refused", stage=Stage.READ)
         real = confined(self.folder / path, self.root)
         try:
-            # Without O_NONBLOCK, a named pipe in the place of a file would hold the crawl up for ever.
+            # Without O_NONBLOCK, a named pipe in the place of a file would block the crawl for ever.
             descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError as error:
             raise WeightsError(f"{path} cannot be opened: {error.strerror}", stage=Stage.READ) from error

@@ -1,4 +1,4 @@
-"""The integrity check of a store: every byte of every live part, then the rows against each other."""
+"""The integrity check of a store: every byte of every live part, then the consistency of the rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import duckdb
 
 from provenance.indexer.store.manifest import Manifest, Part
 from provenance.indexer.store.parts import stream_part
-from provenance.indexer.store.tombstones import DATED, GRAVES
+from provenance.indexer.store.tombstones import DATED, FORGOTTEN_REPOS
 from provenance.indexer.store.views import parts_source
 from provenance.schemas.errors import StoreCorruptError
 from provenance.schemas.tables import FINGERPRINT_TABLES
@@ -21,7 +21,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "samples": ("fingerprint_id",),
     "signatures": ("fingerprint_id", "spec"),
 }
-"""Columns that no two rows of a table may share. Tables not named here are logs, or derived."""
+"""Unique keys of the tables. The other tables are logs, or derived."""
 
 _IDS: Mapping[str, tuple[str, ...]] = {
     "checkpoints": ("repo_id", "checkpoint_id"),
@@ -33,11 +33,11 @@ _IDS: Mapping[str, tuple[str, ...]] = {
     "verdicts": ("repo_id", "checkpoint_id"),
     "lineage": ("child", "parent", "child_id", "parent_id"),
 }
-"""Columns that name repos, by themselves or as part of a checkpoint id."""
+"""Columns that contain repo ids, alone or as part of a checkpoint id."""
 
 
 def part_problems(store: Path, manifest: Manifest) -> list[str]:
-    """One line for every part that is missing, unreadable, or not what the manifest says of it."""
+    """One line for every part that is missing, unreadable, or differs from its entry in the manifest."""
     problems = [_part_problem(store, table, part) for table, parts in manifest.parts.items() for part in parts]
     return [problem for problem in problems if problem]
 
@@ -59,8 +59,8 @@ def row_problems(connection: duckdb.DuckDBPyConnection, addresses: Mapping[str, 
     """One line for every table with duplicate keys or with rows that belong to no stored checkpoint.
 
     Args:
-        connection: one that can read the parts and has the views.
-        addresses: where its SQL finds the live parts of every table.
+        connection: can read the parts and has the views.
+        addresses: addresses of the live parts of every table, for SQL.
     """
     problems = []
     for table, columns in KEYS.items():
@@ -68,7 +68,7 @@ def row_problems(connection: duckdb.DuckDBPyConnection, addresses: Mapping[str, 
         doubled = _count(connection, f"(SELECT 1 FROM {source} GROUP BY {key} HAVING count(*) > 1)")
         if doubled:
             problems.append(f"{table}: {doubled} keys ({key}) occur more than once")
-    stored = f"(SELECT fingerprint_id FROM {parts_source(addresses['checkpoints'])})"  # forgotten ones among them
+    stored = f"(SELECT fingerprint_id FROM {parts_source(addresses['checkpoints'])})"  # including forgotten ones
     for table in FINGERPRINT_TABLES:
         source = parts_source(addresses[table])
         orphans = _count(connection, f"{source} ANTI JOIN {stored} USING (fingerprint_id)")
@@ -80,11 +80,11 @@ def row_problems(connection: duckdb.DuckDBPyConnection, addresses: Mapping[str, 
 def forgotten_problems(connection: duckdb.DuckDBPyConnection, views: Path) -> list[str]:
     """One line for every view that still shows a forgotten repo.
 
-    The views go by repo ids and fingerprints; here rows are looked at by what their checkpoint ids say.
+    The views filter by repo id and fingerprint id; this check uses the repo in the checkpoint ids.
 
     Args:
-        connection: one that has the views, and some tombstones.
-        views: the file that holds the views for other clients.
+        connection: has the views, and some tombstones.
+        views: the file with the views for other clients.
     """
     problems = []
     for table, columns in _IDS.items():
@@ -93,12 +93,12 @@ def forgotten_problems(connection: duckdb.DuckDBPyConnection, views: Path) -> li
         names = ", ".join(f"split_part(visible.{column}, '@', 1)" for column in columns)
         shown = _count(
             connection,
-            f"{table} AS visible {joined} WHERE EXISTS (FROM ({GRAVES}) AS grave "
-            f"WHERE grave.repo_id IN ({names}) AND ({time} < grave.forgotten_at) IS NOT FALSE)",
+            f"{table} AS visible {joined} WHERE EXISTS (FROM ({FORGOTTEN_REPOS}) AS tombstone "
+            f"WHERE tombstone.repo_id IN ({names}) AND ({time} < tombstone.forgotten_at) IS NOT FALSE)",
         )
         if shown:
             problems.append(f"{table}: {shown} rows of a forgotten repo are still visible; forget it once more")
-    newest = connection.execute(f"SELECT max(epoch(forgotten_at)) FROM ({GRAVES})").fetchone()
+    newest = connection.execute(f"SELECT max(epoch(forgotten_at)) FROM ({FORGOTTEN_REPOS})").fetchone()
     if newest and newest[0] is not None and views.exists() and views.stat().st_mtime < newest[0]:
         problems.append(
             f"{views.name} is older than the last `provenance forget` and may show what was forgotten; "
@@ -108,5 +108,5 @@ def forgotten_problems(connection: duckdb.DuckDBPyConnection, views: Path) -> li
 
 
 def _count(connection: duckdb.DuckDBPyConnection, rows: str) -> int:
-    found = connection.execute(f"SELECT count(*) FROM {rows}").fetchone()
-    return int(found[0]) if found else 0
+    row = connection.execute(f"SELECT count(*) FROM {rows}").fetchone()
+    return int(row[0]) if row else 0

@@ -1,4 +1,4 @@
-"""Compaction: few large parts instead of many small ones, and the removal of what nobody uses any more."""
+"""Compaction: merge small parts into large ones, and remove files that are no longer used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from provenance.schemas.tables import TABLES
 
 
 def compact(store: Path, grace: float, target_bytes: int) -> Manifest:
-    """Merge small parts of every table and sweep; see `Store.compact`."""
+    """Merge small parts of every table and remove unused files; see `Store.compact`."""
     for table in TABLES:
         for group in groups(read_manifest(store).parts[table], target_bytes):
             rewrite(store, grace, table, group)
@@ -29,11 +29,12 @@ def compact(store: Path, grace: float, target_bytes: int) -> Manifest:
 
 
 def groups(parts: Sequence[Part], target_bytes: int) -> Iterator[list[Part]]:
-    """What to merge: runs of two parts or more below the target, each just enough to reach it.
+    """Parts to merge: runs of two or more parts below the target size, each just long enough to reach it.
 
-    A part waits until those after it have more than half its size together. From its second rewriting on it then
-    grows by half at least, so that a row is rewritten 2 + log(target / its first part) / log(1.5) times at the most;
-    and every part that waits has twice the size of all after it, so that 2 + log(target / smallest) / log(3) wait.
+    A part is not merged until the parts after it have more than half of its size together. So from its second merge on
+    it grows by at least half, and a row is rewritten at most 2 + log(target / its first part) / log(1.5) times. Every
+    part that is not merged has at least twice the size of all parts after it, so there are at most
+    2 + log(target / smallest) / log(3) of them.
     """
     small = [part for part in parts if part.bytes < target_bytes]
     first, tail = len(small), 0
@@ -55,10 +56,10 @@ def groups(parts: Sequence[Part], target_bytes: int) -> Iterator[list[Part]]:
 def rewrite(
     store: Path, grace: float, table: str, group: Sequence[Part], keep: Callable[[pa.Table], pa.Table] | None = None
 ) -> bool:
-    """Put one part in the place of several, with those of their rows that `keep` lets through.
+    """Replace several parts with one that has their rows, filtered by `keep`.
 
     Returns:
-        whether it was done: false when another process had replaced some of them first.
+        whether it was done: false if another process had replaced some of them first.
 
     Raises:
         StoreCorruptError: a part cannot be read.
@@ -81,10 +82,10 @@ def rewrite(
 
 @contextmanager
 def unless_replaced(store: Path, table: str, paths: frozenset[str]) -> Iterator[None]:
-    """End the context early where one of the parts `paths` of a table is gone because another process replaced it.
+    """End the context early if one of the parts `paths` of a table is gone because another process replaced it.
 
     Raises:
-        StoreCorruptError: it is gone and still live.
+        StoreCorruptError: it is gone but still live.
     """
     try:
         yield
@@ -96,7 +97,7 @@ def unless_replaced(store: Path, table: str, paths: frozenset[str]) -> Iterator[
 
 
 def _sweep(store: Path, grace: float, manifest: Manifest) -> None:
-    """Remove what killed writers left: unfinished files, and parts that no manifest came to name. Needs the lock."""
+    """Remove the files of killed writers: unfinished files, and parts that are in no manifest. Needs the lock."""
     before = time.time() - grace
     known = manifest.paths() | {part.path for part in manifest.retired}
     remove_abandoned(store, before)

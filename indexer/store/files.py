@@ -1,4 +1,4 @@
-"""Durable file operations: atomic replacement, the writers' lock, and the sweep of what killed writers left."""
+"""Durable file operations: atomic replacement, the writers' lock, and the removal of killed writers' files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from provenance.schemas.errors import StoreBusyError
 
 TEMPORARY = ".tmp-"
-"""Names of unfinished files start so; no reader looks at them."""
+"""Prefix of the names of unfinished files, which readers ignore."""
 
 _RETRY = 0.01
 
@@ -23,7 +23,7 @@ def temporary_name(suffix: str = "") -> str:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content durable, or a folder's names: a rename survives a power cut only after this."""
+    """Make a file's content, or the names in a folder, durable: only then does a rename survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -32,7 +32,7 @@ def sync(path: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Put `text` at `path` atomically and durably: a reader finds the old text or the new, never a part of it."""
+    """Write `text` to `path` atomically and durably: a reader sees the whole old text or the whole new one."""
     temporary = path.with_name(temporary_name())
     with temporary.open("x", encoding="utf-8") as file:
         file.write(text)
@@ -45,21 +45,21 @@ def replace_text(path: Path, text: str) -> None:
 def try_lock(descriptor: int) -> bool:
     """Take the advisory lock of an open file, unless another open file has it.
 
-    The lock goes with the descriptor: closing it, or the end of the process by whatever signal, gives it back.
+    The lock belongs to the descriptor: closing it releases the lock, and so does the end of the process by any signal.
 
     Returns:
         whether it is held now.
     """
-    from filelock import lock_descriptor  # only here: readers, which lock nothing, are spared 20 ms
+    from filelock import lock_descriptor  # imported here to save readers, which lock nothing, 20 ms
 
     return lock_descriptor(descriptor, blocking=False)
 
 
 @contextmanager
 def exclusive(path: Path, timeout: float) -> Iterator[None]:
-    """Hold the advisory lock of the file `path`, waiting for it `timeout` seconds at most.
+    """Hold the advisory lock of the file `path`, waiting for it at most `timeout` seconds.
 
-    The kernel drops the lock with its process, so a killed writer never blocks the next one.
+    The kernel releases the lock when its process ends, so a killed writer never blocks the next one.
 
     Raises:
         StoreBusyError: another process still holds it.
@@ -79,7 +79,7 @@ def exclusive(path: Path, timeout: float) -> Iterator[None]:
 def remove_abandoned(folder: Path, before: float) -> int:
     """Remove the temporary files in `folder` that were last written at or before `before` (Unix seconds).
 
-    Writers hold a lock on their temporary files: one that a live writer still fills is kept, however old.
+    Writers lock their temporary files, so a file of a live writer is kept at any age.
 
     Returns:
         number of files removed.
@@ -91,6 +91,6 @@ def remove_abandoned(folder: Path, before: float) -> int:
                 if path.stat().st_mtime <= before and try_lock(file.fileno()):
                     path.unlink()
                     removed += 1
-        except FileNotFoundError:  # its writer finished or discarded it meanwhile
+        except FileNotFoundError:  # its writer has just finished or discarded it
             continue
     return removed

@@ -1,4 +1,4 @@
-"""A store's folder: making one, and telling whether a folder is one that this version can read."""
+"""The folder of a store: create it, and check that this version can read it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _FIRST_SEQUENCE = 0
 
 
 def check_format(store: Path) -> None:
-    """Refuse a folder that is no store, or one of an unknown format.
+    """Refuse a folder that is not a store, or has an unknown format.
 
     Raises:
-        StoreError: no store there.
+        StoreError: there is no store.
         StoreFormatError: its version is unknown.
         StoreCorruptError: its FORMAT file is damaged.
     """
@@ -47,29 +47,28 @@ def check_format(store: Path) -> None:
 
 
 def make(store: Path) -> None:
-    """Make `store` a store, if it is not yet one. Several processes may do so at once, and a killed one be repeated.
+    """Make `store` a store, if it is not one yet. Safe in several processes at once, and to repeat after a kill.
 
     Raises:
-        StoreError: the folder holds something else, or cannot be written.
+        StoreError: the folder contains something else, or cannot be written.
         StoreFormatError, StoreCorruptError: as `check_format`.
     """
     if (store / FORMAT).exists() and (store / MANIFEST).exists():
         return
     with writing(store):
         store.mkdir(parents=True, exist_ok=True)
-        _refuse_strangers(store)
+        _refuse_other_files(store)
         with locked(store):
             _initialise(store)
 
 
-def _refuse_strangers(store: Path) -> None:
+def _refuse_other_files(store: Path) -> None:
     names = sorted(entry.name for entry in store.iterdir())
-    strangers = [name for name in names if name != LOCK and not name.startswith(TEMPORARY)]
-    # Looked for last: FORMAT is the first thing that another process making the same store writes.
-    if strangers and not (store / FORMAT).exists():
+    others = [name for name in names if name != LOCK and not name.startswith(TEMPORARY)]
+    # FORMAT is checked after the listing: another process that makes the same store writes it first.
+    if others and not (store / FORMAT).exists():
         raise StoreError(
-            f"{store} is not a store and not empty (it holds {strangers[0]!r}); "
-            "name a new or an empty folder with --store"
+            f"{store} is not a store and not empty (it holds {others[0]!r}); name a new or an empty folder with --store"
         )
 
 
@@ -78,7 +77,7 @@ def _initialise(store: Path) -> None:
         replace_text(store / FORMAT, json.dumps({"format": FORMAT_VERSION}) + "\n")
     check_format(store)
     if (store / MANIFEST).exists() or _was_written(store):
-        read_manifest(store)  # raises when MANIFEST was lost: starting anew would orphan every row
+        read_manifest(store)  # raises if MANIFEST was lost: a new one would orphan every row
         return
     (store / INDEX).mkdir(exist_ok=True)
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""One crawl at a time: the lock that a crawl holds on its store, and who holds it."""
+"""One crawl at a time: the lock that a crawl holds on its store, and its owner."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LEASE = "CRAWL"
 
 @contextmanager
 def crawl_lease(store: Path) -> Iterator[str | None]:
-    """Hold a store for one crawl. The kernel drops the lock with its process, so a killed crawl blocks nobody.
+    """Lock a store for one crawl. The kernel releases the lock when its process ends, also if it is killed.
 
     Yields:
-        who held it before and was killed, in words; null where the last crawl ended by itself.
+        the previous owner, in words, if it was killed; null if the last crawl ended by itself.
 
     Raises:
-        StoreBusyError: another crawl holds it; names its owner and age.
+        StoreBusyError: another crawl holds the lock; the message gives its owner and age.
     """
     with (store / LEASE).open("a+", encoding="utf-8", errors="replace") as file:
         if not try_lock(file.fileno()):
@@ -41,7 +41,7 @@ def crawl_lease(store: Path) -> Iterator[str | None]:
 
 
 def _owner(file: TextIO) -> str | None:
-    """The owner that the file names, and for how long; null where it names none."""
+    """The owner in the file and its age, in words; null if the file has none."""
     file.seek(0)
     try:
         owner = json.load(file)

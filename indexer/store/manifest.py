@@ -13,12 +13,12 @@ from provenance.schemas.tables import TABLES
 
 MANIFEST = "MANIFEST"
 
-# Only such paths are ever opened or unlinked, so a manifest from elsewhere cannot point out of its store.
+# Only such paths are ever opened or unlinked, so that an untrusted manifest cannot point out of its store.
 _PART_PATH = re.compile(r"(?P<table>[a-z]+)/part-\d{8,}-[0-9a-f]{16}\.parquet")
 
 
 def part_path(table: str, sequence: int, token: str) -> str:
-    """Path of a part inside the store; `token` is 16 hex digits that no other part has."""
+    """Path of a part inside the store; `token` is 16 unique hex digits."""
     return f"{table}/part-{sequence:08d}-{token}.parquet"
 
 
@@ -44,9 +44,9 @@ class Manifest:
     """One state of the store.
 
     Attributes:
-        sequence: rises by one with every change of the live parts.
-        parts: live parts of every table of `schemas.tables.TABLES`, at least one each, as they were published.
-        retired: replaced parts that wait for their readers to end.
+        sequence: increases by one with every change of the live parts.
+        parts: live parts of every table of `schemas.tables.TABLES`, at least one each, in the order of publication.
+        retired: replaced parts that may still have readers.
     """
 
     sequence: int
@@ -60,7 +60,7 @@ class Manifest:
     def successor(self, added: Iterable[tuple[str, Part]], replaced: Collection[str], now: float) -> Manifest:
         """The next manifest: `added` (table, part) live, the paths `replaced` retired at `now` (Unix seconds).
 
-        A part stands where the first of those that it replaces stood, else at the end: rows keep their order.
+        A part takes the position of the first part that it replaces, else the last one, so that rows keep their order.
         """
         gone = frozenset(replaced)
         parts = {table: [part for part in self.parts[table] if part.path not in gone] for table in TABLES}
@@ -71,7 +71,7 @@ class Manifest:
         return Manifest(self.sequence + 1, {table: tuple(live) for table, live in parts.items()}, retired)
 
     def expire(self, before: float) -> tuple[Manifest, list[str]]:
-        """Forget the parts retired at or before `before` (Unix seconds); returns their paths too."""
+        """This manifest without the parts retired at or before `before` (Unix seconds), and their paths."""
         kept = tuple(part for part in self.retired if part.at > before)
         expired = [part.path for part in self.retired if part.at <= before]
         return Manifest(self.sequence, self.parts, kept), expired
@@ -87,7 +87,7 @@ class Manifest:
         """Read the text of a MANIFEST file.
 
         Raises:
-            StoreCorruptError: `text` is cut short, or no manifest.
+            StoreCorruptError: `text` is truncated, or not a manifest.
         """
         try:
             data = json.loads(text)

@@ -1,4 +1,4 @@
-"""Parts: the immutable Parquet files of a store. Written under a temporary name, published by a rename."""
+"""Parts: the immutable Parquet files of a store, written under a temporary name and published by a rename."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from provenance.indexer.store.manifest import Part, part_path
 from provenance.schemas.errors import StoreCorruptError, StoreError
 from provenance.schemas.tables import schema
 
-# A row of `samples` has some 40 KB, so this many rows and bytes bound the memory of a merge for every table.
+# A row of `samples` has about 40 KB, so these numbers of rows and bytes limit the memory of a merge for every table.
 _BATCH_ROWS = 1024
 _GROUP_BYTES = 32 << 20
 
@@ -27,7 +27,7 @@ _NEXT = "run `provenance verify`, and restore the part from a backup or crawl in
 class PartWriter:
     """Writes one part of `table`; leaving the context without `publish` discards it.
 
-    The temporary file stays locked until then, which tells a sweep that its writer lives.
+    The temporary file stays locked until then, so that compaction does not remove it.
     """
 
     def __init__(self, store: Path, table: str) -> None:
@@ -36,7 +36,7 @@ class PartWriter:
         self._rows = 0
         self._temporary = store / table / temporary_name()
         self._file = self._temporary.open("xb")
-        try_lock(self._file.fileno())  # free: nobody else knows this name yet
+        try_lock(self._file.fileno())  # always free: no other process knows this name yet
         self._writer = pq.ParquetWriter(self._file, schema(table), compression="zstd", write_page_checksum=True)
 
     def __enter__(self) -> PartWriter:
@@ -46,24 +46,24 @@ class PartWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._temporary.unlink(missing_ok=True)
-        # A full disk refuses the last bytes of a discarded part too; that error has been raised already.
+        # On a full disk, closing a discarded part fails too; that error has been raised already.
         for unfinished in (self._writer, self._file):
             with suppress(OSError):
                 unfinished.close()
 
     def write(self, rows: pa.Table) -> None:
-        """Append rows as one row group or more."""
+        """Append rows as one or more row groups."""
         self._writer.write_table(rows)
         self._rows += rows.num_rows
 
     def finish(self) -> None:
-        """Write the footer and make the bytes durable: the slow half, done before the store's lock is taken."""
+        """Write the footer and make the bytes durable: the slow step, done before the store's lock is taken."""
         self._writer.close()
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def publish(self, sequence: int) -> Part:
-        """Give the finished part its name. It is live only once a manifest names it."""
+        """Give the finished part its name. It is not live until it is in a manifest."""
         path = part_path(self.table, sequence, secrets.token_hex(8))
         self._temporary.rename(self._store / path)
         sync(self._temporary.parent)
@@ -93,7 +93,7 @@ def conform(table: str, rows: pa.Table) -> pa.Table:
 
 
 def read_part(store: Path, table: str, part: Part, columns: Sequence[str], group: int | None = None) -> pa.Table:
-    """The given columns of one part, or of one of its row groups, in the order asked.
+    """The given columns of one part, or of one of its row groups, in the given order.
 
     Raises:
         FileNotFoundError: the part is gone.
@@ -122,7 +122,7 @@ def count_groups(store: Path, table: str, part: Part) -> int:
 
 
 def stream_part(store: Path, table: str, part: Part) -> Iterator[pa.Table]:
-    """All rows of one part in order, in pieces of some tens of megabytes, page checksums verified.
+    """All rows of one part in order, in pieces of tens of megabytes, with page checksums verified.
 
     Raises:
         FileNotFoundError: the part is gone.

@@ -1,4 +1,4 @@
-"""Purging: the rows of forgotten repos leave the parts."""
+"""Purging: remove the rows of forgotten repos from the parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def purge(store: Path, grace: float) -> dict[str, int]:
         tombstones = Tombstones(store, state)
         order = [table for table in DATED if table != "checkpoints"]
         if len(tombstones.fingerprints):
-            # Checkpoints last: they tell what else is forgotten, also to the next call when this one is killed.
+            # Checkpoints last: the other rows to drop are found by them, also in the next call if this one is killed.
             order += [*FINGERPRINT_TABLES, "checkpoints"]
         dropped = {table: _purge_table(store, grace, table, tombstones) for table in order}
         return {table: rows for table, rows in dropped.items() if rows}
@@ -31,7 +31,7 @@ def purge(store: Path, grace: float) -> dict[str, int]:
 
 
 def _purge_table(store: Path, grace: float, table: str, tombstones: Tombstones) -> int:
-    # Of checkpoints only those go whose other rows are gone: one that was committed meanwhile waits for the next call.
+    # A checkpoint is dropped only once its other rows are gone; one committed during this call waits for the next.
     rule = "files" if table == "checkpoints" else table
     clean: set[str] = set()
     dropped = 0
@@ -43,9 +43,9 @@ def _purge_table(store: Path, grace: float, table: str, tombstones: Tombstones) 
         for part in parts:
             with unless_replaced(store, table, frozenset({part.path})):
                 keys = read_part(store, table, part, key_columns(rule))
-                gone = keys.num_rows - keep(keys).num_rows
-                if gone == 0:
+                n_forgotten = keys.num_rows - keep(keys).num_rows
+                if n_forgotten == 0:
                     clean.add(part.path)
                 elif rewrite(store, grace, table, [part], keep):
-                    dropped += gone
+                    dropped += n_forgotten
     return dropped

@@ -1,4 +1,4 @@
-"""Fingerprints as rows of the store's tables, and back."""
+"""Convert fingerprints to rows of the store's tables, and back."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Row: TypeAlias = dict[str, Any]
 
 
 class _Columns:
-    """Turns records of one kind into rows, field by field: `dataclasses.asdict` copies deeply and is far slower."""
+    """Converts records of one kind to rows field by field: `dataclasses.asdict` makes deep copies and is far slower."""
 
     def __init__(self, kind: type[CheckpointRow | RepoFile | TensorRow | SampleEntry]) -> None:
         self.names = tuple(field.name for field in fields(kind))
         self._values = attrgetter(*self.names)
 
     def rows(self, records: Iterable[object], keys: Mapping[str, str]) -> list[Row]:
-        """A row for each record, with the same key columns before its own."""
+        """A row for each record, with the key columns `keys` before the record's columns."""
         names, values = (*keys, *self.names), tuple(keys.values())
         return [dict(zip(names, values + self._values(record), strict=True)) for record in records]
 
@@ -37,10 +37,10 @@ _CHECKPOINT, _FILE, _TENSOR, _ENTRY = map(_Columns, (CheckpointRow, RepoFile, Te
 
 
 def fingerprint_rows(fingerprints: Iterable[Fingerprint], run_id: str) -> dict[str, list[Row]]:
-    """Rows of `checkpoints`, `files`, `tensors` and `samples`, tied together by one `fingerprint_id` each.
+    """Rows of `checkpoints`, `files`, `tensors` and `samples`, joined by one `fingerprint_id` per fingerprint.
 
-    The id is new in every run, so that rows which a killed run left behind never join a later run's checkpoint. It
-    begins with the time, so that those of a few checkpoints lie together and can be found among millions.
+    The id differs in every run, so that rows of a killed run never join a later run's checkpoint. It begins with the
+    time, so that the rows of a few checkpoints are close together and can be found among millions.
     """
     batch: dict[str, list[Row]] = {"files": [], "tensors": [], "samples": [], "checkpoints": []}
     for fingerprint in fingerprints:
@@ -64,10 +64,10 @@ def fingerprint_rows(fingerprints: Iterable[Fingerprint], run_id: str) -> dict[s
 
 
 def stored_fingerprint(store: Store, fingerprint_id: str) -> Fingerprint:
-    """A fingerprint as it was before it was stored. Of every table only the parts that may hold it are read.
+    """Read a fingerprint back from the store. Of every table only the parts that may contain it are read.
 
     Raises:
-        StoreError: there is none with this id, or it holds a role, mode or source that is not known here.
+        StoreError: there is none with this id, or it has a role, mode or source that this version does not know.
     """
     import pyarrow.dataset as ds
 
@@ -108,5 +108,5 @@ def _checkpoint(row: Row) -> CheckpointRow:
 
 
 def _typed(row: Row) -> Row:
-    """A tensor, or its entry in the sample, with the types of the records."""
+    """The row of a tensor, or of its entry in the sample, with the types of the records."""
     return {**row, "role": ROLE_BY_NAME[row["role"]], "shape": tuple(row["shape"])}

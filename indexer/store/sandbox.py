@@ -1,7 +1,7 @@
 """A DuckDB connection that can read the given files and do nothing else outside its own memory.
 
-DuckDB's `allowed_paths` permits writing as well as reading (`COPY … TO` an allowed path, even inside a SELECT), so
-the files are handed to it through a file system that only knows how to open them for reading.
+DuckDB's `allowed_paths` permits writing as well as reading (`COPY … TO` an allowed path, even inside a SELECT), so the
+files are passed through a file system that can only open them for reading.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ SCHEME = "part"
 
 
 def address(path: str) -> str:
-    """What SQL in the sandbox calls the file `path` (relative to its root)."""
+    """The address of the file `path` (relative to the root) in the sandbox's SQL."""
     return f"{SCHEME}://{path}"
 
 
 class _File:
-    """A file open for reading, with a position for every thread.
+    """A file open for reading, with one position per thread.
 
-    DuckDB reads one file from several threads, each time by `seek` and then `read`: with one common position a
-    thread may get the bytes that another one asked for.
+    DuckDB reads one file from several threads, each time by `seek` and then `read`: with a shared position, a thread
+    could get the bytes that another one requested.
     """
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
         # DuckDB may drop a file without closing it.
         self.close = weakref.finalize(self, os.close, self._descriptor)
-        # By the system's thread: Python's own thread-local storage may not outlive one call from DuckDB.
+        # Keyed by the system's thread id: Python's thread-local storage may not survive one call from DuckDB.
         self._positions: dict[int, int] = {}
 
     def seek(self, position: int) -> int:
@@ -53,7 +53,7 @@ class _File:
 
 
 class _ReadOnlyFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type information
-    """The files `paths` under `root`, for reading; no other name exists."""
+    """The files `paths` under `root`, read-only; no other file exists in it."""
 
     protocol = SCHEME
     cachable = False
@@ -86,11 +86,11 @@ class _ReadOnlyFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
 def connect(root: Path, paths: Iterable[str]) -> duckdb.DuckDBPyConnection:
     """An in-memory database whose SQL reads the files `paths` under `root` by their `address`.
 
-    Other files, the network, extensions, `ATTACH` of files, writing and changes of settings are refused by DuckDB
-    itself. What SQL creates lives in the connection's memory. Times are shown in UTC.
+    DuckDB refuses other files, the network, extensions, `ATTACH` of files, writing and changes of settings. Tables that
+    SQL creates are in the connection's memory. Times are shown in UTC.
     """
     names = list(paths)
-    # Large sorts spill here, not into the working directory; DuckDB removes the folder with the connection.
+    # Large sorts spill here instead of the working directory; DuckDB removes the folder with the connection.
     spill = Path(tempfile.gettempdir()) / f"provenance-sql-{secrets.token_hex(8)}"
     connection = duckdb.connect(":memory:", config={"temp_directory": str(spill)})
     connection.register_filesystem(_ReadOnlyFiles(root, names))
@@ -100,7 +100,7 @@ def connect(root: Path, paths: Iterable[str]) -> duckdb.DuckDBPyConnection:
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",
         "python_enable_replacements = false",
-        "enable_progress_bar = false",  # it would go to stdout, among the results
+        "enable_progress_bar = false",  # it would be written to stdout, into the results
         "enable_external_access = false",
         "lock_configuration = true",
     ):

@@ -1,15 +1,14 @@
-"""The store: append-only Parquet parts under one manifest, read without locks while a crawl commits.
+"""The store: append-only Parquet parts in one manifest, read without locks while a crawl commits.
 
     FORMAT                 {"format": version}; an unknown version is refused
     MANIFEST               the live parts of every table; swapped atomically
     LOCK                   locked around each swap, by writers only
-    <table>/part-*.parquet immutable parts; one of no rows from the start, so that every view always works
-    index/                 derived, not of the store's concern
+    <table>/part-*.parquet immutable parts; an empty one from the start, so that every view always works
+    index/                 derived; not managed by the store
     provenance.duckdb      views over the live parts, for other DuckDB clients
 
-A commit writes its parts, of as many tables as it likes, and becomes visible by the one swap of MANIFEST: a writer
-killed at any instant leaves either all of it or nothing. Replaced parts stay on disk for a grace period, for the
-readers that still hold them.
+A commit writes parts of one or more tables and becomes visible by one swap of MANIFEST: a writer killed at any time
+leaves either all of it or nothing. Replaced parts stay on disk for a grace period, for readers that still use them.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ from provenance.schemas.tables import TABLES, schema
 __all__ = ["GRACE_SECONDS", "TARGET_BYTES", "Manifest", "Part", "Store"]
 
 GRACE_SECONDS = 3600.0
-"""How long a replaced part outlives its replacement: longer than any query."""
+"""How long a replaced part is kept: longer than any query."""
 
 TARGET_BYTES = 64 << 20
-"""Parts of this size are left alone by compaction."""
+"""Compaction does not touch parts of this size or more."""
 
 _T = TypeVar("_T")
 
@@ -49,7 +48,7 @@ class Store:
 
     Attributes:
         path: its folder.
-        grace: seconds that a replaced part, or the leavings of a killed writer, are kept for those who may use them.
+        grace: seconds that replaced parts, and the files of killed writers, are kept for readers that may use them.
     """
 
     def __init__(self, path: Path, grace: float) -> None:
@@ -67,7 +66,7 @@ class Store:
 
         Raises:
             StoreError: there is none.
-            StoreFormatError: it has a format version unknown here.
+            StoreFormatError: this version does not know its format.
             StoreCorruptError: its FORMAT or MANIFEST file is damaged.
         """
         store = cls(Path(path).absolute(), grace)
@@ -77,10 +76,10 @@ class Store:
 
     @classmethod
     def create(cls, path: Path | str, *, grace: float = GRACE_SECONDS) -> Store:
-        """The store at `path`, made when `path` does not exist or is an empty folder.
+        """The store at `path`; creates it if `path` does not exist or is an empty folder.
 
         Raises:
-            StoreError: `path` holds something else, or cannot be written.
+            StoreError: `path` contains something else, or cannot be written.
             StoreFormatError, StoreCorruptError: as `open`.
         """
         layout.make(Path(path).absolute())
@@ -101,11 +100,11 @@ class Store:
             tables: rows by table name, with the columns of `schemas.tables.schema` in any order.
 
         Returns:
-            the manifest that holds them; the current one when there are no rows.
+            the manifest with the new rows; the current one if there are no rows.
 
         Raises:
-            StoreError: a table is unknown, rows do not fit their table, or the disk refuses.
-            StoreBusyError: another writer holds the lock too long.
+            StoreError: a table is unknown, rows do not fit their table, or writing to disk fails.
+            StoreBusyError: another writer holds the lock for too long.
         """
         fitted = {table: conform(_known(table), rows) for table, rows in tables.items()}
         filled = {table: rows for table, rows in fitted.items() if rows.num_rows}
@@ -116,7 +115,7 @@ class Store:
             return swap(self.path, self.grace, writers, lambda live: frozenset())
 
     def replace(self, table: str, new: pa.Table) -> Manifest:
-        """Put the rows `new` in the place of all rows of a derived table, such as `lineage`.
+        """Replace all rows of a derived table, such as `lineage`, with the rows `new`.
 
         Raises:
             StoreError, StoreBusyError: as `commit`.
@@ -129,11 +128,12 @@ class Store:
             )
 
     def compact(self, target_bytes: int = TARGET_BYTES) -> Manifest:
-        """Merge the small parts of every table, and remove what nobody can be reading any more.
+        """Merge the small parts of every table, and remove files that no reader can be using any more.
 
         Parts below `target_bytes` are merged, in order, until they have about that size, streamed in bounded memory. A
-        part waits until those after it have grown to half its size, so that however often this is called, a row is
-        rewritten a logarithmic number of times. No row is dropped. Other processes may commit and compact meanwhile.
+        part is merged only once those after it have half of its size, so a row is rewritten a logarithmic number of
+        times, independent of the number of calls. No row is dropped. Other processes may commit and compact at the same
+        time.
 
         Raises:
             StoreCorruptError: a part cannot be read; nothing of its table is replaced.
@@ -144,10 +144,10 @@ class Store:
     def purge(self) -> dict[str, int]:
         """Drop the rows of forgotten repos from all parts; the old parts stay on disk for the grace period.
 
-        Other processes may commit and compact meanwhile. Killed halfway, it goes on where it is called again.
+        Other processes may commit and compact at the same time. After a kill, the next call continues.
 
         Returns:
-            rows dropped by table, of the tables that had any.
+            number of dropped rows by table, for the tables that had any.
 
         Raises:
             StoreCorruptError: a part cannot be read.
@@ -156,7 +156,7 @@ class Store:
         return purge.purge(self.path, self.grace)
 
     def tombstones(self, manifest: Manifest | None = None) -> dict[str, datetime]:
-        """Forgotten repos, each with the time of its newest tombstone; reads nothing where there are none.
+        """Forgotten repos, each with the time of its newest tombstone; reads nothing if there are none.
 
         Raises:
             StoreError: `manifest` is so old that its files are gone.
@@ -177,7 +177,7 @@ class Store:
         manifest: Manifest | None = None,
         parts: Sequence[Part] | None = None,
     ) -> pa.Table:
-        """Stored rows of a table, but for those of forgotten repos, whether or not `checkpoints` shows them.
+        """Stored rows of a table except those of forgotten repos, whether or not `checkpoints` shows them.
 
         Args:
             table: its name.
@@ -206,10 +206,10 @@ class Store:
         return self._on(manifest if parts is None else manifest or self.manifest(), read)
 
     def connect(self, manifest: Manifest | None = None) -> duckdb.DuckDBPyConnection:
-        """An in-memory DuckDB with all views over one state of the store, safe to hand to a user's SQL.
+        """An in-memory DuckDB with all views over one state of the store, safe for a user's SQL.
 
-        Its SQL can read the live parts and nothing else, and can write no file; see `indexer.store.sandbox`.
-        Queries that outlive the grace period after a compaction may find their parts gone: connect anew.
+        Its SQL can read only the live parts, and cannot write files; see `indexer.store.sandbox`. The parts of a query
+        that runs longer than the grace period after a compaction may be gone: connect again.
 
         Raises:
             StoreError: `manifest` is so old that its files are gone.
@@ -233,7 +233,7 @@ class Store:
     def write_views(self) -> None:
         """Rewrite `provenance.duckdb`: the same views with absolute paths, for any DuckDB client from 1.3 on.
 
-        Clients that hold the old file open keep it; open it with `read_only=True`.
+        Clients that have the old file open keep using it; open it with `read_only=True`.
 
         Raises:
             StoreCorruptError: a part is missing or damaged.
@@ -244,7 +244,7 @@ class Store:
             state = self.manifest()
             paths = {table: [str(self.path / part.path) for part in state.parts[table]] for table in TABLES}
             try:
-                # Without it a client older than the duckdb installed here cannot open the file.
+                # Otherwise a client older than the installed duckdb cannot open the file.
                 with duckdb.connect(temporary, config={"storage_compatibility_version": "v1.0.0"}) as connection:
                     for statement in view_statements(paths, tombstones=has_tombstones(state)):
                         connection.execute(statement)
@@ -256,11 +256,11 @@ class Store:
                 temporary.unlink(missing_ok=True)
 
     def verify(self) -> list[str]:
-        """What is wrong with the store, one line each; empty when it is sound. Reads every byte of every live part."""
+        """The problems of the store, one line each; empty if there are none. Reads every byte of every live part."""
         state = self.manifest()
         problems = check.part_problems(self.path, state)
         if set(self._lost(state)) - self.manifest().paths():
-            return self.verify()  # some were compacted away while we read
+            return self.verify()  # some were compacted away during the check
         if problems:
             return problems
         with self.connect(state) as connection:
@@ -277,7 +277,7 @@ class Store:
             raise FileNotFoundError(f"{lost[0]} is missing")
 
     def _on(self, given: Manifest | None, act: Callable[[Manifest], _T]) -> _T:
-        """`act` on a manifest; on a fresh one again when none was given and a part was compacted away meanwhile."""
+        """Call `act` with a manifest; if none was given and a part was compacted away, repeat with the current one."""
         try:
             return act(given or self.manifest())
         except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""All rows of a view, piece by piece: for copies that are larger than the memory."""
+"""All rows of a view, piece by piece, for copies larger than memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from provenance.schemas.tables import FINGERPRINT_TABLES, TABLES, schema
 
 
 def stream_view(store: Store, view: str) -> Iterator[pa.Table]:
-    """All rows that a view shows, in pieces of some tens of megabytes; an empty piece comes first, for its columns.
+    """All rows of a view, in pieces of tens of megabytes; the first piece is empty and gives the columns.
 
     Raises:
-        StoreError: there is no such view, or the store was compacted and its old parts removed meanwhile.
+        StoreError: there is no such view, or the store was compacted and its old parts removed during the read.
         StoreCorruptError: a part cannot be read.
     """
     if view not in (names := (*TABLES, *DERIVED)):
@@ -31,17 +31,17 @@ def stream_view(store: Store, view: str) -> Iterator[pa.Table]:
         return
     yield schema(view).empty_table()
     try:
-        # Not by DuckDB, which holds much of the result at a time.
+        # Not by DuckDB, which holds much of the result in memory.
         visible = _visible(store, state, view)
         for part in state.parts[view]:
             for rows in stream_part(store.path, view, part):
                 yield rows.filter(visible(rows)) if visible else rows
     except FileNotFoundError as error:
-        raise StoreError(f"the store was compacted meanwhile ({error}); try again") from error
+        raise StoreError(f"the store was compacted during the read ({error}); try again") from error
 
 
 def _visible(store: Store, state: Manifest, table: str) -> Callable[[pa.Table], pa.ChunkedArray] | None:
-    """What tells the rows that the view of a table shows; null where it shows all."""
+    """A function from rows to a mask of those that the view of a table shows; null if it shows all."""
     if table in FINGERPRINT_TABLES:
         stored = store.read("checkpoints", ["fingerprint_id"], manifest=state)["fingerprint_id"].combine_chunks()
         return lambda rows: pc.is_in(rows["fingerprint_id"], value_set=stored)

@@ -38,7 +38,7 @@ def writing(store: Path) -> Iterator[ExitStack]:
     """A stack for staged parts, which discards those not published.
 
     Raises:
-        StoreError: the disk refuses (full, read-only, not permitted).
+        StoreError: writing fails (disk full, read-only, not permitted).
     """
     try:
         with ExitStack() as stack:
@@ -70,9 +70,9 @@ def stage(stack: ExitStack, store: Path, table: str, pieces: Iterable[pa.Table])
 def swap(
     store: Path, grace: float, writers: Sequence[PartWriter], choose: Callable[[Manifest], frozenset[str]]
 ) -> Manifest:
-    """Make the staged parts live, and retire the paths that `choose` names of the manifest then current.
+    """Make the staged parts live, and retire the paths that `choose` selects from the current manifest.
 
-    When one of those is no longer live another process was first, and nothing is changed.
+    If one of those paths is no longer live, another process was first, and nothing is changed.
 
     Returns:
         the manifest now current.
@@ -96,7 +96,7 @@ def expire(store: Path, grace: float, manifest: Manifest) -> Manifest:
     """
     kept, expired = manifest.expire(time.time() - grace)
     if expired:
-        # Files first: after a kill in between they are still listed, and unlinked by the next call.
+        # Files first: after a kill in between they are still in the manifest, and the next call unlinks them.
         for path in expired:
             (store / path).unlink(missing_ok=True)
         replace_text(store / MANIFEST, kept.to_json())

@@ -1,8 +1,8 @@
-"""What the tombstones of a store hide: one rule, as an Arrow mask and as SQL.
+"""Which rows the tombstones of a store hide: one rule, as an Arrow mask and as SQL.
 
-A row is forgotten when a tombstone names its repo and the row is older than the tombstone, or of unknown age. A
-repo that is crawled again later has newer rows, which stay. The rows of `schemas.tables.FINGERPRINT_TABLES` share the
-fate of their fingerprint.
+A row is forgotten if there is a tombstone for its repo and the row is older than the tombstone, or of unknown age. A
+repo that is crawled again later has newer rows, which stay. The rows of `schemas.tables.FINGERPRINT_TABLES` are
+forgotten with their fingerprint.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ DATED: Mapping[str, tuple[tuple[str, ...], str]] = {
     "lineage": (("child", "parent"), "detected_at"),
     "verdicts": (("repo_id",), "examined_at"),
 }
-"""Tables whose rows name repos: the columns that do, and the time of the row."""
+"""Tables whose rows contain repo ids: the columns that do, and the column with the time of the row."""
 
-GRAVES = f"SELECT repo_id, max(forgotten_at) AS forgotten_at FROM {TOMBSTONES} GROUP BY repo_id"
-"""One row for every forgotten repo."""
+FORGOTTEN_REPOS = f"SELECT repo_id, max(forgotten_at) AS forgotten_at FROM {TOMBSTONES} GROUP BY repo_id"
+"""SQL with one row for every forgotten repo."""
 
 
 def has_tombstones(manifest: Manifest) -> bool:
@@ -37,15 +37,17 @@ def has_tombstones(manifest: Manifest) -> bool:
     return any(part.rows for part in manifest.parts[TOMBSTONES])
 
 
-def alive(table: str, source: str) -> str:
-    """SQL of the rows of a FROM item that are not forgotten; `table` is one of `DATED`."""
+def not_forgotten(table: str, source: str) -> str:
+    """SQL that selects the rows of a FROM item that are not forgotten; `table` is one of `DATED`."""
     columns, time = DATED[table]
     # A left join and a filter: an anti join with an inequality would not be a hash join.
     joins = " ".join(
-        f'LEFT JOIN ({GRAVES}) AS grave{i} ON grave{i}.repo_id = kept."{c}"' for i, c in enumerate(columns)
+        f'LEFT JOIN ({FORGOTTEN_REPOS}) AS forgotten{i} ON forgotten{i}.repo_id = kept."{c}"'
+        for i, c in enumerate(columns)
     )
     newer = " AND ".join(
-        f'(grave{i}.forgotten_at IS NULL OR kept."{time}" >= grave{i}.forgotten_at)' for i in range(len(columns))
+        f'(forgotten{i}.forgotten_at IS NULL OR kept."{time}" >= forgotten{i}.forgotten_at)'
+        for i in range(len(columns))
     )
     return f"SELECT kept.* FROM {source} AS kept {joins} WHERE {newer}"
 
@@ -69,7 +71,7 @@ class Tombstones:
 
     @cached_property
     def fingerprints(self) -> pa.Array:
-        """Fingerprint ids of forgotten checkpoints whose rows are still there. Raises as the class does."""
+        """Fingerprint ids of forgotten checkpoints whose rows are still stored. Raises as the class does."""
         columns, time = DATED["checkpoints"]
         rows = _read(self._store, self._manifest, "checkpoints", ("fingerprint_id", *columns, time))
         return rows["fingerprint_id"].filter(self.forgotten("checkpoints", rows)).combine_chunks().unique()
@@ -82,13 +84,13 @@ class Tombstones:
         return reduce(pc.or_, [self._older(rows[column], rows[time]) for column in columns])
 
     def _older(self, repos: pa.ChunkedArray, times: pa.ChunkedArray) -> pa.ChunkedArray:
-        graves = pc.index_in(repos, value_set=self.repos["repo_id"].combine_chunks(), skip_nulls=True)
-        forgotten_at = pc.take(self.repos["forgotten_at"].combine_chunks(), graves)
+        tombstones = pc.index_in(repos, value_set=self.repos["repo_id"].combine_chunks(), skip_nulls=True)
+        forgotten_at = pc.take(self.repos["forgotten_at"].combine_chunks(), tombstones)
         return pc.and_(pc.is_valid(forgotten_at), pc.fill_null(pc.less(times, forgotten_at), True))
 
 
 def key_columns(table: str) -> tuple[str, ...]:
-    """Columns that tell whether a row is forgotten; none where a table names no repos."""
+    """Columns that decide whether a row is forgotten; empty for a table without repo ids."""
     if table in FINGERPRINT_TABLES:
         return ("fingerprint_id",)
     return (*DATED[table][0], DATED[table][1]) if table in DATED else ()

@@ -1,7 +1,7 @@
-"""Taking over the checkpoints of another store: rows are copied, nothing is derived anew.
+"""Import the checkpoints of another store: rows are copied, nothing is computed again.
 
-A stranger may have written the other store. Its parts must have our columns, its checkpoints our versions, and what a
-later `provenance index` relies on is checked row by row.
+The other store is untrusted. Its parts must have the columns, and its checkpoints the versions, of this program, and
+everything that a later `provenance index` relies on is checked row by row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from provenance.schemas.sampling import SAMPLE_CELLS, SAMPLE_VERSION
 from provenance.schemas.tables import FINGERPRINT_VERSION, schema
 
 BATCH = 256
-"""Checkpoints that are committed at a time: some ten megabytes."""
+"""Checkpoints per commit: about ten megabytes."""
 
 COPIED = ("files", "tensors", "samples", "checkpoints")
 
@@ -35,8 +35,14 @@ _INT32, _INT16 = (1 << 31) - 1, (1 << 15) - 1
 
 @dataclass(slots=True)
 class Taken:
-    """What became of another store's checkpoints: how many were imported, were known here, belong to repos that were
-    forgotten here, or have rows that do not fit together."""
+    """Numbers of another store's checkpoints.
+
+    Attributes:
+        imported: copied.
+        known: already in this store.
+        forgotten: of repos that were forgotten in this store.
+        malformed: with inconsistent rows.
+    """
 
     imported: int = 0
     known: int = 0
@@ -45,14 +51,14 @@ class Taken:
 
 
 def take_over(target: Store, source: Store) -> Taken:
-    """Copy the checkpoints of `source` that `target` does not have, a few hundred a commit.
+    """Copy the checkpoints of `source` that `target` does not have, in commits of `BATCH` checkpoints.
 
-    A kill leaves whole checkpoints only, and a second call goes on. Repos forgotten in either store stay behind. Nobody
-    else may add fingerprints to `target` meanwhile.
+    A kill leaves only complete checkpoints, and a second call continues. Repos forgotten in either store are not
+    copied. No other process may add fingerprints to `target` at the same time.
 
     Raises:
-        StoreFormatError: a checkpoint has a version of fingerprint or sample that is not ours; nothing was copied.
-        StoreError: both are one store, or `source` was compacted and its old parts removed meanwhile.
+        StoreFormatError: a checkpoint has another version of fingerprint or sample; nothing was copied.
+        StoreError: both are one store, or `source` was compacted and its old parts removed during the import.
         StoreCorruptError: a part cannot be read.
     """
     if target.path.samefile(source.path):
@@ -73,7 +79,7 @@ def take_over(target: Store, source: Store) -> Taken:
             taken.malformed += len(sound) - len(whole)
     except FileNotFoundError as error:
         raise StoreError(
-            f"the store at {source.path} was compacted meanwhile ({error}); import it again to go on"
+            f"the store at {source.path} was compacted during the import ({error}); import it again to go on"
         ) from error
     return taken
 
@@ -82,9 +88,9 @@ def _choose(target: Store, source: Store, state: Manifest, taken: Taken) -> list
     """Fingerprint ids to copy, in the order of `source`; counts the others."""
     rows = source.read("checkpoints", ["fingerprint_id", *_KEY, *_IDENTITY, "sample_version"], manifest=state)
     _check_versions(source, rows)
-    here = target.read("checkpoints", ["fingerprint_id", *_KEY])
-    known = set(zip(*(here[name].to_pylist() for name in _KEY), strict=True))
-    ids = set(here["fingerprint_id"].to_pylist())
+    stored = target.read("checkpoints", ["fingerprint_id", *_KEY])
+    known = set(zip(*(stored[name].to_pylist() for name in _KEY), strict=True))
+    ids = set(stored["fingerprint_id"].to_pylist())
     forgotten = target.tombstones()
     chosen = []
     for row in _each(rows):
@@ -103,8 +109,8 @@ def _choose(target: Store, source: Store, state: Manifest, taken: Taken) -> list
 
 
 def _check_versions(source: Store, rows: pa.Table) -> None:
-    found = rows.group_by(["fingerprint_version", "sample_version"]).aggregate([([], "count_all")]).to_pylist()
-    for row in found:
+    versions = rows.group_by(["fingerprint_version", "sample_version"]).aggregate([([], "count_all")]).to_pylist()
+    for row in versions:
         if (row["fingerprint_version"], row["sample_version"]) != (FINGERPRINT_VERSION, SAMPLE_VERSION):
             raise StoreFormatError(
                 f"the store at {source.path} has {row['count_all']} checkpoints with fingerprints of version "
@@ -130,11 +136,11 @@ def _is_identity(row: Mapping[str, Any]) -> bool:
 
 
 class _Rows:
-    """The rows of some fingerprints in one table, found by row groups: the whole table is never in memory."""
+    """The rows of some fingerprints in one table, read by row groups: the whole table is never in memory."""
 
     def __init__(self, store: Store, table: str, parts: tuple[Part, ...], wanted: pa.Array) -> None:
         self._store, self._table, self._wanted = store, table, wanted
-        # Tables are filled by the same commits and keep their order, so that a group spans few of the wanted ones.
+        # Tables are filled by the same commits and keep their order, so a group spans few of the wanted ids.
         self._groups: list[tuple[Part, int, int, int]] = []
         for part in parts:
             for group in range(count_groups(store.path, table, part)):
@@ -147,16 +153,16 @@ class _Rows:
     def between(self, start: int, stop: int) -> pa.Table:
         """Rows of the fingerprints `wanted[start:stop]`."""
         ids = self._wanted[start:stop]
-        found = [
+        pieces = [
             _of(self._group(part, group), ids)
             for part, group, first, last in self._groups
             if first < stop and last >= start
         ]
-        return pa.concat_tables([schema(self._table).empty_table(), *found])
+        return pa.concat_tables([schema(self._table).empty_table(), *pieces])
 
     def _group(self, part: Part, group: int) -> pa.Table:
         if self._held is None or self._held[:2] != (part, group):
-            self._held = None  # not two at a time
+            self._held = None  # free it first: never two in memory
             rows = read_part(self._store.path, self._table, part, schema(self._table).names, group)
             self._held = part, group, rows
         return self._held[2]
@@ -167,7 +173,7 @@ def _of(rows: pa.Table, ids: pa.Array) -> pa.Table:
 
 
 def _malformed(batch: Mapping[str, pa.Table]) -> list[str]:
-    """Fingerprint ids with rows that the index could not use, or that name another checkpoint."""
+    """Fingerprint ids with rows that the index could not use, or that belong to another checkpoint."""
     checkpoints, tensors, samples = batch["checkpoints"], batch["tensors"], batch["samples"]
     bad: list[str] = []
 
@@ -198,6 +204,6 @@ def _malformed(batch: Mapping[str, pa.Table]) -> list[str]:
 
 
 def _within(values: pa.ChunkedArray, highest: int) -> pa.ChunkedArray:
-    """Which values are from 0 to `highest`, or null."""
+    """Mask of the values that are null or from 0 to `highest`."""
     inside = pc.and_(pc.greater_equal(values, 0), pc.less_equal(values, highest))
     return pc.fill_null(inside, True)

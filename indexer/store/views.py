@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from provenance.indexer.store.tombstones import DATED, TOMBSTONES, alive
+from provenance.indexer.store.tombstones import DATED, TOMBSTONES, not_forgotten
 from provenance.schemas.tables import FINGERPRINT_TABLES, TABLES
 
 LATEST_CHECKPOINTS = """
 WITH dated AS (
-    -- A revision is as new as its newest row: a sampled and a later full fingerprint of it must tie here.
+    -- A revision is as new as its newest row, so that a sampled and a later full fingerprint of it tie here.
     SELECT *, max(last_modified) OVER revision_rows AS modified, max(fingerprinted_at) OVER revision_rows AS visited
     FROM checkpoints
     WINDOW revision_rows AS (PARTITION BY repo_id, subfolder, variant, revision)
@@ -23,7 +23,7 @@ WITH dated AS (
 )
 SELECT * FROM checkpoints WHERE fingerprint_id IN (SELECT fingerprint_id FROM best)
 """
-"""Of every (repo_id, subfolder, variant) the best fingerprint of the newest revision."""
+"""For every (repo_id, subfolder, variant), the best fingerprint of the newest revision."""
 
 DESCENDANTS = """
 WITH RECURSIVE edge AS (
@@ -32,8 +32,8 @@ WITH RECURSIVE edge AS (
 ), walk(root, descendant, depth, path) USING KEY (root, descendant) AS (
     SELECT parent, child, 1, [parent, child] FROM edge
     UNION
-    -- Breadth first, and nobody is reached twice from one root: ends on cycles, and stays small where lineage
-    -- holds grandparents too and the number of distinct paths doubles with every generation.
+    -- Breadth first, and no repo is reached twice from one root: this ends on cycles, and stays small if lineage
+    -- contains grandparents too, where the number of distinct paths doubles with every generation.
     SELECT walk.root, edge.child, walk.depth + 1, min(list_append(walk.path, edge.child))
     FROM walk JOIN edge ON edge.parent = walk.descendant
     ANTI JOIN recurring.walk AS seen ON seen.root = walk.root AND seen.descendant = edge.child
@@ -50,21 +50,21 @@ DERIVED: Mapping[str, str] = {"latest_checkpoints": LATEST_CHECKPOINTS, "descend
 def parts_source(addresses: Sequence[str]) -> str:
     """A FROM item with the rows of the Parquet files at `addresses`."""
     names = ", ".join(_literal(address) for address in addresses)
-    # Folders called `x=1` above the store are no columns of it.
+    # A folder named `x=1` above the store must not become a column.
     return f"read_parquet([{names}], hive_partitioning = false)"
 
 
 def view_statements(addresses: Mapping[str, Sequence[str]], *, tombstones: bool) -> list[str]:
-    """The CREATE VIEW statements of all views, in an order that works.
+    """The CREATE VIEW statements of all views, in the order of their dependencies.
 
     Args:
-        addresses: where SQL finds the live parts of every table of `schemas.tables.TABLES`, at least one each.
-        tombstones: whether there are any; without them the views need not look for any.
+        addresses: addresses of the live parts of every table of `schemas.tables.TABLES`, at least one each, for SQL.
+        tombstones: whether there are any; without them the views are simpler.
     """
     statements = []
     for table in sorted(TABLES, key=lambda name: (name != TOMBSTONES, name in FINGERPRINT_TABLES)):
         source = parts_source(addresses[table])
-        select = alive(table, source) if tombstones and table in DATED else f"SELECT * FROM {source}"
+        select = not_forgotten(table, source) if tombstones and table in DATED else f"SELECT * FROM {source}"
         if table in FINGERPRINT_TABLES:
             select += " WHERE fingerprint_id IN (SELECT fingerprint_id FROM checkpoints)"
         statements.append(f"CREATE VIEW {table} AS {select}")

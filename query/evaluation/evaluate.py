@@ -1,4 +1,4 @@
-"""How good the answers are, measured against a table of true lineage. The only reader of such tables."""
+"""Quality of the answers, measured against a table of true lineage. Only this package reads such tables."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _detail(j: Judged, truth: Mapping[str, Truth], dossiers: Dossiers) -> Evalua
 
 
 def _is_parent(truth: Truth, candidate: Assessment, dossiers: Dossiers) -> bool:
-    """Whether a candidate is a direct parent, or equals one weight for weight."""
+    """Whether a candidate is a direct parent, or has the same weights as one."""
     return candidate.repo_id in truth.parents or any(
         parent in dossiers and _same_weights(dossiers[parent], candidate.pair.b.dossier) for parent in truth.parents
     )
@@ -113,20 +113,20 @@ def _retrieval(members: Sequence[EvaluatedModel]) -> Retrieval:
 
 
 def _accusations(pairs: Sequence[tuple[Judged, Assessment]], truth: Mapping[str, Truth]) -> Accusations:
-    strangers = [(j, c) for j, c in pairs if not related(j.truth.model, c.repo_id, truth)]
-    guilty = [(j, c) for j, c in strangers if c.is_relative]
-    tenfold = [c for _, c in strangers if c.log10_p_adjusted <= math.log10(10 * ALPHA)]
+    unrelated = [(j, c) for j, c in pairs if not related(j.truth.model, c.repo_id, truth)]
+    accused = [(j, c) for j, c in unrelated if c.is_relative]
+    accused_at_tenfold = [c for _, c in unrelated if c.log10_p_adjusted <= math.log10(10 * ALPHA)]
     return Accusations(
-        unrelated_pairs=len(strangers),
-        accused=len(guilty),
-        accused_at_ten_times_alpha=len(tenfold),
-        smallest_log10_p_adjusted=min((c.log10_p_adjusted for _, c in strangers), default=0.0),
-        who=tuple(FalseAccusation(j.truth.model, c.repo_id, c.verdict) for j, c in guilty),
+        unrelated_pairs=len(unrelated),
+        accused=len(accused),
+        accused_at_ten_times_alpha=len(accused_at_tenfold),
+        smallest_log10_p_adjusted=min((c.log10_p_adjusted for _, c in unrelated), default=0.0),
+        who=tuple(FalseAccusation(j.truth.model, c.repo_id, c.verdict) for j, c in accused),
     )
 
 
 def _verdicts(judged: Sequence[Judged]) -> Rows[RelationVerdicts]:
-    """Per kind of relation: how many models, which verdicts, and which relations the best candidates have."""
+    """Per kind of relation: number of models, their verdicts, and the relations of their best candidates."""
     kinds: dict[str, list[Judged]] = defaultdict(list)
     for j in judged:
         kinds[j.truth.relation].append(j)
@@ -148,7 +148,7 @@ def _verdicts(judged: Sequence[Judged]) -> Rows[RelationVerdicts]:
 
 
 def _log_score(pairs: Sequence[tuple[Judged, Assessment]], truth: Mapping[str, Truth]) -> LogScore | None:
-    """Mean negative log likelihood (nats) of `probability` over judged pairs, beside that of the base rate."""
+    """Mean negative log likelihood (nats) of `probability` over judged pairs, and that of the base rate."""
     judged = [(c.probability, related(j.truth.model, c.repo_id, truth)) for j, c in pairs if c.probability > 0]
     if not judged:
         return None
@@ -163,5 +163,5 @@ def _log_score(pairs: Sequence[tuple[Judged, Assessment]], truth: Mapping[str, T
 
 
 def _share(values: Iterable[bool]) -> float | None:
-    found = list(values)
-    return sum(found) / len(found) if found else None
+    answers = list(values)
+    return sum(answers) / len(answers) if answers else None

@@ -1,4 +1,4 @@
-"""Lines of evidence one by one: how well each separates true pairs from unrelated ones, and what it is worth."""
+"""Each line of evidence: how well it separates true pairs from unrelated ones, and its effect on the verdicts."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ from provenance.schemas.tabular import Rows
 
 
 def line_table(pairs: Sequence[tuple[Judged, Assessment]], truth: Mapping[str, Truth]) -> Rows[LineSeparation]:
-    """Each line of evidence by itself: direct parents against all unrelated pairs, and against those of one shape.
+    """Each line of evidence alone: direct parents against all unrelated pairs, and against those of equal shape.
 
-    The distances between curves stand beside the lines, with their sign turned.
+    The table includes the negated distances between curves.
     """
     kinds = (*(line.name for line in LINES), "wasserstein", "kl_divergence", "combined")
     scores: dict[str, tuple[list[float], list[float], list[float]]] = {kind: ([], [], []) for kind in kinds}
     for j, c in pairs:
         if c.repo_id in j.truth.parents:
-            sides = [0]
+            columns = [0]
         elif related(j.truth.model, c.repo_id, truth):
             continue
         else:
-            sides = [1, 2] if stratum(j.judgement.model, c.pair.b.dossier) == SAME else [1]
+            columns = [1, 2] if stratum(j.judgement.model, c.pair.b.dossier) == SAME else [1]
         for kind, value in _strengths(c).items():
-            for side in sides:
-                scores[kind][side].append(value)
-    judged = {kind: [np.array(side) for side in found] for kind, found in scores.items() if all(found[:2])}
-    return Rows(LineSeparation, (_separation(kind, *found) for kind, found in judged.items()))
+            for column in columns:
+                scores[kind][column].append(value)
+    judged = {kind: [np.array(side) for side in sides] for kind, sides in scores.items() if all(sides[:2])}
+    return Rows(LineSeparation, (_separation(kind, *sides) for kind, sides in judged.items()))
 
 
 def _strengths(candidate: Assessment) -> dict[str, float]:
-    """How strongly each line speaks for a candidate; lines that say nothing are left out."""
+    """The strength of each line in favour of a candidate; lines without evidence are omitted."""
     a, b = (subject.dossier.curves() for subject in (candidate.pair.a, candidate.pair.b))
-    found: dict[str, float | None] = {
+    strengths: dict[str, float | None] = {
         e.kind: -(e.log10_p or 0.0) if e.kind in CONVICTING else e.value for e in candidate.evidence
     }
     for kind, distance in (("wasserstein", wasserstein(a, b)), ("kl_divergence", kl_divergence(a, b))):
-        found[kind] = None if distance is None else -distance
-    found["combined"] = -candidate.log10_p
-    return {kind: value for kind, value in found.items() if value is not None}
+        strengths[kind] = None if distance is None else -distance
+    strengths["combined"] = -candidate.log10_p
+    return {kind: value for kind, value in strengths.items() if value is not None}
 
 
 def _separation(
     line: str, positive: NDArray[np.float64], negative: NDArray[np.float64], same_shape: NDArray[np.float64]
 ) -> LineSeparation:
-    """AUC, and the share of true pairs above the highest, and above 99 %, of the unrelated."""
+    """AUC, and the fractions of true pairs above the highest and above 99 % of the unrelated ones."""
     order = np.sort(negative)
     n = len(order)
     return LineSeparation(
@@ -70,14 +70,14 @@ def _separation(
 
 
 def _auc(positive: NDArray[np.float64], order: NDArray[np.float64]) -> float:
-    """Chance that a true pair scores above an unrelated one; ties count half."""
+    """Probability that a true pair scores above an unrelated one; ties count half."""
     below = np.searchsorted(order, positive, side="left")
     ties = np.searchsorted(order, positive, side="right") - below
     return float(np.mean((below + 0.5 * ties) / len(order)))
 
 
 def ablation_table(pairs: Sequence[tuple[Judged, Assessment]], truth: Mapping[str, Truth]) -> Rows[Ablation]:
-    """True pairs convicted, and strangers accused, with each convicting line left out."""
+    """Numbers of true pairs convicted and of unrelated pairs accused, without each convicting line in turn."""
     rows = []
     for left_out in (None, *CONVICTING):
         convicted = accused = true_pairs = 0
@@ -85,13 +85,12 @@ def ablation_table(pairs: Sequence[tuple[Judged, Assessment]], truth: Mapping[st
             lines = [
                 e.log10_p for e in c.evidence if e.kind in CONVICTING and e.kind != left_out and e.log10_p is not None
             ]
-            guilty = adjust_log10_p(combine_log10_p(lines, len(CONVICTING)), j.judgement.n_checkpoints) <= math.log10(
-                ALPHA
-            )
+            log10_p = adjust_log10_p(combine_log10_p(lines, len(CONVICTING)), j.judgement.n_checkpoints)
+            significant = log10_p <= math.log10(ALPHA)
             if c.repo_id in j.truth.parents and not j.adapter:
                 true_pairs += 1
-                convicted += guilty
+                convicted += significant
             elif not related(j.truth.model, c.repo_id, truth):
-                accused += guilty
+                accused += significant
         rows.append(Ablation(left_out or "–", true_pairs, convicted, accused))
     return Rows(Ablation, rows)

@@ -1,4 +1,4 @@
-"""An evaluation as Markdown tables, as they stand in `docs/method.md`."""
+"""An evaluation as Markdown tables, as in `docs/method.md`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of true lineage, and a model of one with its answer."""
+"""Tables of true lineage, and a model of such a table with its answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ COLUMNS = ("model", "parents", "root", "relation", "attack", "weights_derived")
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """One row of a truth table; `parents` and `roots` are empty or own where no weights were taken over."""
+    """One row of a truth table.
+
+    If no weights were reused, `parents` is empty, and `roots` is empty or the model itself.
+    """
 
     model: str
     parents: tuple[str, ...]
@@ -29,7 +32,7 @@ def read_truth(path: Path) -> dict[str, Truth]:
     """Read a truth table: a CSV with the columns of `COLUMNS`.
 
     Raises:
-        TruthError: it is no text, columns or cells are missing, or a model stands in it twice.
+        TruthError: it is not text, columns or cells are missing, or a model occurs twice.
     """
     try:
         return _read(path)
@@ -48,7 +51,7 @@ def _read(path: Path) -> dict[str, Truth]:
             if any(row[name] is None for name in COLUMNS):
                 raise TruthError(f"{path}: line {reader.line_num} has too few cells")
             if row["model"] in rows:
-                raise TruthError(f"{path}: {row['model']} stands in it twice")
+                raise TruthError(f"{path}: {row['model']} occurs twice")
             derived = row["weights_derived"].strip().lower() == "true"
             rows[row["model"]] = Truth(
                 row["model"],
@@ -73,7 +76,7 @@ def related(a: str, b: str, truth: Mapping[str, Truth]) -> bool:
 
 @dataclass(frozen=True)
 class Judged:
-    """One model of the table with its truth and what was said about it."""
+    """One model of the table with its truth and its judgement."""
 
     truth: Truth
     judgement: Judgement

@@ -1,1 +1,1 @@
-"""Lines of evidence: what is measured of a pair of checkpoints, one module a line. `registry` lists them."""
+"""Lines of evidence: measures of a pair of checkpoints, one module per line. `registry` lists them."""

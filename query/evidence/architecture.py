@@ -1,4 +1,4 @@
-"""Shapes and configuration alone. Shown beside every score so that nobody mistakes it for evidence; never counted."""
+"""Similarity of shapes and configuration. Shown with every score as a warning; never counted as evidence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SHAPE = ("role", "rows", "columns")
 
 
 def measure(pair: Pair) -> Evidence | None:
-    """Mean of two shares: of the configuration known of both that is equal, and of the shapes that both have."""
+    """Mean of two fractions: equal fields among those known for both models, and shapes that both have (Jaccard)."""
     a, b = pair.a.dossier, pair.b.dossier
     settings = [(getattr(a.meta, name), getattr(b.meta, name)) for name in _FIELDS]
     known = [(x, y) for x, y in settings if x is not None and y is not None]

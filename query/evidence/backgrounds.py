@@ -1,4 +1,4 @@
-"""Learning backgrounds from a store: one representative a family, disguised relatives trimmed away."""
+"""Learn backgrounds from a store: one representative per family, without outliers (disguised relatives)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FAMILY_LEVEL = 0.05
 def learn_backgrounds(dossiers: Sequence[Dossier]) -> dict[str, NDArray[np.float64]]:
     """Scores of pairs of representatives of different families.
 
-    Half of all derivations are undeclared, so the pairs of a store that nobody declared hold relatives. Families are
-    therefore found by weight evidence first, generously (a pair that may be related is treated as related),
-    and each is represented once.
+    Half of all derivations are undeclared, so the undeclared pairs of a store include relatives. Families are therefore
+    found by weight evidence first, with a low threshold (a pair that may be related is treated as related), and each
+    has one representative.
 
     Returns:
-        sorted scores by line of evidence and stratum, without those out of line (disguised relatives).
+        sorted scores by line of evidence and stratum, without outliers (disguised relatives).
     """
     representatives = families([Subject(d) for d in dossiers if len(d.matrices.facts)])
     scores: dict[str, list[float]] = defaultdict(list)
@@ -42,9 +42,9 @@ def learn_backgrounds(dossiers: Sequence[Dossier]) -> dict[str, NDArray[np.float
 
 
 def families(subjects: Sequence[Subject]) -> list[Subject]:
-    """One representative of each family, the first of it in the order given, `MAX_REPRESENTATIVES` at the most.
+    """One representative of each family, the first in the given order; at most `MAX_REPRESENTATIVES`.
 
-    A subject joins a family when its weights may agree with any representative found so far.
+    A subject belongs to a known family if its weights may agree with any representative so far.
     """
     representatives: list[Subject] = []
     for subject in subjects:

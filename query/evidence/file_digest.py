@@ -9,7 +9,7 @@ _LOG10_COLLISION = -77.0
 
 
 def measure(pair: Pair) -> Evidence | None:
-    """Share of the smaller checkpoint's weight files that the other has too; null where digests are unknown."""
+    """Fraction of the smaller checkpoint's weight files that the other has too; null if digests are unknown."""
     a, b = set(pair.a.dossier.meta.sha256), set(pair.b.dossier.meta.sha256)
     if not a or not b:
         return None

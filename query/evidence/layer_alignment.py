@@ -1,4 +1,4 @@
-"""Where depths differ: a run of layers that agrees, at whatever depth it stands in either checkpoint."""
+"""For different depths: a run of layers that agrees, at any position in either checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from provenance.schemas.results import Evidence
 
 
 def measure(pair: Pair) -> Evidence | None:
-    """The run of layers that agrees best; its p-value is corrected for every run tried. Null at equal depth."""
+    """The run of layers with the best agreement; its p-value is corrected for every run tried. Null at equal depth."""
     if pair.same_depth:
         return None
     segment = pair.segment

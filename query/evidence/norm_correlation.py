@@ -1,4 +1,4 @@
-"""Correlation of norm weights and biases, centred per tensor. Empirical null: it supports, it never convicts."""
+"""Correlation of norm weights and biases, centred per tensor. Its null is empirical: it supports, never convicts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MIN_ELEMENTS = 32
 
 
 def measure(pair: Pair) -> Evidence | None:
-    """Pooled correlation over norms and biases at equal layers, each centred and scaled by itself.
+    """Pooled correlation over norms and biases of equal layers, each centred and scaled separately.
 
-    Never the raw cosine: norm weights lie near 1, so that strangers reach 0.99.
+    The raw cosine would be useless: norm weights are near 1, so unrelated models reach 0.99.
     """
     value, n = norm_correlation(pair)
     if n < _MIN_ELEMENTS:
@@ -27,7 +27,7 @@ def measure(pair: Pair) -> Evidence | None:
 
 
 def norm_correlation(pair: Pair) -> tuple[float, int]:
-    """The correlation and the number of elements; 0 and 0 when no tensor of equal width varies in both."""
+    """The correlation and the number of elements; 0 and 0 if no tensor of equal width varies in both."""
     keys_a, values_a = _elements(pair.a.dossier.vectors)
     keys_b, values_b = _elements(pair.b.dossier.vectors)
     _, in_a, in_b = np.intersect1d(keys_a, keys_b, assume_unique=True, return_indices=True)
@@ -40,7 +40,7 @@ def _elements(
     cells: Cells,
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.float64]]]:
     facts = cells.facts
-    # Role, layer and width name a tensor: vectors of other widths are other tensors.
+    # Role, layer and width identify a tensor: vectors of different widths are not compared.
     tensor = (facts["role"].astype(np.int64) << 48) + ((facts["layer"].astype(np.int64) + 1) << 32)
     tensor += facts["rows"].astype(np.int64) << 13
     return tensor[cells.owner] + cells.position, cells.standardised()

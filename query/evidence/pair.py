@@ -1,4 +1,4 @@
-"""A pair of checkpoints under examination: everything that several lines of evidence share, computed once."""
+"""A pair of checkpoints to compare: everything that several lines of evidence share, computed once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from provenance.schemas.products import DeepReading
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint with its grid, laid out once and compared with many."""
+    """A checkpoint with its grid, which is computed once and compared with many."""
 
     dossier: Dossier
 
@@ -38,10 +38,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two checkpoints and the backgrounds that their scores are held against.
+    """Two checkpoints, and the background for their scores.
 
     Attributes:
-        a: the model asked about.
+        a: the queried model.
         b: the candidate.
         background: scores of unrelated pairs.
         reading: their weights, read anew; null without `--deep`.
@@ -53,7 +53,7 @@ class Pair:
     reading: DeepReading | None = None
 
     def strangers(self, kind: str) -> NDArray[np.float64]:
-        """Sorted scores of unrelated pairs like this one on a line of evidence."""
+        """Sorted scores of unrelated pairs in this pair's stratum on a line of evidence."""
         return self.background.strangers(kind, self.a.dossier, self.b.dossier)
 
     @property
@@ -68,7 +68,7 @@ class Pair:
 
     @cached_property
     def segment(self) -> Segment | None:
-        """The best run of corresponding layers where the depths differ."""
+        """The best run of corresponding layers if the depths differ, else null."""
         return None if self.same_depth else matching_segment(self.a.grid, self.b.grid)
 
     @cached_property
@@ -89,5 +89,5 @@ class Pair:
 
     @cached_property
     def slopes(self) -> Slopes | None:
-        """Regression of corresponding matrices, the candidate in the place of `b`."""
+        """Regression of corresponding matrices; the candidate is `b`."""
         return slopes(self.a.grid, self.b.grid, *self.layers)

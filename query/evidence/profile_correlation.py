@@ -1,4 +1,4 @@
-"""Curves of std, skewness and kurtosis over the layers. Empirical null: a recall signal, never a conviction."""
+"""Correlation of curves of std, skewness and kurtosis over the layers. Its null is empirical: it never convicts."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def measure(pair: Pair) -> Evidence | None:
 
 
 def profile_score(a: Dossier, b: Dossier) -> float | None:
-    """Mean over the statistics of the published score of their curves; null where no curve can be compared."""
+    """Mean over the statistics of the published score of their curves; null if no curves can be compared."""
     scores = [published_score(a.curves(statistic), b.curves(statistic)) for statistic in STATISTICS]
-    found = [score for score in scores if score is not None]
-    return float(np.mean(found)) if found else None
+    known = [score for score in scores if score is not None]
+    return float(np.mean(known)) if known else None
 
 
 def measure_published(pair: Pair) -> Evidence | None:
-    """The published score, exactly (arXiv 2507.03014: std curves only)."""
+    """The score exactly as published (arXiv 2507.03014: std curves only)."""
     score = published_score(pair.a.dossier.curves(), pair.b.dossier.curves())
     return None if score is None else _with_background(pair, "published_score", score)
 

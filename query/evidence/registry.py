@@ -25,11 +25,11 @@ class Line:
     """A line of evidence.
 
     Attributes:
-        name: the `kind` of the evidence that it gives.
-        meaning: what it says, in one sentence for a layman; `docs/method.md` has the same.
-        convicts: whether it may accuse by itself. Only a line with a theoretical null may.
-        null: how it is distributed over unrelated pairs.
-        measure: gives the evidence about a pair; null where the line has nothing to say about it.
+        name: the `kind` of its evidence.
+        meaning: what it says, in one sentence for non-experts; `docs/method.md` has the same sentence.
+        convicts: whether it alone may lead to an accusation. Only a line with a theoretical null may.
+        null: the kind of its null distribution over unrelated pairs.
+        measure: returns the evidence about a pair; null if the line does not apply to it.
     """
 
     name: str
@@ -112,9 +112,9 @@ CONVICTING = tuple(line.name for line in LINES if line.convicts)
 """Lines whose null distribution is known well enough to convict."""
 
 SUPPORTING = tuple(line.name for line in LINES if line.null is Null.EMPIRICAL)
-"""Lines whose p-values end at 1 / (n + 1), so that they support and never convict."""
+"""Lines whose p-values are at least 1 / (n + 1), so that they support but never convict."""
 
 
 def gather(pair: Pair) -> list[Evidence]:
-    """What every line that has something to say says about the pair."""
+    """The evidence of every line that applies to the pair."""
     return [evidence for line in LINES if (evidence := line.measure(pair)) is not None]

@@ -17,10 +17,10 @@ _DIGEST_BITS = 64
 
 
 def measure(pair: Pair) -> Evidence | None:
-    """Share of the layer matrices of the smaller checkpoint whose digest occurs in the other, in the same role.
+    """Fraction of the layer matrices of the smaller checkpoint whose digest occurs in the other, in the same role.
 
-    The p-value is the chance that 64-bit digests collide once among all pairs compared. Left out are vectors, since a
-    norm or bias that was never trained equals every other one, and matrices that repeat inside a checkpoint.
+    The p-value is the probability of one collision of 64-bit digests among all pairs compared. Vectors are excluded,
+    because all untrained norms or biases are equal, and so are matrices that repeat inside a checkpoint.
     """
     a, b = _digests(pair.a.dossier), _digests(pair.b.dossier)
     n = min(len(a), len(b))
@@ -33,8 +33,8 @@ def measure(pair: Pair) -> Evidence | None:
 
 def _digests(dossier: Dossier) -> NDArray[np.uint64]:
     facts = dossier.facts[np.isin(dossier.facts["role"], _MATRICES) & (dossier.facts["digest"] > 0)]
-    # The role is folded in, so that q never matches k.
-    found, times = np.unique(facts["digest"] ^ facts["role"].astype(np.uint64), return_counts=True)
-    # What stands in several layers of one checkpoint may be a start that anybody makes, such as the identity.
-    once: NDArray[np.uint64] = found[times == 1]
-    return once
+    # The digest includes the role, so that q never matches k.
+    digests, counts = np.unique(facts["digest"] ^ facts["role"].astype(np.uint64), return_counts=True)
+    # A matrix that repeats in several layers may be a common initial value, such as the identity.
+    unique: NDArray[np.uint64] = digests[counts == 1]
+    return unique

@@ -1,4 +1,4 @@
-"""The forest that the claims of the lineage table make: who descends directly from whom."""
+"""The forest of direct descent, built from the claims of the lineage table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from provenance.schemas.results import LineageRow
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A direct edge of the forest: the most direct ancestor of a child, or one of the parents of a merge."""
+    """An edge of the forest: the most direct ancestor of a child, or one of the parents of a merge."""
 
     parent: str
     child: str
@@ -30,7 +30,7 @@ class Edge:
 
 
 class Forest:
-    """Direct edges between repos, walked up and down. Cycles, which ties of dates could make, are cut when walked."""
+    """Edges between repos, in both directions. Cycles, which equal dates could cause, are cut during traversal."""
 
     def __init__(self, rows: Iterable[LineageRow]) -> None:
         self.parents: dict[str, list[Edge]] = defaultdict(list)
@@ -39,9 +39,9 @@ class Forest:
         for row in rows:
             if row.verdict is Verdict.DERIVED and row.direction is Direction.PARENT:
                 ancestors[row.child].append(row)
-        for child, found in ancestors.items():
-            first = min(row.rank or 0 for row in found)
-            for row in found:
+        for child, claims in ancestors.items():
+            first = min(row.rank or 0 for row in claims)
+            for row in claims:
                 if row.rank == first or row.merge_weight is not None:
                     edge = Edge.from_row(row)
                     self.parents[child].append(edge)
@@ -54,18 +54,18 @@ class Forest:
         return sorted(name for name, edges in self.children.items() if edges and not self.parents.get(name))
 
     def ancestors(self, model: str) -> list[str]:
-        """Everything the model descends from, nearest first."""
-        found: list[str] = []
+        """All ancestors of a model, nearest first."""
+        ancestors: list[str] = []
         queue = [model]
         while queue:
             for edge in self.parents.get(queue.pop(0), ()):
-                if edge.parent not in found and edge.parent != model:
-                    found.append(edge.parent)
+                if edge.parent not in ancestors and edge.parent != model:
+                    ancestors.append(edge.parent)
                     queue.append(edge.parent)
-        return found
+        return ancestors
 
     def walk(self, name: str, keep: frozenset[str] | None = None) -> Iterator[tuple[int, Edge]]:
-        """Edges below `name`, depth first, each with its depth; only children in `keep`, if given."""
+        """Edges below `name`, depth first, each with its depth; if `keep` is given, only to children in it."""
         yield from self._walk(name, keep, (name,))
 
     def _walk(self, name: str, keep: frozenset[str] | None, path: tuple[str, ...]) -> Iterator[tuple[int, Edge]]:
@@ -76,7 +76,7 @@ class Forest:
             yield from self._walk(edge.child, keep, (*path, edge.child))
 
     def around(self, model: str) -> tuple[list[str], frozenset[str]]:
-        """The roots above a model, and the names on its lines: its ancestors, itself and its descendants."""
+        """The roots above a model, and its whole lineage: its ancestors, itself and its descendants."""
         above = self.ancestors(model)
         below = {edge.child for _, edge in self.walk(model)}
         tops = [name for name in above if not self.parents.get(name)] or [model]
@@ -84,7 +84,7 @@ class Forest:
 
 
 def label(edge: Edge) -> str:
-    """What stands behind a child's name in a tree."""
+    """The text after a child's name in a tree."""
     words = [edge.relation]
     if edge.merge_weight is not None:
         words.append(f"weight {edge.merge_weight:.2f}")

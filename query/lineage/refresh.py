@@ -1,4 +1,4 @@
-"""Bringing the lineage table up to date with the store."""
+"""Update the lineage table from the store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refresh_lineage(store: Store, catalogue: Catalogue) -> Iterator[str]:
         catalogue: its checkpoints.
 
     Yields:
-        the checkpoint id of each model as it has been examined.
+        the checkpoint id of each model after its examination.
     """
     dossiers = catalogue.dossiers()
     current = {d.meta.fingerprint_id: d for d in dossiers}
@@ -41,24 +41,24 @@ def refresh_lineage(store: Store, catalogue: Catalogue) -> Iterator[str]:
     verdicts: list[VerdictRow] = []
     examined: set[str | None] = set()
     queue = [d for key, d in current.items() if key not in known]
-    arrived = {d.repo_id for d in queue}
+    new_repos = {d.repo_id for d in queue}
     while queue:
         dossier = queue.pop()
         if dossier.meta.fingerprint_id in examined:
             continue
         examined.add(dossier.meta.fingerprint_id)
-        found = judge(dossier, catalogue)
+        judgement = judge(dossier, catalogue)
         now = datetime.now(UTC)
-        rows += lineage_rows(found, now)
-        verdicts.append(verdict_row(found, now))
-        if dossier.repo_id in arrived:
-            # What an arrival is related to may have got a new parent or a new sibling by it.
-            queue += [by_repo[c.repo_id] for c in found.candidates if c.is_relative]
+        rows += lineage_rows(judgement, now)
+        verdicts.append(verdict_row(judgement, now))
+        if dossier.repo_id in new_repos:
+            # A relative of a new checkpoint may have a new parent or sibling.
+            queue += [by_repo[c.repo_id] for c in judgement.candidates if c.is_relative]
         yield dossier.checkpoint_id
-    again = {row.checkpoint_id for row in verdicts}
-    still = {d.checkpoint_id for d in dossiers} - again
-    rows += [row for row in _stored(store, "lineage", LineageRow) if row.child_id in still]
-    verdicts += [row for row in kept if row.checkpoint_id not in again]
+    replaced = {row.checkpoint_id for row in verdicts}
+    unchanged = {d.checkpoint_id for d in dossiers} - replaced
+    rows += [row for row in _stored(store, "lineage", LineageRow) if row.child_id in unchanged]
+    verdicts += [row for row in kept if row.checkpoint_id not in replaced]
     if examined:
         rows, verdicts = _without_forgotten(store, rows, verdicts)
         rows.sort(key=lambda row: (row.child, row.rank or 0, row.parent))
@@ -68,17 +68,17 @@ def refresh_lineage(store: Store, catalogue: Catalogue) -> Iterator[str]:
         store.write_views()
 
 
-def unsettle(store: Store, parents: Collection[str]) -> None:
-    """Drop the verdicts about all checkpoints whose lineage names some parents: the next refresh examines them again.
+def invalidate_verdicts(store: Store, parents: Collection[str]) -> None:
+    """Drop the verdicts about all children of some parents, so that the next refresh examines these again.
 
     Args:
         parents: repo ids.
     """
     lineage, verdicts = store.read("lineage", ["child_id", "parent"]), store.read("verdicts")
     children = lineage.filter(pc.is_in(lineage["parent"], value_set=pa.array(parents, pa.string())))["child_id"]
-    unsettled = pc.is_in(verdicts["checkpoint_id"], value_set=children.combine_chunks())
-    if pc.any(unsettled).as_py():
-        store.replace("verdicts", verdicts.filter(pc.invert(unsettled)))
+    invalid = pc.is_in(verdicts["checkpoint_id"], value_set=children.combine_chunks())
+    if pc.any(invalid).as_py():
+        store.replace("verdicts", verdicts.filter(pc.invert(invalid)))
 
 
 def _stored(store: Store, table: str, kind: type[R]) -> list[R]:
@@ -89,17 +89,17 @@ def _stored(store: Store, table: str, kind: type[R]) -> list[R]:
 def _without_forgotten(
     store: Store, rows: Sequence[LineageRow], verdicts: Sequence[VerdictRow]
 ) -> tuple[list[LineageRow], list[VerdictRow]]:
-    """Rows of `lineage` and `verdicts` but for those that would name a forgotten repo anew.
+    """The rows of `lineage` and `verdicts` without those that would name a forgotten repo again.
 
-    A card may declare one as parent. One that was forgotten while it was examined was compared with others: these lose
-    their verdict too.
+    A card may declare a forgotten repo as parent. A repo that was forgotten during the refresh was compared with
+    others: their verdicts are dropped too.
     """
     forgotten = set(store.tombstones())
     if forgotten:
-        forgotten -= set(store.read("checkpoints", ["repo_id"])["repo_id"].to_pylist())  # those that came back
-    gone = [row for row in rows if row.child in forgotten or row.parent in forgotten]
-    unsettled = {row.child_id for row in gone if row.parent_id}
+        forgotten -= set(store.read("checkpoints", ["repo_id"])["repo_id"].to_pylist())  # crawled again since
+    dropped = [row for row in rows if row.child in forgotten or row.parent in forgotten]
+    invalid = {row.child_id for row in dropped if row.parent_id}
     return (
         [row for row in rows if row.child not in forgotten and row.parent not in forgotten],
-        [row for row in verdicts if row.repo_id not in forgotten and row.checkpoint_id not in unsettled],
+        [row for row in verdicts if row.repo_id not in forgotten and row.checkpoint_id not in invalid],
     )

@@ -1,4 +1,4 @@
-"""What the lineage table holds about one model: the claims of its answer beside what its card declares."""
+"""The rows of the lineage table about one model: the claims of its answer, and the declarations of its card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def lineage_rows(judgement: Judgement, now: datetime) -> list[LineageRow]:
     model = judgement.model.meta
     declared = model.declared_parents or ()
     ancestors = {c.repo_id for c in judgement.candidates if c.verdict is Verdict.DERIVED}
-    # A card that names any ancestor is honest: nobody lists grandparents.
+    # A card that names any ancestor is honest: cards do not list grandparents.
     honest = any(parent in ancestors for parent in declared)
     rows = []
     for rank, candidate in enumerate(judgement.candidates, start=1):
@@ -61,7 +61,7 @@ def _edge(model: DossierMeta, parent: str, now: datetime) -> LineageRow:
 
 
 def _claim(edge: LineageRow, rank: int, candidate: Assessment, honest: bool) -> LineageRow:
-    """The edge with all that the weights say about it."""
+    """The edge with the evidence of the weights about it."""
     licenses = edge.child_license, candidate.meta.license
     return replace(
         edge,

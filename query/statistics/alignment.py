@@ -1,4 +1,4 @@
-"""Laying two checkpoints on each other: which layers correspond, and how far their weights agree."""
+"""Alignment of two checkpoints: which layers correspond, and how closely their weights agree."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from provenance.query.statistics.grid import Grid, channels, common_columns, gro
 from provenance.query.statistics.significance import MIN_BLOCKS, RESOLUTION, block_t, student_log10_p
 
 _LAYER_Z = 6.0
-"""A pair of layers is taken for the same layer when its block statistic exceeds this."""
+"""Two layers count as corresponding if their block statistic exceeds this."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the weights of two checkpoints agree over a set of layer pairs.
+    """Agreement of the weights of two checkpoints over a set of layer pairs.
 
     Attributes:
         correlation: pooled Pearson correlation of cells centred and scaled per matrix.
-        n: cells compared.
-        log10_p: the largest of three p-values that group the cells differently: by tile, by residual channel and by
-            inner unit. Strangers whose rows or columns have means of their own, or whose layers are tied, depend
-            inside one of these groups, which therefore cannot make it small.
-        t: the tiles' statistic; 0, and `log10_p` too, where one of the groupings has fewer than `MIN_BLOCKS` groups.
+        n: number of cells compared.
+        log10_p: log10 of the largest of three p-values, which group the cells by tile, by residual channel and by inner
+            unit. The cells of unrelated models may depend on each other, if rows or columns have different means or
+            layers are tied. One of the groupings then contains the dependence within its groups, so that its p-value
+            is not small.
+        t: the statistic of the tiles; 0, like `log10_p`, if one of the groupings has fewer than `MIN_BLOCKS` groups.
     """
 
     correlation: float
@@ -55,11 +56,11 @@ def agreement(a: Grid, b: Grid, rows_a: NDArray[np.int64], rows_b: NDArray[np.in
     sums = [total.sum(axis=0, keepdims=True) for total in (product, x * x, y * y)]
     for groups in (channels(keys), units(keys)):
         xy, xx, yy = (group_sums(total, groups)[0] for total in sums)
-        # Each group's own correlation: channels differ in scale by orders of magnitude, which must not drown the rest.
+        # The correlation of each group: channels differ in scale by orders of magnitude, and none must dominate.
         tests.append(block_t(xy, xx * yy))
     correlation = float(product.sum() / n)
     if min(groups for _, groups in tests) < MIN_BLOCKS:
-        # Few groups mean few degrees of freedom: the line stays silent.
+        # Too few degrees of freedom: no p-value.
         return Agreement(correlation, n, 0.0, 0.0)
     return Agreement(correlation, n, max(float(student_log10_p(t, groups - 1)) for t, groups in tests), t)
 
@@ -74,7 +75,7 @@ class LayerBlocks:
 
     @property
     def z(self) -> NDArray[np.float64]:
-        """Plain z of every pair of layers."""
+        """The z statistic of every pair of layers."""
         return self.total / np.sqrt(np.maximum(self.count, 1))
 
 
@@ -101,7 +102,7 @@ def layer_blocks(a: Grid, b: Grid) -> LayerBlocks:
 class Segment:
     """A run of consecutive layers of one checkpoint that agrees with a run of another.
 
-    `log10_p` is corrected for the number of runs that were tried.
+    `log10_p` is corrected for `tried`, the number of runs tested.
     """
 
     rows_a: NDArray[np.int64]
@@ -113,8 +114,8 @@ class Segment:
 def best_segment(blocks: LayerBlocks) -> Segment | None:
     """The run of layer pairs (any start, any shift, any length) with the smallest p-value, corrected for the search.
 
-    Runs are ranked by the normal deviate that a t is worth (Wallace 1959, eq. 2.3: right to a few thousandths);
-    only the best one's p-value is computed. Null where no run agrees.
+    Runs are ranked by the normal deviate equivalent to their t (Wallace 1959, eq. 2.3: accurate to a few thousandths);
+    the p-value is computed only for the best one. Null if no run agrees.
     """
     rows, columns = blocks.total.shape
     if rows == 0 or columns == 0:
@@ -136,19 +137,20 @@ def best_segment(blocks: LayerBlocks) -> Segment | None:
 
 
 def matching_segment(a: Grid, b: Grid) -> Segment | None:
-    """The best run of two checkpoints. Found by tiles alone, it is judged by `agreement`, for every run tried."""
-    found = best_segment(layer_blocks(a, b))
-    if found is None:
+    """The best run of two checkpoints: selected by tiles, tested by `agreement`, corrected for every run tried."""
+    best = best_segment(layer_blocks(a, b))
+    if best is None:
         return None
-    log10_p = agreement(a, b, found.rows_a, found.rows_b).log10_p
-    return replace(found, log10_p=min(0.0, log10_p + math.log10(found.tried)))
+    log10_p = agreement(a, b, best.rows_a, best.rows_b).log10_p
+    return replace(best, log10_p=min(0.0, log10_p + math.log10(best.tried)))
 
 
 def _run_deviates(
     total: NDArray[np.float64], squares: NDArray[np.float64], count: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Normal deviate of every run `[start, stop]` of one diagonal; 0 for backward runs, short ones and negative
-    agreement.
+    """Normal deviate of every run `[start, stop]` of one diagonal.
+
+    It is 0 for backward runs, short runs and negative agreement.
     """
 
     def runs(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -157,7 +159,7 @@ def _run_deviates(
         return out
 
     n = runs(count)
-    # Backward runs count less than nothing.
+    # Backward runs have negative counts.
     usable = n >= MIN_BLOCKS
     t, n = _run_t(runs(total), runs(squares), np.where(usable, n, MIN_BLOCKS))
     df = n - 1
@@ -166,17 +168,17 @@ def _run_deviates(
 
 
 def _run_t(total: Any, squares: Any, n: Any) -> tuple[Any, Any]:
-    """Student's t of runs of blocks from their sums, as `significance.block_t` of the blocks themselves."""
+    """Student's t of runs of blocks, computed from their sums; equal to `significance.block_t` of the blocks."""
     mean = total / n
     variance = np.maximum(squares / n - mean**2, 0) * n / (n - 1)
     return mean / np.maximum(np.sqrt(variance / n), RESOLUTION * np.abs(mean) + np.finfo(float).tiny), n
 
 
 def layer_map(a: Grid, b: Grid) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of `a` and the rows of `b` they correspond to.
+    """Rows of `a` and the corresponding rows of `b`.
 
-    Equal depths correspond by position. Otherwise each layer of the deeper checkpoint goes to the layer of the other
-    that it agrees with best, if it clearly does.
+    With equal depths, layers correspond by position. Otherwise each layer of the deeper checkpoint corresponds to the
+    layer of the other with the best agreement, if that exceeds `_LAYER_Z`.
     """
     if len(a.layers) == len(b.layers):
         rows = np.arange(len(a.layers))
@@ -185,25 +187,25 @@ def layer_map(a: Grid, b: Grid) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if z.size == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     if len(a.layers) > len(b.layers):
-        found = np.argmax(z, axis=1)
+        best = np.argmax(z, axis=1)
         keep = np.flatnonzero(z.max(axis=1) > _LAYER_Z)
-        return keep, found[keep]
-    found = np.argmax(z, axis=0)
+        return keep, best[keep]
+    best = np.argmax(z, axis=0)
     keep = np.flatnonzero(z.max(axis=0) > _LAYER_Z)
-    return found[keep], keep
+    return best[keep], keep
 
 
 @dataclass(frozen=True)
 class Slopes:
-    """How the weights of two checkpoints are scaled against each other, matrix by matrix.
+    """Regression of the weights of two checkpoints on each other, matrix by matrix.
 
     Attributes:
-        b_on_a: regression slope cov / var(a), averaged over matrices by how well they agree. 1 when `b` is `a` plus a
-            change that does not depend on it: what training does to its starting point.
-        a_on_b: the same the other way.
-        nearer_a: share of matrices whose slope on `a` is nearer to 1 than the slope on `b`.
-        matrices: matrices compared.
-        zeros_a: share of exact zeros among the cells of `a`; zeros_b likewise.
+        b_on_a: regression slope cov / var(a), averaged over matrices with weights by their agreement. It is 1 if `b` is
+            `a` plus a change that is independent of `a`, as after training from `a`.
+        a_on_b: the slope in the other direction.
+        nearer_a: fraction of matrices whose slope on `a` is nearer to 1 than the slope on `b`.
+        matrices: number of matrices compared.
+        zeros_a: fraction of exact zeros among the cells of `a`; `zeros_b` likewise.
         equal: every compared cell is equal.
         change_kurtosis: kurtosis of the change scaled per matrix (1.8 for rounding, 3 for noise, more for training).
     """
@@ -219,7 +221,7 @@ class Slopes:
 
 
 def slopes(a: Grid, b: Grid, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]) -> Slopes | None:
-    """Regress the corresponding matrices of two checkpoints on each other; null when nothing corresponds."""
+    """Regress the corresponding matrices of two checkpoints on each other; null if no layers correspond."""
     keys, in_a, in_b = common_columns(a, b)
     if len(keys) == 0 or len(rows_a) == 0:
         return None

@@ -1,7 +1,7 @@
-"""Sampled layer matrices of a checkpoint laid on a grid: layers down, (role, cell) across.
+"""Sampled layer matrices of a checkpoint as a grid: one row per layer, one column per (role, cell).
 
-On this grid layer 4 of one checkpoint can be laid on layer 7 of another, a dense feed-forward block on
-expert 0, and a pruned matrix on its parent: a cell has the same column everywhere.
+A cell has the same column in every grid. So layer 4 of one checkpoint can be compared with layer 7 of another, a dense
+feed-forward block with expert 0, and a pruned matrix with its parent.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _RESIDUAL_OUT = np.array([ROLE_CODE[Role.OUTPUT], ROLE_CODE[Role.DOWN]])
 
 @dataclass(frozen=True)
 class Grid:
-    """The layer matrices' sample cells of one checkpoint.
+    """The sample cells of the layer matrices of one checkpoint.
 
     Attributes:
         layers: `[L]` layer numbers.
-        columns: `[K]` rising keys, role code * 400 + position in the sampling sequence.
+        columns: `[K]` increasing keys, role code * 400 + position in the sampling sequence.
         weights: `[L, K]` weights, zero where `mask` is not set.
-        standard: `[L, K]` the same, centred and scaled per matrix.
+        standard: `[L, K]` weights centred and scaled per matrix.
         mask: `[L, K]` which cells exist.
     """
 
@@ -39,7 +39,7 @@ class Grid:
 
 
 def grid_of(dossier: Dossier) -> Grid:
-    """Lay a checkpoint's matrices on the grid; of experts, expert 0 stands where a layer has no dense matrix."""
+    """The grid of a checkpoint; expert 0 is used where a layer has no dense matrix, other experts are not."""
     cells = dossier.matrices
     facts = cells.facts
     dense = {(int(f["role"]), int(f["layer"])) for f in facts if f["expert"] < 0}
@@ -61,15 +61,15 @@ def grid_of(dossier: Dossier) -> Grid:
 
 
 def common_columns(a: Grid, b: Grid) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Keys that both grids have, and where they stand in each."""
-    found: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] = np.intersect1d(
+    """Keys that both grids have, and their column numbers in `a` and in `b`."""
+    common: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] = np.intersect1d(
         a.columns, b.columns, assume_unique=True, return_indices=True
     )
-    return found
+    return common
 
 
 def tiles(columns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which tile of which role each column belongs to."""
+    """A number for the role and tile of each column."""
     tile: NDArray[np.int64] = columns // SEQUENCE_LENGTH * N_TILES + sequence()[columns % SEQUENCE_LENGTH, 0]
     return tile
 
@@ -80,14 +80,15 @@ def matrices(columns: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def channels(columns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The residual channel each column touches: its row in o and down, its column elsewhere."""
+    """The residual channel of each column's cell: its row in o and down, its column in other matrices."""
     cells = sequence()[columns % SEQUENCE_LENGTH]
     return np.where(np.isin(columns // SEQUENCE_LENGTH, _RESIDUAL_OUT), cells[:, 1], cells[:, 2])
 
 
 def units(columns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which inner unit of which role each column touches (row of a head, neuron): the column of o and down, else the
-    row.
+    """A number for the role and inner unit (row of a head, neuron) of each column's cell.
+
+    The unit is the cell's column in o and down, its row in other matrices.
     """
     role, cells = columns // SEQUENCE_LENGTH, sequence()[columns % SEQUENCE_LENGTH]
     return role * _SIDE + np.where(np.isin(role, _RESIDUAL_OUT), cells[:, 2], cells[:, 1])

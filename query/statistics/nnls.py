@@ -1,4 +1,4 @@
-"""Least squares with weights that are not negative, for tall matrices of a few columns."""
+"""Non-negative least squares, for tall matrices with few columns."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 def nnls(matrix: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     """Minimise `|matrix @ x - target|` over `x >= 0` by active sets (Lawson & Hanson 1974, ch. 23, algorithm NNLS).
 
-    The columns are scaled to unit length and reduced by QR first, so that every step solves a system of `k` rows and
-    keeps the condition of the matrix (the normal equations would square it). Where columns depend on each other the
-    weights are one of the minimisers.
+    The columns are first scaled to unit length and reduced by QR, so that every step solves a system of `k` rows with
+    the condition number of the matrix (the normal equations would square it). If columns are linearly dependent, the
+    weights are one of several minimisers.
 
     Args:
         matrix: `[n, k]`, finite.
         target: `[n]`, finite.
 
     Returns:
-        `x` `[k]`, and the length of what is left over.
+        `x` `[k]`, and the norm of the residual.
     """
     k = matrix.shape[1]
     lengths = np.linalg.norm(matrix, axis=0)
@@ -28,18 +28,18 @@ def nnls(matrix: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[NDAr
     d = q.T @ target
     floor = 10 * float(np.finfo(np.float64).eps) * max(matrix.shape) * float(np.linalg.norm(d))
     x, used, refused = np.zeros(k), np.zeros(k, dtype=bool), empty.copy()
-    for _ in range(10 * k):  # some 2 k steps are common; the bound ends a cycle that rounding may cause
+    for _ in range(10 * k):  # about 2 k steps are usual; the limit ends a cycle due to rounding
         slope = np.where(used | refused, -np.inf, r.T @ (d - r @ x))
         steepest = int(np.argmax(slope))
         if slope[steepest] <= floor:
             break
         used[steepest] = True
         z = _solve(r, d, used)
-        if z[steepest] <= 0:  # its slope was rounding: it depends on the columns in use
+        if z[steepest] <= 0:  # its slope was a rounding error: it depends on the columns in use
             used[steepest], refused[steepest] = False, True
             continue
         while (negative := used & (z <= 0)).any():
-            # As far towards z as all weights allow; the one that stops it leaves.
+            # Move towards z until the first weight becomes zero, and drop that column.
             steps = np.where(negative, x, np.inf) / np.where(negative, x - z, 1.0)
             first = int(np.argmin(steps))
             x = np.maximum(x + steps[first] * (z - x), 0.0)
@@ -52,7 +52,7 @@ def nnls(matrix: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[NDAr
 
 
 def _solve(r: NDArray[np.float64], d: NDArray[np.float64], used: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Least squares on the columns in use; zero elsewhere."""
+    """Least squares on the columns in use; zero for the others."""
     x = np.zeros(len(used))
     x[used] = np.linalg.lstsq(r[:, used], d)[0]
     return x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from provenance.indexer.dossier import Dossier
 from provenance.query.evidence.pair import Pair
-from provenance.query.verdict.direction import ZEROS
+from provenance.query.verdict.witness import ZEROS
 from provenance.schemas.enums import Direction, Relation
 from provenance.schemas.roles import ROLE_CODE, Role
 

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from provenance.indexer.dossier_meta import DossierMeta
 from provenance.query.evidence.pair import Pair
 from provenance.query.evidence.registry import CONVICTING, SUPPORTING, gather
 from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, outlies, probability, to_p
-from provenance.query.verdict.direction import carries, frame, pair_direction
-from provenance.query.verdict.merge import merge_weights
+from provenance.query.verdict.family import Family, family_of
 from provenance.query.verdict.relation import relation_of
+from provenance.query.verdict.witness import Member
 from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
 from provenance.schemas.results import Evidence
 
@@ -32,6 +31,12 @@ it, but then the ancestor's slope on the descendant is lower still; between twin
 NORMS_KEPT = 0.8
 """Correlation of norms that a light change keeps. Set between trained twins (0.70 at most in `benchmarks.twins`) and
 light fine-tunes (0.90 and more), with both in view."""
+
+SAID = 0.95
+"""A direction is said when it is at least so probable."""
+
+NEITHER = 0.1
+"""Relatives are siblings when the probability that either descends from the other is at most this."""
 
 MIN_MATRICES = 4
 """Checkpoints with fewer sampled layer matrices cannot be judged."""
@@ -52,6 +57,7 @@ class Assessment:
     score: float
     declared: bool
     merge_weight: float | None = None
+    steps: int = 0
 
     @property
     def meta(self) -> DossierMeta:
@@ -92,13 +98,12 @@ def assess(pair: Pair, n_store: int) -> Assessment:
         verdict = Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.UNRELATED
-    direction = pair_direction(pair) if kin else Direction.UNKNOWN
     return Assessment(
         pair,
         evidence,
         verdict,
-        direction,
-        relation_of(pair, direction) if kin else Relation.UNKNOWN,
+        Direction.UNKNOWN,
+        Relation.UNKNOWN,
         log10_p,
         adjusted,
         probability(log10_p, n_store) if comparable else 0.0,
@@ -113,23 +118,18 @@ def judgeable(pair: Pair) -> bool:
 
 
 def settle(assessments: Sequence[Assessment]) -> list[Assessment]:
-    """Tell ancestors from siblings among the relatives, and rank all candidates.
+    """Tell ancestors from other relatives, all of them at once, and rank the candidates.
 
-    Order: ancestors by how good a parent each is, then relatives, then undecided, then strangers; equal scores
-    (copies) by date of creation, then name.
+    Order: ancestors, the most direct first; then relatives, then undecided, then strangers; copies by date of creation,
+    then name.
     """
     kin = [a for a in assessments if a.verdict is Verdict.RELATED]
-    settled = [a for a in assessments if a.verdict is not Verdict.RELATED]
+    others = [a for a in assessments if a.verdict is not Verdict.RELATED]
     if kin:
-        model, laid = frame([a.pair for a in kin])
-        created = [a.meta.created_at if a.direction is Direction.PARENT else None for a in kin]
-        weights = merge_weights(model, laid, created)
-        for i, one in enumerate(kin):
-            if weights[i] is None:
-                settled.append(_place(i, kin, model, laid))
-            else:
-                settled.append(replace(one, verdict=Verdict.DERIVED, relation=Relation.MERGE, merge_weight=weights[i]))
-    return sorted(settled, key=_rank)
+        subjects = [kin[0].pair.a, *(a.pair.b for a in kin)]
+        family = family_of([Member(subject.dossier, subject.grid) for subject in subjects])
+        kin = [_place(one, family, i) for i, one in enumerate(kin, start=1)]
+    return sorted([*kin, *others], key=_rank)
 
 
 def model_verdict(assessments: Sequence[Assessment], *, judgeable: bool) -> ModelVerdict:
@@ -148,27 +148,47 @@ def judged(assessment: Assessment) -> bool:
     return judgeable(assessment.pair)
 
 
-def _place(i: int, kin: Sequence[Assessment], model: NDArray[np.float64], laid: NDArray[np.float64]) -> Assessment:
-    """Settle the direction of one relative by itself, then by the other relatives."""
-    me = kin[i]
+def _place(me: Assessment, family: Family, i: int) -> Assessment:
+    """What the candidate at place `i` of the family is to the model, which stands at place 0."""
+    up, down = float(family.ancestry[i, 0]), float(family.ancestry[0, i])
+    if up >= SAID:
+        direction = Direction.PARENT
+    elif down >= SAID:
+        direction = Direction.CHILD
+    else:
+        direction = Direction.SIBLING if up + down <= NEITHER else Direction.UNKNOWN
+    verdict = Verdict.DERIVED if direction is Direction.PARENT else Verdict.RELATED
+    if family.copies[i] == family.copies[0]:
+        return replace(me, verdict=verdict, direction=direction, relation=Relation.IDENTICAL)
+    if (weight := family.merge_weight(i, 0)) is not None:
+        return replace(
+            me,
+            verdict=Verdict.DERIVED,
+            direction=Direction.PARENT,
+            relation=Relation.MERGE,
+            merge_weight=weight,
+            steps=1,
+        )
+    if direction in (Direction.PARENT, Direction.CHILD) and _only_a_common_start(me, direction):
+        return replace(me, direction=Direction.SIBLING)
+    if direction is Direction.SIBLING:
+        return replace(me, direction=direction)
+    relation = relation_of(me.pair, direction)
+    # An ancestor that is none in the most probable tree is listed after all that are.
+    steps = (int(family.steps[i, 0]) or len(family.members)) if direction is Direction.PARENT else 0
+    return replace(me, verdict=verdict, direction=direction, relation=relation, steps=steps)
+
+
+def _only_a_common_start(me: Assessment, direction: Direction) -> bool:
+    """Whether the two only share a beginning, as twins from one initialisation do: too little was carried over."""
     found = me.pair.slopes
-    if found is not None and found.equal and me.direction is Direction.UNKNOWN:
-        return replace(me, verdict=Verdict.DERIVED)
-    if me.direction is Direction.UNKNOWN or found is None:
-        return me
+    if found is None:
+        return False
     # Slope of the younger on the older: `a` is the model, `b` the candidate.
-    older, younger = (found.a_on_b, found.b_on_a) if me.direction is Direction.PARENT else (found.b_on_a, found.a_on_b)
+    slopes = found.a_on_b, found.b_on_a
+    older, younger = slopes if direction is Direction.PARENT else slopes[::-1]
     symmetric = older - younger < ASYMMETRY
-    if older < CARRIED_PARTLY or (symmetric and (older < CARRIED_OVER or _norms_differ(me))):
-        return replace(me, direction=Direction.SIBLING, relation=Relation.UNKNOWN)
-    for j, other in enumerate(kin):
-        if j != i and _separates(other, laid[j], me, laid[i], model):
-            # What the other is to the candidate.
-            order = pair_direction(Pair(me.pair.b, other.pair.b))
-            if order is not Direction.CHILD:
-                direction = Direction.SIBLING if order is Direction.PARENT else Direction.UNKNOWN
-                return replace(me, direction=direction, relation=Relation.UNKNOWN)
-    return replace(me, verdict=Verdict.DERIVED) if me.direction is Direction.PARENT else me
+    return older < CARRIED_PARTLY or (symmetric and (older < CARRIED_OVER or _norms_differ(me)))
 
 
 def _norms_differ(me: Assessment) -> bool:
@@ -179,23 +199,6 @@ def _norms_differ(me: Assessment) -> bool:
     """
     norms = next((e.value for e in me.evidence if e.kind == "norm_correlation"), None)
     return me.pair.same_depth and norms is not None and norms < NORMS_KEPT
-
-
-def _separates(
-    other: Assessment,
-    reference: NDArray[np.float64],
-    me: Assessment,
-    mine: NDArray[np.float64],
-    model: NDArray[np.float64],
-) -> bool:
-    """Whether `other` stands between model and candidate: neither carries on the change that the other made to it."""
-    if me.direction is Direction.PARENT:
-        on_the_way = carries(model, mine, reference)
-        if on_the_way is None:
-            # The candidate equals the other where it has layers at all: the model's further layers came from there.
-            return coverage(me.pair) < coverage(other.pair)
-        return not on_the_way
-    return other.direction is Direction.PARENT and carries(mine, model, reference) is False
 
 
 def coverage(pair: Pair) -> float:
@@ -229,4 +232,11 @@ def _rank(one: Assessment) -> tuple[object, ...]:
         support = max((e.value or 0.0 for e in one.evidence if e.kind in SUPPORTING), default=-2.0)
         strength = (round(one.log10_p, 1), -support)
     # What could not be examined at all stands last.
-    return not judged(one), _ORDER.index(one.verdict), strength, one.meta.created_at or "9999", one.repo_id
+    return (
+        not judged(one),
+        _ORDER.index(one.verdict),
+        one.steps,
+        strength,
+        one.meta.created_at or "9999",
+        one.repo_id,
+    )

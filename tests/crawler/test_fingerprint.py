@@ -461,7 +461,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     tensors = {name: torch.from_numpy(t) for name, t in separate().items()}
     for i in (1, 2):
         save_file(tensors, tmp_path / f"model-0000{i}-of-00002.safetensors")
-    with pytest.raises(WeightsError, match=r"stands in model-00001.* and again in model-00002.*must not overlap"):
+    with pytest.raises(WeightsError, match=r"is in model-00001.* and again in model-00002.*must not overlap"):
         fingerprint_of(tmp_path)
 
 

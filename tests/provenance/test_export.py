@@ -155,7 +155,7 @@ def test_a_store_compacted_meanwhile(tmp_path: Path) -> None:
         assert next(pieces).num_rows == 0
         assert next(pieces)["listed"].to_pylist() == [1]
         made.compact()
-        with pytest.raises(StoreError, match="compacted meanwhile"):
+        with pytest.raises(StoreError, match="compacted during the read"):
             next(pieces)
 
 

@@ -203,7 +203,7 @@ def test_lost_and_damaged_parts_of_the_other_store(source: Store, target: Store)
     with pytest.raises(StoreCorruptError, match=f"{part.path} cannot be read"):
         take_over(target, source)
     (source.path / part.path).unlink()
-    with pytest.raises(StoreError, match=r"compacted meanwhile .* import it again"):
+    with pytest.raises(StoreError, match=r"compacted during the import .* import it again"):
         take_over(target, source)
     assert target.read("checkpoints").num_rows == 0
     (source.path / part.path).write_bytes(data)

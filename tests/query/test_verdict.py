@@ -126,12 +126,12 @@ def test_copies_are_listed_oldest_first_and_the_later_copy_is_a_child() -> None:
     assert told(found, "mirror/late") == ("related", "child", "identical")
 
 
-def test_copies_without_dates_cannot_be_told_apart_and_count_as_origins() -> None:
+def test_copies_without_dates_are_related_and_nobody_says_who_was_first() -> None:
     copies = [dossier(ROOT, name) for name in ("mirror/b", "mirror/a")]
     found = ask(undated(root), copies)
-    assert found.verdict == "derived"
-    assert names(found, "derived") == ["mirror/a", "mirror/b"]
-    assert told(found, "mirror/a") == ("derived", "unknown", "identical")
+    assert found.verdict == "inconclusive"
+    assert names(found, "related") == ["mirror/a", "mirror/b"]
+    assert told(found, "mirror/a") == ("related", "unknown", "identical")
 
 
 def test_a_child_of_two_copies_derives_from_both() -> None:

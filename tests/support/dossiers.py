@@ -1,4 +1,4 @@
-"""Dossiers of checkpoints that lie in memory, made by the crawler itself from real safetensors bytes."""
+"""Dossiers of checkpoints in memory, made by the crawler from real safetensors bytes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def dossier(
     Args:
         tensors: its weights.
         repo_id: its name.
-        created: day of its creation, null where unknown.
+        created: day of its creation, null if unknown.
         declares: repos that its card names as parents.
         config: its `config.json`.
         size: how much is read; null for everything.
@@ -83,13 +83,13 @@ def dossier(
 
 
 def pair_of(a: Tensors | Dossier, b: Tensors | Dossier, scores: Scores | None = None) -> Pair:
-    """Two checkpoints, laid side by side, with the scores of unrelated pairs."""
+    """A pair of checkpoints, with the scores of unrelated pairs."""
     first, second = (x if isinstance(x, Dossier) else dossier(x) for x in (a, b))
     return Pair(Subject(first), Subject(second), Background(scores or {}))
 
 
 def layers_of(tensors: Tensors, chosen: Sequence[int]) -> Tensors:
-    """The checkpoint made of these layers, in this order; a layer may stand in it more than once."""
+    """The checkpoint made of these layers, in this order; a layer may occur more than once."""
     head = "model.layers."
     out = {name: tensor for name, tensor in tensors.items() if not name.startswith(head)}
     for new, old in enumerate(chosen):
@@ -120,13 +120,13 @@ def upcycled(tensors: Tensors, seed: int, *, experts: int = 4, amount: float = 0
 
 
 def mapped(tensors: Tensors, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -> Tensors:
-    """The checkpoint with its layers' matrices changed, each by itself."""
+    """The checkpoint with each matrix of its layers changed separately."""
     return {
         name: change(name, tensor).astype(tensor.dtype) if tensor.ndim == 2 and ".layers." in name else tensor
         for name, tensor in tensors.items()
     }
 
 
-def without(found: Dossier, *roles: str) -> Dossier:
+def without(model: Dossier, *roles: str) -> Dossier:
     """The dossier without the tensors of some roles."""
-    return replace(found, facts=found.facts[~np.isin(found.facts["role"], [ROLE_CODE[role] for role in roles])])
+    return replace(model, facts=model.facts[~np.isin(model.facts["role"], [ROLE_CODE[role] for role in roles])])

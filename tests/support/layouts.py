@@ -46,7 +46,7 @@ class Layout:
 
 
 def bfloat16(tensors: Tensors) -> Tensors:
-    """Rounded to numbers that bfloat16 holds exactly, as float32."""
+    """Values rounded to bfloat16, as float32."""
     return {name: torch.from_numpy(t).bfloat16().float().numpy() for name, t in tensors.items()}
 
 
@@ -57,7 +57,7 @@ def separate(seed: int = 7, kv_heads: int = KV_HEADS, layers: int = LAYERS) -> T
 
 
 def in_meta_order(weight: Array) -> Array:
-    """The rows of every head as Meta stores them: the two rows that one rotary frequency turns are neighbours."""
+    """The rows of every head in Meta's order: the two rows of one rotary frequency are adjacent."""
     halves = weight.reshape(-1, 2, HEAD // 2, weight.shape[1])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
 
@@ -86,7 +86,7 @@ def meta() -> Layout:
         "input_layernorm": "attention_norm",
         "post_attention_layernorm": "ffn_norm",
     }
-    # `attention_norm` would catch the end of `post_attention_layernorm` if that were not renamed whole.
+    # `attention_norm` would match the end of `post_attention_layernorm`, so that is renamed first.
     tensors = _renamed(separate(), {"post_attention_layernorm": "ffn_norm", **names})
     tensors = {
         name: in_meta_order(t) if name.endswith(("wq.weight", "wk.weight")) else t for name, t in tensors.items()
@@ -110,7 +110,7 @@ def phi3() -> Layout:
 
 
 def _phi_tensors() -> Tensors:
-    """Full attention with biases and without a gate: what GPT-2 and GPT-NeoX hold fused."""
+    """Full attention with biases and without a gate, which GPT-2 and GPT-NeoX store fused."""
     tensors = {name: t for name, t in separate(kv_heads=HEADS).items() if "gate_proj" not in name}
     rng = np.random.default_rng(1)
     for layer in range(LAYERS):
@@ -139,8 +139,8 @@ def gpt2() -> Layout:
     for layer in range(LAYERS):
         old, new = f"model.layers.{layer}.", f"transformer.h.{layer}."
         for kind, axis in (("weight", 1), ("bias", 0)):
-            found = [tensors.pop(f"{old}self_attn.{part}_proj.{kind}").T for part in "qkv"]
-            tensors[f"{new}attn.c_attn.{kind}"] = np.ascontiguousarray(np.concatenate(found, axis=axis))
+            qkv = [tensors.pop(f"{old}self_attn.{part}_proj.{kind}").T for part in "qkv"]
+            tensors[f"{new}attn.c_attn.{kind}"] = np.ascontiguousarray(np.concatenate(qkv, axis=axis))
             parts[f"{new}attn.c_attn.{kind}"] = {part: partial(_third, i) for i, part in enumerate("qkv")}
         for was, name in (("self_attn.dense", "attn.c_proj"), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj")):
             tensors[f"{new}{name}.weight"] = np.ascontiguousarray(tensors.pop(f"{old}{was}.weight").T)
@@ -156,10 +156,10 @@ def neox() -> Layout:
     for layer in range(LAYERS):
         old, new = f"model.layers.{layer}.", f"gpt_neox.layers.{layer}."
         for kind in ("weight", "bias"):
-            found = [tensors.pop(f"{old}self_attn.{part}_proj.{kind}") for part in "qkv"]
-            by_head = np.stack([t.reshape(HEADS, HEAD, -1) for t in found], axis=1)
+            qkv = [tensors.pop(f"{old}self_attn.{part}_proj.{kind}") for part in "qkv"]
+            by_head = np.stack([t.reshape(HEADS, HEAD, -1) for t in qkv], axis=1)
             name = f"{new}attention.query_key_value.{kind}"
-            tensors[name] = by_head.reshape(3 * HIDDEN, *found[0].shape[1:])
+            tensors[name] = by_head.reshape(3 * HIDDEN, *qkv[0].shape[1:])
             parts[name] = {part: partial(_third_of_heads, i) for i, part in enumerate("qkv")}
     names = {
         "self_attn.dense": "attention.dense",
@@ -175,7 +175,7 @@ def neox() -> Layout:
 
 
 def experts() -> Layout:
-    """A mixture of four experts, each with matrices of its own."""
+    """A mixture of four experts, each with separate matrices."""
     tensors = separate()
     rng = np.random.default_rng(2)
     for layer in range(LAYERS):
@@ -190,7 +190,7 @@ def experts() -> Layout:
 
 
 def stacked_experts() -> Layout:
-    """The same experts in one `[expert, in, out]` tensor, gate beside up."""
+    """The same experts in one `[expert, in, out]` tensor, gate and up side by side."""
     tensors, parts = experts().tensors, dict[str, Slices]()
     for layer in range(LAYERS):
         mlp = f"model.layers.{layer}.mlp.experts."
@@ -205,7 +205,7 @@ def stacked_experts() -> Layout:
 
 
 def write(folder: Path, layout: Layout, *, dtype: torch.dtype = torch.bfloat16, shards: int = 1) -> Path:
-    """The layout as a folder of safetensors, its tensors dealt out over the shards; returns the folder."""
+    """Write the layout as a folder of safetensors, its tensors distributed over the shards; returns the folder."""
     folder.mkdir(parents=True)
     names = ["model.safetensors"]
     if shards > 1:

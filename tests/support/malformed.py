@@ -1,4 +1,4 @@
-"""Files that break the safetensors format, as data: name -> (bytes, words that the fault must hold)."""
+"""Files that violate the safetensors format, as data: name -> (bytes, text that the error must contain)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _two(first: tuple[int, int], second: tuple[int, int], size: int) -> bytes:
 
 
 def _tensor(body: str, data: bytes = FOUR) -> bytes:
-    """A file with one tensor `a`, its description given as raw JSON."""
+    """A file with one tensor `a` described by raw JSON."""
     return safetensors_bytes(f'{{"a":{body}}}', data)
 
 

@@ -1,4 +1,4 @@
-"""A history and a sink of crawls that are kept in memory: what the protocols ask for, and nothing else."""
+"""A history and a sink of crawls in memory, with only the methods of the protocols."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from provenance.schemas.records import CrawlRun, EarlierFailure, Fingerprint, Ou
 
 
 def digests(files: Iterable[RepoFile]) -> tuple[str, ...] | None:
-    found = [file.sha256 or file.xet_hash for file in files]
-    return None if None in found else tuple(sorted(map(str, found)))
+    values = [file.sha256 or file.xet_hash for file in files]
+    return None if None in values else tuple(sorted(map(str, values)))
 
 
 @dataclass
@@ -44,7 +44,7 @@ class MemoryHistory:
         return self.marks.get(listing, [])
 
     def learn(self, sink: MemorySink) -> None:
-        """Take in all that a crawl kept."""
+        """Add all results of a crawl."""
         for outcome, fingerprint in sink.kept:
             if fingerprint is not None:
                 row = fingerprint.checkpoint
@@ -67,7 +67,7 @@ class MemoryHistory:
 
 @dataclass
 class MemorySink:
-    """A `schemas.protocols.FingerprintSink`; `taken_out` are repos that somebody takes out during the crawl."""
+    """A `schemas.protocols.FingerprintSink`; `taken_out` are repos that are forgotten during the crawl."""
 
     taken_out: frozenset[str] = frozenset()
     run_id: str = "in-memory"

@@ -36,7 +36,7 @@ def now(**ahead: float) -> str:
 
 
 class Night:
-    """A hub, a store, and what each crawl asked for."""
+    """A hub, a store, and the requests of the last crawl."""
 
     def __init__(self, hub: LoopbackHub, database: Database) -> None:
         self.hub, self.database = hub, database

@@ -41,7 +41,7 @@ def full_and_null(table: str) -> pa.Table:
 
 
 def fingerprint(number: int, n_tensors: int = 3, **checkpoint: Any) -> dict[str, pa.Table]:
-    """The rows of one sound fingerprint, for one commit."""
+    """The rows of one valid fingerprint, for one commit."""
     key = {"fingerprint_id": f"f{number}", "checkpoint_id": f"org/model-{number}@{number:012x}"}
     row = {"repo_id": f"org/model-{number}", "revision": f"{number:012x}", "mode": "sampled", "fingerprint_version": 1}
     entries = [{**_ENTRY, "exponent": -3}]

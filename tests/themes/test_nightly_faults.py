@@ -259,7 +259,7 @@ def test_a_small_answer_does_not_unpack_to_a_large_one(night: Night, monkeypatch
 def test_a_listing_that_broke_off_is_asked_for_patiently_and_is_a_failure(
     night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("provenance.crawler.hub.listing._PATIENCE", (0.0,) * 6)
+    monkeypatch.setattr("provenance.crawler.hub.listing._PAGE_WAITS", (0.0,) * 6)
     with answering(night, refusing(503, "cursor=")):
         found = night.crawl()
         assert found.broke_off

@@ -63,7 +63,7 @@ def test_layouts_share_out_every_row_once(
 def test_layouts_refuse_what_does_not_fit(
     layout: fused.Layout, rows: int, geometry: fused.Geometry, reason: str
 ) -> None:
-    with pytest.raises(fused.Unsettled, match=reason):
+    with pytest.raises(fused.Unresolved, match=reason):
         layout(rows, geometry)
 
 
@@ -71,7 +71,7 @@ def test_layouts_refuse_what_does_not_fit(
     ("rows", "query", "reason"), [(8, None, "missing"), (10, 12, "no whole number"), (9, 9, "rotary pairs")]
 )
 def test_rotary_refuses_what_does_not_fit(rows: int, query: int | None, reason: str) -> None:
-    with pytest.raises(fused.Unsettled, match=reason):
+    with pytest.raises(fused.Unresolved, match=reason):
         fused.rotary(rows, fused.Geometry(Settings(n_heads=3), query))
 
 

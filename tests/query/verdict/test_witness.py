@@ -1,0 +1,113 @@
+"""What each witness says of a pair, and who is believed where they contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from provenance.indexer.dossier import Dossier
+from provenance.query.evidence.pair import Subject
+from provenance.query.statistics.frame import frame_of
+from provenance.query.verdict.witness import CLEAR, STRUCTURE, Member, Precedence, precedence, repeated_values
+from tests.conftest import LLAMA_CONFIG, llama, trained
+from tests.support.dossiers import MIXTRAL_CONFIG, dossier, layers_of, mapped, upcycled
+
+ROOT = llama(1)
+Change = Callable[[str, NDArray[Any]], NDArray[Any]]
+
+
+def said(first: Dossier, second: Dossier) -> Precedence:
+    members = [Member(found, Subject(found).grid) for found in (first, second)]
+    return precedence(members[0], members[1], frame_of([m.grid for m in members]), 0, 1)
+
+
+def rounded(levels: int) -> Change:
+    def change(_: str, tensor: NDArray[Any]) -> NDArray[Any]:
+        step = np.abs(tensor).max(axis=1, keepdims=True) / levels
+        return np.round(tensor / step) * step
+
+    return change
+
+
+def depth(layers: list[int]) -> Dossier:
+    return dossier(layers_of(ROOT, layers), config={**LLAMA_CONFIG, "num_hidden_layers": len(layers)})
+
+
+def narrowed() -> Dossier:
+    cut = {
+        n: t[:64] if "gate_proj" in n or "up_proj" in n else t[:, :64] if "down_proj" in n else t
+        for n, t in ROOT.items()
+    }
+    return dossier(cut, config={**LLAMA_CONFIG, "intermediate_size": 64})
+
+
+CHILDREN: dict[str, Callable[[], Dossier]] = {
+    "pruned": lambda: dossier(mapped(ROOT, lambda _, t: np.where(np.abs(t) < np.median(np.abs(t)), 0, t))),
+    "int8": lambda: dossier(mapped(ROOT, rounded(127))),
+    "int4": lambda: dossier(mapped(ROOT, rounded(7))),
+    "layers-dropped": lambda: depth([0, 1, 4, 5]),
+    "layers-repeated": lambda: depth([0, 1, 2, 3, 2, 3, 4, 5]),
+    "narrowed": narrowed,
+    "upcycled": lambda: dossier(upcycled(ROOT, 5), config=MIXTRAL_CONFIG),
+}
+
+
+@pytest.mark.parametrize("kind", CHILDREN)
+def test_structure_names_the_child_and_overrules_dates(kind: str) -> None:
+    child = CHILDREN[kind]()
+    found = said(dossier(ROOT), child)
+    assert found.structure == STRUCTURE
+    assert found.log_odds == STRUCTURE
+    assert said(child, dossier(ROOT)).structure == -STRUCTURE
+
+
+def test_a_clear_asymmetry_overrules_dates_and_cards() -> None:
+    old = dossier(trained(ROOT, 2, 0.5), "org/old", created=1)
+    young = dossier(ROOT, "org/young", created=2, declares=["org/old"])
+    found = said(old, young)
+    assert found.asymmetry <= -CLEAR
+    assert found.dates > 0
+    assert found.declared > 0
+    assert found.log_odds == found.asymmetry
+    assert found.conflicts == ("dates", "declared")
+
+
+def test_dates_and_cards_speak_where_the_weights_are_silent() -> None:
+    light = trained(ROOT, 2, 0.01)
+    assert said(dossier(ROOT, created=1), dossier(light, created=2)).log_odds > 2
+    assert said(dossier(ROOT, "org/root"), dossier(light, declares=["org/root"])).log_odds > 2
+    assert abs(said(dossier(ROOT), dossier(light)).log_odds) < CLEAR
+    assert said(dossier(ROOT, created=1), dossier(light, created=1)).dates == 0
+
+
+def test_two_cards_that_name_each_other_say_nothing() -> None:
+    one = dossier(ROOT, "org/one", declares=["org/other"])
+    other = dossier(trained(ROOT, 2, 0.01), "org/other", declares=["org/one"])
+    assert said(one, other).declared == 0
+
+
+def test_nothing_is_read_from_slopes_of_rescaled_or_unrelated_weights() -> None:
+    assert said(dossier(ROOT), dossier(mapped(ROOT, lambda _, t: 2 * t))).asymmetry == 0
+    assert said(dossier(ROOT), dossier(llama(77))).asymmetry == 0
+    assert said(dossier(ROOT), dossier(ROOT, "org/copy")).asymmetry == 0
+
+
+@given(st.tuples(*[st.floats(-6, 6)] * 4))
+def test_a_testimony_turned_round_says_the_opposite(values: tuple[float, float, float, float]) -> None:
+    found = Precedence(*values)
+    assert found.reversed().log_odds == pytest.approx(-found.log_odds)
+    assert found.reversed().conflicts == found.conflicts
+
+
+def test_rounding_repeats_values_and_training_does_not() -> None:
+    assert repeated_values(dossier(ROOT)) < 0.01
+    assert repeated_values(dossier(mapped(ROOT, rounded(127)))) > 0.02
+    assert repeated_values(dossier(mapped(ROOT, rounded(7)))) > 0.1
+    # Zeros are no rounding.
+    assert repeated_values(CHILDREN["pruned"]()) < 0.01
