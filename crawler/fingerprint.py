@@ -67,7 +67,7 @@ def fingerprint(
     config, config_note = listed.config, list[str]()
     reading = read_names(entries)
     if config is None or reading.needs_config:
-        config, config_note = _read_config(reader, listed.config_file)
+        config, config_note = read_config(reader, listed.config_file)
     resolved = reading.with_config(config)
     # With another config, a fused tensor may be split differently into parts of the same names and shapes.
     known = None if earlier is None or reading.needs_config else _same_layout(resolved.tensors, earlier.tensors)
@@ -125,7 +125,8 @@ def _check_entries(entries: Sequence[TensorEntry], repo: str) -> None:
             )
 
 
-def _read_config(reader: TensorReader, path: str | None) -> tuple[Mapping[str, object] | None, list[str]]:
+def read_config(reader: TensorReader, path: str | None) -> tuple[Mapping[str, object] | None, list[str]]:
+    """A config, null where there is none of use; and a note that says why it was ignored."""
     if path is None:
         return None, []
     length = reader.size(path)

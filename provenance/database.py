@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,6 +122,8 @@ class Database:
         min_probability: float = 0.0,
         save: bool = False,
         options: CrawlOptions | None = None,
+        deep: bool = False,
+        before_reading: Callable[[int], object] | None = None,
     ) -> Answer:
         """The `k` most suspected parents of a model.
 
@@ -132,15 +134,24 @@ class Database:
             min_probability: candidates below it are left out.
             save: store the model, which then counts as one of the store's checkpoints.
             options: how a model that is not stored is read.
+            deep: read the weights of the model and of its best undecided candidates again, as in `compare`.
+            before_reading: called with the number of bytes of weights that `deep` will read.
 
         Raises:
             UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
             IndexMissingError: the index holds no signatures of this spec.
+            SourceError, CheckpointError: as `compare`, of the model.
         """
-        from provenance.query.engine import answer
+        from provenance.query.engine import judge
 
         dossier = self._save(model, options) if save else self.find(model, options)
-        return answer(dossier, self.catalogue, k=k, spec=spec, min_probability=min_probability)
+        found = judge(dossier, self.catalogue, spec=spec)
+        if deep:
+            from provenance.deep import Weigher
+
+            with Weigher(self.store, options) as weigher:
+                found = weigher.examine(found, model, before_reading)
+        return found.at_least(min_probability).answer(k)
 
     def find(self, model: str, options: CrawlOptions | None = None) -> Dossier:
         """The dossier of a model: stored (checkpoint id or repo id), or fingerprinted now from a folder or the hub.
@@ -161,23 +172,44 @@ class Database:
         """Every latest checkpoint, indexed or not."""
         return self.catalogue.dossiers()
 
-    def compare(self, a: str, b: str, *, plot: str | None = None) -> Comparison:
+    def compare(
+        self,
+        a: str,
+        b: str,
+        *,
+        plot: str | None = None,
+        deep: bool = False,
+        options: CrawlOptions | None = None,
+        before_reading: Callable[[int], object] | None = None,
+    ) -> Comparison:
         """Every line of evidence for `b` as a parent of `a`.
 
         Args:
             a: as in `find`.
             b: as in `find`.
             plot: a `.png` or `.svg` file for curves and cells.
+            deep: read the weights of both again, and compare what no inner disguise changes.
+            options: how a model that is not stored is read.
+            before_reading: called with the number of bytes of weights that `deep` will read.
 
         Raises:
             UnknownModelError: one of them is neither stored nor a folder with a checkpoint.
+            SourceError: `deep`, and one was crawled from a folder and is not named by it.
+            CheckpointError: `deep`, and one cannot be read any more.
             ProvenanceError: the plot cannot be drawn.
         """
         from provenance.query.compare import compare
         from provenance.query.evidence.pair import Pair, Subject
 
-        pair = Pair(Subject(self.find(a)), Subject(self.find(b)), self.catalogue.background)
-        found = compare(pair, self.catalogue)
+        pair = Pair(Subject(self.find(a, options)), Subject(self.find(b, options)), self.catalogue.background)
+        reading = None
+        if deep:
+            from provenance.deep import Weigher
+
+            with Weigher(self.store, options) as weigher:
+                model, other = weigher.open(pair.a.dossier, a), weigher.open(pair.b.dossier, b)
+                (reading,) = weigher.read(model, [other], before_reading)
+        found = compare(pair, self.catalogue, reading)
         if plot is not None:
             from provenance.plot import plot_pair
 

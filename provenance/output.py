@@ -168,6 +168,11 @@ def show_bytes(n: float) -> str:
     return f"{n:.1f} TiB"
 
 
+def say_reading(n: int) -> None:
+    """Say on stderr how many bytes of weights will be read."""
+    click.echo(f"reading {show_bytes(n)} of weights ({n:,} bytes)", err=True)
+
+
 def _finite(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -14,22 +14,27 @@ from provenance.query.catalogue import Catalogue
 from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.evidence.profile_correlation import profile_score
 from provenance.query.statistics.curves import kl_divergence, wasserstein
+from provenance.query.verdict.deep import deepen
 from provenance.query.verdict.rule import SUSPICION, assess, settle
+from provenance.schemas.products import DeepReading
 from provenance.schemas.results import ComparedModel, Comparison, Controls, CurveScores, Evidence, Spread
 from provenance.schemas.tabular import Rows
 
 MAX_CONTROLS = 200
 
 
-def compare(pair: Pair, catalogue: Catalogue) -> Comparison:
+def compare(pair: Pair, catalogue: Catalogue, reading: DeepReading | None = None) -> Comparison:
     """Compare one pair in full.
 
     Args:
         pair: the two models; the second is judged as a parent of the first.
         catalogue: the stored checkpoints, from which the controls are chosen.
+        reading: their weights, read again for `--deep`; null without it.
     """
     others = catalogue.dossiers()
     (assessment,) = settle([assess(pair, len(others))])
+    if reading is not None:
+        assessment = deepen(assessment, reading, len(others))
     return Comparison(
         a=ComparedModel.from_attributes(pair.a.dossier.meta),
         b=ComparedModel.from_attributes(pair.b.dossier.meta),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from provenance.indexer.dossier import Dossier
 from provenance.query.candidates import candidates
 from provenance.query.catalogue import Catalogue
 from provenance.query.evidence.pair import Pair
+from provenance.query.verdict.deep import deep_verdict, deepen, rerank
 from provenance.query.verdict.rule import MIN_MATRICES, Assessment, assess, model_verdict, settle
 from provenance.schemas.enums import ModelVerdict
+from provenance.schemas.products import DeepReading
 from provenance.schemas.results import Answer, Candidate, Evidence, ModelSummary, SearchedStore
 from provenance.schemas.tabular import Rows
 
@@ -25,6 +28,24 @@ class Judgement:
     n_unindexed: int
     generation: str | None
 
+    def at_least(self, min_probability: float) -> Judgement:
+        """The same without less probable candidates."""
+        return replace(self, candidates=tuple(a for a in self.candidates if a.probability >= min_probability))
+
+    def undecided(self, n: int) -> list[Assessment]:
+        """The best `n` candidates that are no relatives."""
+        return [one for one in self.candidates if not one.is_relative][:n]
+
+    def deepened(self, examined: Sequence[Assessment], readings: Sequence[DeepReading]) -> Judgement:
+        """The same after reading the weights of some of its candidates anew."""
+        found = dict(zip((one.meta.checkpoint_id for one in examined), readings, strict=True))
+        candidates = rerank(
+            deepen(one, found[one.meta.checkpoint_id], self.n_checkpoints) if one.meta.checkpoint_id in found else one
+            for one in self.candidates
+        )
+        verdict = deep_verdict(model_verdict(candidates, judgeable=_judgeable(self.model)), candidates)
+        return replace(self, candidates=tuple(candidates), verdict=verdict)
+
     def answer(self, k: int) -> Answer:
         """The public answer, with the `k` best candidates."""
         return Answer(
@@ -33,13 +54,6 @@ class Judgement:
             self.verdict,
             Rows(Candidate, (_candidate(rank, a) for rank, a in enumerate(self.candidates[:k], start=1))),
         )
-
-
-def answer(
-    model: Dossier, catalogue: Catalogue, *, k: int = 10, spec: str | None = None, min_probability: float = 0.0
-) -> Answer:
-    """The `k` most suspected parents of a model; the arguments and errors are those of `judge`."""
-    return judge(model, catalogue, spec=spec, min_probability=min_probability).answer(k)
 
 
 def judge(model: Dossier, catalogue: Catalogue, *, spec: str | None = None, min_probability: float = 0.0) -> Judgement:
@@ -58,14 +72,19 @@ def judge(model: Dossier, catalogue: Catalogue, *, spec: str | None = None, min_
     recalled = candidates(model, catalogue.generation, catalogue.unindexed, spec=spec)
     pairs = [Pair(subject, catalogue.subject(other), catalogue.background) for other in recalled]
     assessments = settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
-    return Judgement(
+    found = Judgement(
         model,
-        model_verdict(assessments, judgeable=len(model.matrices.facts) >= MIN_MATRICES),
-        tuple(a for a in assessments if a.probability >= min_probability),
+        model_verdict(assessments, judgeable=_judgeable(model)),
+        tuple(assessments),
         catalogue.n_checkpoints,
         len(catalogue.unindexed),
         catalogue.generation.name if catalogue.generation else None,
     )
+    return found.at_least(min_probability)
+
+
+def _judgeable(model: Dossier) -> bool:
+    return len(model.matrices.facts) >= MIN_MATRICES
 
 
 def _candidate(rank: int, a: Assessment) -> Candidate:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provenance.commands.options import json_option, store_option
+from provenance.commands.options import deep_option, json_option, store_option
 
 if TYPE_CHECKING:
     from provenance.schemas.results import Comparison
@@ -18,22 +18,27 @@ if TYPE_CHECKING:
 @store_option
 @json_option
 @click.option("--plot", type=click.Path(dir_okay=False), metavar="FILE", help="Draw curves and cells (.png or .svg).")
-def compare(a: str, b: str, store: str | None, output: str | None, plot: str | None) -> None:
+@deep_option
+def compare(a: str, b: str, store: str | None, output: str | None, plot: str | None, deep: bool) -> None:
     """Show every line of evidence for B as a parent of A.
 
     A and B are checkpoint ids or repo ids in the store, or local folders (./…). The scores of the curves are shown with
     those of stored strangers of the same shape, which show what the architecture alone explains.
 
+    Weights that were permuted, rotated or rescaled to hide their origin need --deep. A checkpoint crawled from the
+    hub is read from there again; one crawled from a folder must be named by that folder.
+
     \b
     Examples:
       provenance compare org/child org/parent
       provenance compare ./mine org/parent --plot pair.svg
+      provenance compare --deep ./mine ./theirs
     """
     from provenance import open as open_database
-    from provenance.output import choose_format, print_json
+    from provenance.output import choose_format, print_json, say_reading
 
     with open_database(store) as database:
-        found = database.compare(a, b, plot=plot)
+        found = database.compare(a, b, plot=plot, deep=deep, before_reading=say_reading)
     if choose_format(output) == "json":
         print_json(found.to_dict())
     else:

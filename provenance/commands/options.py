@@ -30,3 +30,8 @@ sample_option = click.option(
     show_default=True,
     help="How much a sampled fingerprint reads.",
 )
+deep_option = click.option(
+    "--deep",
+    is_flag=True,
+    help="Read the weights again and compare what no inner disguise changes; first prints how many bytes.",
+)

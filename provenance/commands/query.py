@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provenance.commands.options import format_option, mode_option, sample_option, store_option
+from provenance.commands.options import deep_option, format_option, mode_option, sample_option, store_option
 
 if TYPE_CHECKING:
     from provenance.schemas.results import Answer
@@ -31,6 +31,7 @@ FAIL_ON = ("derived", "undeclared", "license")
 @click.option("--save", is_flag=True, help="Store the fingerprint of a model that is not in the store yet.")
 @mode_option
 @sample_option
+@deep_option
 def query(
     model: str,
     store: str | None,
@@ -42,11 +43,13 @@ def query(
     save: bool,
     mode: str | None,
     sample: str,
+    deep: bool,
 ) -> None:
     """Name the suspected parents of MODEL.
 
     MODEL is a checkpoint id or repo id in the store, a local folder (./…), or a repo of the hub. A model
-    that is not stored is fingerprinted first, and kept only with --save.
+    that is not stored is fingerprinted first, and kept only with --save. With --deep, the weights of MODEL and of
+    up to five candidates not known to be relatives are read again, which reveals weights disguised on purpose.
 
     \b
     The answer is one of
@@ -59,9 +62,10 @@ def query(
       provenance query org/name
       provenance query ./my-model -k 3 --format json
       provenance query org/name --fail-on undeclared
+      provenance query --deep ./my-model
     """
     from provenance import open as open_database
-    from provenance.output import choose_format, print_json, print_rows
+    from provenance.output import choose_format, print_json, print_rows, say_reading
 
     options = None
     if mode is not None or sample != "default":  # the query of a stored model needs no crawler
@@ -69,7 +73,16 @@ def query(
 
         options = CrawlOptions(mode, sample)
     with open_database(store) as database:
-        answer = database.query(model, k=k, spec=spec, min_probability=min_probability, save=save, options=options)
+        answer = database.query(
+            model,
+            k=k,
+            spec=spec,
+            min_probability=min_probability,
+            save=save,
+            options=options,
+            deep=deep,
+            before_reading=say_reading,
+        )
     chosen = choose_format(output)
     if chosen == "json":
         print_json(answer.to_dict())
@@ -99,6 +112,7 @@ def _print_table(answer: Answer) -> None:
 
     click.echo(f"{clean(answer.model.checkpoint_id)}: {answer.verdict}")
     rows = []
+    deep = any(e.kind == "products" for candidate in answer.candidates for e in candidate.evidence)
     for candidate in answer.candidates:
         lines = {e.kind: e.value for e in candidate.evidence}
         rows.append(
@@ -113,10 +127,15 @@ def _print_table(answer: Answer) -> None:
                 "weights": lines.get("layer_alignment", lines.get("weight_correlation")),
                 "norms": lines.get("norm_correlation"),
                 "curves": lines.get("published_score"),
+                **({"products": lines.get("products")} if deep else {}),
                 "(shapes)": lines.get("architecture"),
             }
         )
     print_table(rows)
+    for candidate in answer.candidates:
+        for line in candidate.evidence:
+            if line.kind == "products" and line.value is None:
+                click.echo(f"not compared with --deep: {clean(line.note)}", err=True)
     searched = f"{answer.store.checkpoints} checkpoints searched"
     if answer.store.unindexed:
         searched += f", {answer.store.unindexed} of them not indexed yet (run `provenance index`)"

@@ -21,6 +21,8 @@ from provenance.query.statistics.alignment import (
 )
 from provenance.query.statistics.background import Background
 from provenance.query.statistics.grid import Grid, grid_of
+from provenance.query.statistics.products import ProductMatch, compare_products
+from provenance.schemas.products import DeepReading
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Pair:
         a: the queried model.
         b: the candidate.
         background: scores of unrelated pairs.
+        reading: their weights, read anew; null without `--deep`.
     """
 
     a: Subject
     b: Subject
     background: Background = field(default_factory=lambda: Background({}))
+    reading: DeepReading | None = None
 
     def strangers(self, kind: str) -> NDArray[np.float64]:
         """Sorted scores of unrelated pairs in this pair's stratum on a line of evidence."""
@@ -76,6 +80,12 @@ class Pair:
     def aligned(self) -> Agreement:
         """Agreement of corresponding layers; its p-value is not corrected for the choice of layers."""
         return self.by_position if self.same_depth else agreement(self.a.grid, self.b.grid, *self.layers)
+
+    @cached_property
+    def products(self) -> ProductMatch | None:
+        """Agreement of what no inner disguise changes; null where it was not read."""
+        read = self.reading
+        return None if read is None or read.a is None or read.b is None else compare_products(read.a, read.b)
 
     @cached_property
     def slopes(self) -> Slopes | None:

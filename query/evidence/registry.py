@@ -10,6 +10,7 @@ from provenance.query.evidence import (
     file_digest,
     layer_alignment,
     norm_correlation,
+    products,
     profile_correlation,
     tensor_digest,
     weight_correlation,
@@ -96,6 +97,16 @@ LINES = (
         architecture.measure,
     ),
 )
+
+DEEP = Line(
+    "products",
+    "The layers compute alike, however their weights were permuted, rotated or rescaled.",
+    True,
+    Null.THEORETICAL,
+    products.measure,
+)
+"""What `--deep` adds. It is none of `LINES`, for p-values are corrected for their number: a line that is not read
+without `--deep` may not weaken the others."""
 
 CONVICTING = tuple(line.name for line in LINES if line.convicts)
 """Lines whose null distribution is known well enough to convict."""

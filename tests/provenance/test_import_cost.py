@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import provenance
-from tests.support.command_line import CHILD, ROOT
+from tests.support.command_line import CHILD, PARENT, ROOT
 
 WATCH = """
 import json, sys
@@ -49,8 +49,14 @@ def test_query_of_a_stored_model_stays_offline_and_light(tmp_path: Path, store: 
     loaded = imported(tmp_path, "query", CHILD, "--store", str(store), "--format", output)
     assert "query" in loaded
     assert not loaded & (HTTP | HEAVY)
-    assert "crawler" not in loaded
+    assert not loaded & {"crawler", "deep"}
     assert ("rich" in loaded) == (output == "table")
+
+
+def test_compare_of_stored_models_reads_nothing_anew_without_deep(tmp_path: Path, store: Path) -> None:
+    loaded = imported(tmp_path, "compare", CHILD, PARENT, "--store", str(store))
+    assert "query" in loaded
+    assert not loaded & (HTTP | HEAVY | {"crawler", "deep"})
 
 
 @pytest.mark.parametrize("output", ["json", "csv"])

@@ -14,7 +14,7 @@ from provenance.indexer.dossier import Dossier
 from provenance.query.catalogue import Catalogue
 from provenance.query.compare import compare
 from provenance.query.evidence.pair import Pair, Subject
-from provenance.query.evidence.registry import CONVICTING, LINES, SUPPORTING, Line
+from provenance.query.evidence.registry import CONVICTING, DEEP, LINES, SUPPORTING, Line
 from provenance.query.statistics.background import OTHER, SAME, Background, bundled, key
 from provenance.query.statistics.significance import MIN_BLOCKS
 from provenance.schemas.enums import Null
@@ -61,16 +61,16 @@ def strength(line: Line, evidence: Evidence | None) -> float:
 
 
 def test_names_are_distinct_and_only_a_theoretical_null_convicts() -> None:
-    assert len({line.name for line in LINES}) == len(LINES)
-    assert all(line.null is Null.THEORETICAL for line in LINES if line.convicts)
+    assert len({line.name for line in (*LINES, DEEP)}) == len(LINES) + 1
+    assert all(line.null is Null.THEORETICAL for line in (*LINES, DEEP) if line.convicts)
     assert {*CONVICTING, *SUPPORTING} == {line.name for line in LINES if line.null is not Null.NONE}
 
 
-@each_line
+@pytest.mark.parametrize("line", [*LINES, DEEP], ids=lambda line: line.name)
 def test_the_method_page_has_its_row(line: Line) -> None:
     section = METHOD.read_text(encoding="utf-8").partition("\n## Lines of evidence\n")[2].partition("\n## ")[0]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in section.splitlines() if row.startswith("| `")]
-    assert [row[0] for row in rows] == [f"`{other.name}`" for other in LINES]
+    assert [row[0] for row in rows] == [f"`{other.name}`" for other in (*LINES, DEEP)]
     (row,) = [row for row in rows if row[0] == f"`{line.name}`"]
     assert row[1] == line.meaning
     assert row[3].partition(":")[0] == line.null.value

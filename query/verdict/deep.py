@@ -1,0 +1,91 @@
+"""The verdict on a pair whose weights were read anew: what `--deep` may add to it, and what it may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from provenance.query.evidence.pair import Pair
+from provenance.query.evidence.registry import CONVICTING, DEEP
+from provenance.query.statistics.products import ProductMatch
+from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, probability
+from provenance.query.verdict.rule import ALPHA, SUSPICION, Assessment
+from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
+from provenance.schemas.products import DeepReading
+
+LINES = len(CONVICTING) + 1
+"""Convicting lines with this one: the number of chances that a stranger has to be accused."""
+
+
+def convicts(match: ProductMatch, n_store: int, level: float = ALPHA) -> bool:
+    """Whether products alone prove a common origin, corrected over all convicting lines and over the store."""
+    return match.convicts(LINES * n_store, level)
+
+
+def deepen(found: Assessment, reading: DeepReading, n_store: int) -> Assessment:
+    """Add the line `products`, and raise the verdict where it convicts: to `related` at most, and never lower it.
+
+    Twins from one initialisation agree in their products nearly as much as copies do, so that common origin is all that
+    they prove. Who came first is said by dates and cards alone: the cells of a disguised copy do not correspond.
+
+    Args:
+        found: the pair as it was judged without, among its relatives.
+        reading: what was read of it.
+        n_store: checkpoints that the candidate was picked from.
+    """
+    pair = replace(found.pair, reading=reading)
+    evidence, match = DEEP.measure(pair), pair.products
+    deep = replace(found, pair=pair, evidence=(*found.evidence, *([evidence] if evidence else [])))
+    if found.is_relative or match is None or match.best is None or not convicts(match, n_store, SUSPICION):
+        return deep
+    lines = [e.log10_p for e in found.evidence if e.kind in CONVICTING and e.log10_p is not None]
+    log10_p = combine_log10_p([*lines, match.log10_p], LINES)
+    weighed = replace(
+        deep,
+        verdict=Verdict.INCONCLUSIVE,
+        log10_p=log10_p,
+        log10_p_adjusted=adjust_log10_p(log10_p, n_store),
+        probability=probability(log10_p, n_store),
+    )
+    if not convicts(match, n_store):
+        return weighed
+    return replace(
+        weighed,
+        verdict=Verdict.RELATED,
+        direction=_order(pair),
+        relation=Relation.TRANSFORMED,
+        score=match.best.value,
+    )
+
+
+def rerank(candidates: Iterable[Assessment]) -> list[Assessment]:
+    """Raised candidates among the relatives, by score; all others in the order that they had."""
+
+    def key(one: Assessment) -> tuple[int, float]:
+        if not one.is_relative:
+            return 2, 0.0
+        return (0, 0.0) if one.verdict is Verdict.DERIVED else (1, -round(one.score, 4))
+
+    return sorted(candidates, key=key)
+
+
+def deep_verdict(settled: ModelVerdict, candidates: Iterable[Assessment]) -> ModelVerdict:
+    """What is claimed of the model: an older relative that only products show may be an ancestor or a twin."""
+    if settled is ModelVerdict.NO_PARENT_FOUND and any(
+        one.verdict is Verdict.RELATED and one.direction is Direction.PARENT and one.relation is Relation.TRANSFORMED
+        for one in candidates
+    ):
+        return ModelVerdict.INCONCLUSIVE
+    return settled
+
+
+def _order(pair: Pair) -> Direction:
+    """What the candidate is to the model by the dates of creation, or else by what the cards declare."""
+    model, candidate = pair.a.dossier.meta, pair.b.dossier.meta
+    if model.created_at and candidate.created_at and model.created_at != candidate.created_at:
+        return Direction.PARENT if candidate.created_at < model.created_at else Direction.CHILD
+    if candidate.repo_id in (model.declared_parents or ()):
+        return Direction.PARENT
+    if model.repo_id in (candidate.declared_parents or ()):
+        return Direction.CHILD
+    return Direction.UNKNOWN
