@@ -11,11 +11,12 @@ import numpy as np
 from provenance.indexer.dossier_meta import DossierMeta
 from provenance.indexer.signature import published_score
 from provenance.query.catalogue import Catalogue
+from provenance.query.engine import assessments
 from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.evidence.profile_correlation import profile_score
 from provenance.query.statistics.curves import kl_divergence, wasserstein
 from provenance.query.verdict.deep import deepen
-from provenance.query.verdict.rule import SUSPICION, assess, settle
+from provenance.query.verdict.rule import SUSPICION
 from provenance.schemas.products import DeepReading
 from provenance.schemas.results import ComparedModel, Comparison, Controls, CurveScores, Evidence, Spread
 from provenance.schemas.tabular import Rows
@@ -32,7 +33,10 @@ def compare(pair: Pair, catalogue: Catalogue, reading: DeepReading | None = None
         reading: their weights, read again for `--deep`; null without it.
     """
     others = catalogue.dossiers()
-    (assessment,) = settle([assess(pair, len(others))])
+    # Judged among all relatives, as `provenance query` does: a pair alone would not show a sibling or a merge.
+    candidate = pair.b.dossier
+    judged = assessments(pair.a.dossier, catalogue, also=[candidate])
+    assessment = next(one for one in judged if one.meta.checkpoint_id == candidate.checkpoint_id)
     if reading is not None:
         assessment = deepen(assessment, reading, len(others))
     return Comparison(

@@ -68,19 +68,35 @@ def judge(model: Dossier, catalogue: Catalogue, *, spec: str | None = None, min_
     Raises:
         IndexMissingError: the index has no signatures of this spec.
     """
-    subject = catalogue.subject(model)
-    recalled = candidates(model, catalogue.generation, catalogue.unindexed, spec=spec)
-    pairs = [Pair(subject, catalogue.subject(other), catalogue.background) for other in recalled]
-    assessments = settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
+    assessed = assessments(model, catalogue, spec=spec)
     found = Judgement(
         model,
-        model_verdict(assessments, judgeable=_judgeable(model)),
-        tuple(assessments),
+        model_verdict(assessed, judgeable=_judgeable(model)),
+        tuple(assessed),
         catalogue.n_checkpoints,
         len(catalogue.unindexed),
         catalogue.generation.name if catalogue.generation else None,
     )
     return found.at_least(min_probability)
+
+
+def assessments(
+    model: Dossier, catalogue: Catalogue, *, spec: str | None = None, also: Sequence[Dossier] = ()
+) -> list[Assessment]:
+    """What is claimed of every candidate of a model, best first.
+
+    Args:
+        model: the queried model.
+        catalogue: the checkpoints to search.
+        spec: signature to search with; the index's own by default.
+        also: checkpoints to judge with them, found by the search or not.
+    """
+    recalled = candidates(model, catalogue.generation, catalogue.unindexed, spec=spec)
+    known = {dossier.checkpoint_id for dossier in recalled}
+    recalled += [dossier for dossier in also if dossier.checkpoint_id not in known]
+    subject = catalogue.subject(model)
+    pairs = [Pair(subject, catalogue.subject(other), catalogue.background) for other in recalled]
+    return settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
 
 
 def _judgeable(model: Dossier) -> bool:

@@ -30,7 +30,8 @@ FOLDERS = ("provenance", "tests", "tools", "benchmarks", "docs", ".ci")
 
 REVEALED = {
     'provenance.open("x")': "provenance.database.Database",
-    # The verdict of a candidate belongs here, once `query` returns typed answers.
+    'provenance.open("x").query("m")': "provenance.schemas.results.Answer",
+    'provenance.open("x").query("m").candidates[0].verdict': "provenance.schemas.enums.Verdict",
 }
 """Expression -> what mypy says that it is."""
 
