@@ -28,12 +28,14 @@ COPIES = ("reupload", "renamed", "config_disguise", "convert", "cast")
 
 @dataclass
 class Tally:
-    """Derivatives that do not hide, how many of them are called derived and have a direct parent first, and directions
-    that are said of pairs that are no copies, and right."""
+    """Derivatives that do not hide, how many of them are called derived and have a direct parent first; merges, and how
+    many have just their parents named as such; directions said of pairs that are no copies, and right."""
 
     models: int = 0
     derived: int = 0
     parent_first: int = 0
+    merges: int = 0
+    named: int = 0
     said: int = 0
     right: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -75,6 +77,10 @@ def measure(dossiers: Sequence[Dossier], truth: Mapping[str, Truth]) -> Tally:
             tally.models += 1
             tally.derived += answer.verdict is ModelVerdict.DERIVED
             first = answer.candidates[0].repo_id if answer.candidates else ""
+            if len(model.parents) > 1:
+                merged = {one.repo_id for one in answer.candidates if one.merge_weight is not None}
+                tally.merges += 1
+                tally.named += merged == set(model.parents)
             tally.parent_first += original(first, truth) in {original(parent, truth) for parent in model.parents}
     return tally
 
@@ -87,10 +93,12 @@ def main(store: str, table: str) -> None:
     random.Random(0).shuffle(dates)
     bare = [replace(d, meta=replace(d.meta, created_at=None, declared_parents=[])) for d in stored]
     dealt = [replace(d, meta=replace(d.meta, created_at=date)) for d, date in zip(bare, dates, strict=True)]
-    print("| dates | derivatives | derived | parent first | directions said | right |\n|" + " --- |" * 6)
+    names = ("dates", "derivatives", "derived", "parent first", "merges", "parents named", "directions said", "right")
+    print(f"| {' | '.join(names)} |\n|" + " --- |" * len(names))
     for name, dossiers in (("as stored", stored), ("none", bare), ("shuffled", dealt)):
         t = measure(dossiers, truth)
-        print(f"| {name} | {t.models} | {t.derived} | {t.parent_first} | {t.said} | {t.right} |")
+        figures = (t.models, t.derived, t.parent_first, t.merges, t.named, t.said, t.right)
+        print(f"| {name} | {' | '.join(map(str, figures))} |")
         for line in t.wrong[:10]:
             print(f"  wrong: {line}", file=sys.stderr)
 
