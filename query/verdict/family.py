@@ -21,7 +21,7 @@ from provenance.query.statistics.frame import Frame, frame_of
 from provenance.query.verdict.merge import Merge, find_mean, find_sum
 from provenance.query.verdict.stack import find_stack
 from provenance.query.verdict.tree import carries, grow
-from provenance.query.verdict.witness import COMPARABLE, Member, declared, precedence
+from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, declared, precedence
 
 MISSING_LAYERS = 1.0
 """Distance of a layer that only one of two has: that of an unrelated one, in units of the mean variance, is 2."""
@@ -238,7 +238,8 @@ class _Builder:
         for node in self.merges:
             parents = {int(self.copies[member]) for member in self.merges[node].weights}
             for child, above in list(parent.items()):
-                if child in parents or ancestry[child, node] > 0.5 or self._odds(node, child) <= 0:
+                # A merge lies between its parents and looks like their ancestor: only a clear witness makes it one.
+                if child in parents or ancestry[child, node] > 0.5 or self._odds(node, child) < CLEAR:
                     continue
                 nearer = self.distance[child, node] < self.distance[child, above]
                 slope, error = self._slopes(above)

@@ -130,7 +130,7 @@ def test_sister_merges_are_no_parents_of_each_other() -> None:
 
 def test_a_fine_tune_of_a_merge_descends_from_it_and_its_parents() -> None:
     merge = merged({"one": 0.5, "two": 0.5}, CHILDREN)
-    family = family_of(members({**CHILDREN, "merge": merge, "tuned": trained(merge, 20, 0.3)}))
+    family = family_of(members({**CHILDREN, "merge": merge, "tuned": trained(merge, 20, 0.6)}))
     assert list(family.merges) == [4]
     assert (family.ancestry[[4, 1, 2, 0], 5] >= 0.95).all()
     assert family.steps[4, 5] == 1
