@@ -37,23 +37,35 @@ def said(family: Family, parents: Sequence[int | None]) -> tuple[int, int, int]:
     return int((claimed & true).sum()), int((true & ~claimed).sum()), int((claimed & ~true).sum())
 
 
-@settings(max_examples=12)
-@given(st.lists(st.integers(0, 100), min_size=2, max_size=6), st.integers(0, 10_000))
-def test_a_random_tree_is_recovered_from_weights_alone(places: list[int], seed: int) -> None:
+def random_tree(places: Sequence[int], seed: int) -> tuple[int, int, int]:
+    """A family that grew one by one, each member trained from the one at its place; asked about in random order."""
     parents: list[int | None] = [None]
     weights = [ROOT]
     for i, place in enumerate(places):
         parents.append(place % len(weights))
         weights.append(trained(weights[place % len(weights)], 1000 + seed + i, 0.5))
-    order = np.random.default_rng(seed).permutation(len(weights))
-    place_of = {int(old): new for new, old in enumerate(order)}
-    family = family_of(members({f"org/m{i}": weights[i] for i in map(int, order)}))
+    order = [int(i) for i in np.random.default_rng(seed).permutation(len(weights))]
+    family = family_of(members({f"org/m{i}": weights[i] for i in order}))
+    place_of = {old: new for new, old in enumerate(order)}
     moved: list[int | None] = [None] * len(weights)
     for child, parent in enumerate(parents):
         moved[place_of[child]] = None if parent is None else place_of[parent]
-    right, missed, wrong = said(family, moved)
+    return said(family, moved)
+
+
+@settings(max_examples=12)
+@given(st.lists(st.integers(0, 100), min_size=2, max_size=6), st.integers(0, 10_000))
+def test_nothing_false_is_said_of_a_random_tree(places: list[int], seed: int) -> None:
+    _, _, wrong = random_tree(places, seed)
     assert wrong == 0
-    assert right > missed
+
+
+def test_most_of_a_random_tree_is_recovered_from_weights_alone() -> None:
+    rng = np.random.default_rng(1)
+    trees = [random_tree(rng.integers(0, 100, 5).tolist(), int(rng.integers(10_000))) for _ in range(12)]
+    right, missed, wrong = map(sum, zip(*trees, strict=True))
+    assert wrong == 0
+    assert right > 4 * missed
 
 
 def test_generations_are_counted() -> None:
