@@ -28,6 +28,9 @@ MISSING_LAYERS = 1.0
 
 Array = NDArray[np.float64]
 
+SHARED = 0.02
+"""Squared cosine of two changes from which one may be a part of the other: each of 7 equal ones has 0.14."""
+
 FAR_BETTER = 4.0
 """How much less a sum of changes must leave over than a mean does."""
 
@@ -190,11 +193,13 @@ class _Builder:
         found = dict[int, Merge]()
         for node in parent:
             for base in lines[node]:
+                slope, _ = self._slopes(base)
                 # From M + R = A + B nothing follows about which of the four is the sum: other witnesses must say so.
                 children = [
                     other
                     for other in parent
-                    if base in lines[other]
+                    if slope[node, other] * slope[other, node] >= SHARED
+                    and base in lines[other]
                     and node not in (other, *lines[other])
                     and self._correlation(node, other) >= COMPARABLE
                     and self._odds(base, other) > 0
@@ -243,7 +248,7 @@ class _Builder:
                     continue
                 nearer = self.distance[child, node] < self.distance[child, above]
                 slope, error = self._slopes(above)
-                if nearer and carries(slope[child, node], error[child, node]):
+                if nearer and carries(slope, error)[child, node]:
                     parent[child] = node
                     below = [child, *(k for k in range(len(self.nodes)) if ancestry[child, k] > 0.5)]
                     for k in below:

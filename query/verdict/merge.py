@@ -27,6 +27,9 @@ all others 0.99 and more."""
 IMPROVED = 0.6
 """Largest share of the squared distance to the nearest relative that may be left over: a noisy copy is no merge."""
 
+OPPOSED = -0.05
+"""Cosine of two differences that points to opposite sides: -1 / (k - 1) for the equal mean of k, 0 for a base."""
+
 MIN_WEIGHT = 0.1
 MIN_CELLS = 256
 COVERED = 0.95
@@ -63,7 +66,7 @@ def find_mean(frame: Frame, member: int, others: Sequence[int]) -> Merge | None:
         others: places of relatives whose cells correspond to it.
     """
     places, gram = _differences(frame, member, others)
-    if len(places) < 2:
+    if len(places) < 2 or not _surrounded(gram):
         return None
     kept = np.flatnonzero(_mix(gram, range(len(places))) >= MIN_WEIGHT).tolist()
     shares = _mix(gram, kept) if len(kept) > 1 else np.zeros(len(places))
@@ -114,6 +117,13 @@ def _differences(frame: Frame, member: int, others: Sequence[int]) -> tuple[list
         return [], np.zeros((0, 0))
     change = frame.weights[usable][:, cells] - frame.weights[member][cells]
     return usable, change @ change.T
+
+
+def _surrounded(gram: Array) -> bool:
+    """Whether any two relatives are on opposite sides of the member, as the parents of a mean are. Cheap to see."""
+    scale = np.sqrt(np.diag(gram))
+    cosine = np.divide(gram, np.outer(scale, scale), out=np.zeros_like(gram), where=np.outer(scale, scale) > 0)
+    return bool(cosine.min() <= OPPOSED)
 
 
 def _left_over(gram: Array, shares: Array) -> float | None:

@@ -74,11 +74,11 @@ def grow(nodes: Sequence[int], odds: Callable[[int, int], float], slopes: Slopes
     return Tree(ancestry, trees[max(weight, key=lambda root: weight[root])])
 
 
-def carries(slope: float, error: float) -> bool:
-    """Whether a slope is that of a change carried on."""
-    return (
-        slope - 2 * error >= CARRIED_SURELY and slope + 2 * error >= CARRIED_LEAST and slope - 2 * error <= CARRIED_MOST
-    )
+def carries(slope: Array, error: Array) -> NDArray[np.bool_]:
+    """Whether slopes are those of a change carried on."""
+    low, high = slope - 2 * error, slope + 2 * error
+    carried: NDArray[np.bool_] = (low >= CARRIED_SURELY) & (high >= CARRIED_LEAST) & (low <= CARRIED_MOST)
+    return carried
 
 
 def _below(
@@ -92,14 +92,13 @@ def _below(
             return odds(y, x) > 0  # the change between the two is lost in what both have from the root
         return bool(distance[root, y] < distance[root, x]) and odds(y, x) > -math.log(2)
 
+    inside = np.isin(np.arange(len(distance)), [node for node in nodes if node != root])
+    possible = carries(slope, error) & (distance < distance[:, root][:, None]) & inside[None, :]
+    np.fill_diagonal(possible, False)
     for x in sorted((node for node in nodes if node != root), key=lambda node: float(distance[root, node])):
-        nearer = (y for y in nodes if y not in (x, root) and distance[x, y] < distance[x, root])
-        carried = (
-            y
-            for y in sorted(nearer, key=lambda y: float(distance[x, y]))
-            if carries(slope[x, y], error[x, y]) and comes_before(y, x) and not _hangs_on(y, x, parent)
-        )
-        parent[x] = next(carried, root)
+        through = np.flatnonzero(possible[x])
+        ordered = map(int, through[np.argsort(distance[x, through], kind="stable")])
+        parent[x] = next((y for y in ordered if comes_before(y, x) and not _hangs_on(y, x, parent)), root)
     return parent
 
 

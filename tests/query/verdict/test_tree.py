@@ -81,4 +81,4 @@ def test_witnesses_that_contradict_each_other_make_no_circle() -> None:
     ],
 )
 def test_slopes_of_a_change_carried_on(slope: float, error: float, expected: bool) -> None:
-    assert carries(slope, error) is expected
+    assert carries(np.array(slope), np.array(error)) == expected
