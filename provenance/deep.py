@@ -111,7 +111,7 @@ class Weigher:
         Args:
             model: the model asked about.
             others: candidates, or why one cannot be read.
-            before: told once how many bytes of weights will be read, before the first of them is.
+            before: told once how many bytes of weights will be read, before the first of them is; not if none are.
 
         Returns:
             one reading for each of `others`; a candidate that cannot be compared has a note that says why.
@@ -121,7 +121,7 @@ class Weigher:
         """
         plans = [other if isinstance(other, str) else _plans(model, other) for other in others]
         own = {_key(plan[0]): plan[0] for plan in plans if not isinstance(plan, str)}
-        if before is not None:
+        if before is not None and own:
             before(sum(p.n_bytes for p in own.values()) + sum(p[1].n_bytes for p in plans if not isinstance(p, str)))
         sketches: dict[object, ProductSketch] = {}
         readings = []
