@@ -203,8 +203,6 @@ class Slopes:
         b_on_a: regression slope cov / var(a), averaged over matrices with weights by their agreement. It is 1 if `b` is
             `a` plus a change that is independent of `a`, as after training from `a`.
         a_on_b: the slope in the other direction.
-        nearer_a: fraction of matrices whose slope on `a` is nearer to 1 than the slope on `b`.
-        matrices: number of matrices compared.
         zeros_a: fraction of exact zeros among the cells of `a`; `zeros_b` likewise.
         equal: every compared cell is equal.
         change_kurtosis: kurtosis of the change scaled per matrix (1.8 for rounding, 3 for noise, more for training).
@@ -212,8 +210,6 @@ class Slopes:
 
     b_on_a: float
     a_on_b: float
-    nearer_a: float
-    matrices: int
     zeros_a: float
     zeros_b: float
     equal: bool
@@ -252,8 +248,6 @@ def slopes(a: Grid, b: Grid, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64
     return Slopes(
         b_on_a=float(np.average(cov / va, weights=weight)),
         a_on_b=float(np.average(cov / vb, weights=weight)),
-        nearer_a=float(np.mean(np.abs(cov / va - 1) < np.abs(cov / vb - 1))),
-        matrices=len(cov),
         zeros_a=float((weight_a[both] == 0).mean()),
         zeros_b=float((weight_b[both] == 0).mean()),
         equal=bool(np.array_equal(weight_a, weight_b)),

@@ -1,6 +1,6 @@
 """Several checkpoints at corresponding cells: what each pair of a family shares, matrix by matrix, in one pass.
 
-All members are laid on the grid of one of them, so that differences between any two of them, and inner products of such
+All members are put on the grid of one of them, so that differences between any two of them, and inner products of such
 differences, are taken over the same cells.
 """
 
@@ -170,7 +170,7 @@ class Shared:
 
 
 def frame_of(grids: Sequence[Grid]) -> Frame:
-    """Lay several checkpoints on the grid of the deepest of them (the first such, in the order given)."""
+    """Put several checkpoints on the grid of the deepest of them (the first such, in the order given)."""
     base = max(grids, key=lambda grid: grid.weights.shape)
     matrix = np.arange(len(base.layers))[:, None] * 256 + matrices(base.columns)[None, :]
     _, owner = np.unique(matrix.ravel(), return_inverse=True)

@@ -10,6 +10,7 @@ from provenance.query.evidence.registry import CONVICTING, DEEP
 from provenance.query.statistics.products import ProductMatch
 from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, probability
 from provenance.query.verdict.rule import ALPHA, SUSPICION, Assessment
+from provenance.query.verdict.witness import dated, declared
 from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
 from provenance.schemas.products import DeepReading
 
@@ -81,11 +82,8 @@ def deep_verdict(settled: ModelVerdict, candidates: Iterable[Assessment]) -> Mod
 
 def _order(pair: Pair) -> Direction:
     """What the candidate is to the model by the dates of creation, or else by what the cards declare."""
-    model, candidate = pair.a.dossier.meta, pair.b.dossier.meta
-    if model.created_at and candidate.created_at and model.created_at != candidate.created_at:
-        return Direction.PARENT if candidate.created_at < model.created_at else Direction.CHILD
-    if candidate.repo_id in (model.declared_parents or ()):
-        return Direction.PARENT
-    if model.repo_id in (candidate.declared_parents or ()):
-        return Direction.CHILD
-    return Direction.UNKNOWN
+    model, candidate = pair.a.dossier, pair.b.dossier
+    odds = dated(candidate, model) or declared(candidate, model)
+    if odds == 0:
+        return Direction.UNKNOWN
+    return Direction.PARENT if odds > 0 else Direction.CHILD

@@ -1,11 +1,8 @@
 """A family at once: which of several relatives descends from which.
 
-Independent changes add up, so squared distances along a line of descent are additive, and the minimum spanning tree
-over them links children to their parents. The tree has no direction yet. Each choice of a root directs all its edges; a
-root is as probable as the witnesses of these edges say, and an edge points one way with the summed probability of the
-roots that direct it so. What the witnesses leave open stays open.
-
-Copies are one node. A merge hangs on all its parents and is no part of the tree, though others may descend from it.
+Copies are one node. Merges are found first: they hang on all their parents and are no part of the tree, though others
+may descend from them. The rest makes one tree for every possible root (`tree`). An ancestor is one with the summed
+probability of the roots that make it so. What the witnesses leave open stays open.
 """
 
 from __future__ import annotations

@@ -91,8 +91,7 @@ def assess(pair: Pair, n_store: int) -> Assessment:
     log10_p = combine_log10_p(lines, len(CONVICTING))
     adjusted = adjust_log10_p(log10_p, n_store)
     comparable = judgeable(pair) and bool(lines)
-    kin = comparable and adjusted <= math.log10(ALPHA)
-    if kin:
+    if comparable and adjusted <= math.log10(ALPHA):
         verdict = Verdict.RELATED
     elif not comparable or adjusted <= math.log10(SUSPICION) or _out_of_line(pair, evidence):
         verdict = Verdict.INCONCLUSIVE
@@ -123,22 +122,22 @@ def settle(assessments: Sequence[Assessment]) -> list[Assessment]:
     Order: ancestors, the most direct first; then relatives, then undecided, then strangers; copies by date of creation,
     then name.
     """
-    kin = [a for a in assessments if a.verdict is Verdict.RELATED]
+    relatives = [a for a in assessments if a.verdict is Verdict.RELATED]
     others = [a for a in assessments if a.verdict is not Verdict.RELATED]
-    if kin:
-        subjects = [kin[0].pair.a, *(a.pair.b for a in kin)]
+    if relatives:
+        subjects = [relatives[0].pair.a, *(a.pair.b for a in relatives)]
         family = family_of([Member(subject.dossier, subject.grid) for subject in subjects])
-        kin = [_with_conflicts(_place(one, family, i), family, i) for i, one in enumerate(kin, start=1)]
-    return sorted([*kin, *others], key=_rank)
+        relatives = [_with_conflicts(_place(one, family, i), family, i) for i, one in enumerate(relatives, start=1)]
+    return sorted([*relatives, *others], key=_rank)
 
 
 def model_verdict(assessments: Sequence[Assessment], *, judgeable: bool) -> ModelVerdict:
     """What is claimed of the model, from the settled candidates."""
     if any(a.verdict is Verdict.DERIVED for a in assessments):
         return ModelVerdict.DERIVED
-    kin = [a for a in assessments if a.verdict is Verdict.RELATED]
-    undecided = any(a.direction is Direction.UNKNOWN for a in kin) or (
-        not kin and any(a.verdict is Verdict.INCONCLUSIVE and judged(a) for a in assessments)
+    relatives = [a for a in assessments if a.verdict is Verdict.RELATED]
+    undecided = any(a.direction is Direction.UNKNOWN for a in relatives) or (
+        not relatives and any(a.verdict is Verdict.INCONCLUSIVE and judged(a) for a in assessments)
     )
     return ModelVerdict.INCONCLUSIVE if undecided or not judgeable else ModelVerdict.NO_PARENT_FOUND
 

@@ -40,7 +40,7 @@ older than its base by some hundredths: only a large asymmetry is clear."""
 SILENT_T = 1.5
 MIN_ASYMMETRY = 0.002
 SAME_SCALE = 0.3
-"""Asymmetry speaks where both slopes are within this of 1, or the younger's variance grew: not of rescaled weights."""
+"""The asymmetry is silent where the larger slope is further from 1 than this, as for rescaled weights."""
 
 COMPARABLE = 0.5
 """Correlation below which cells do not correspond one to one, and slopes mean nothing."""
@@ -129,7 +129,7 @@ def precedence(first: Member, second: Member, frame: Frame, i: int, j: int) -> P
     return Precedence(
         _structure(first, second, frame, i, j),
         _asymmetry(frame, i, j),
-        _dates(first.dossier, second.dossier),
+        dated(first.dossier, second.dossier),
         declared(first.dossier, second.dossier),
     )
 
@@ -205,7 +205,8 @@ def _asymmetry(frame: Frame, i: int, j: int) -> float:
     return math.copysign(min(max(abs(t) - SILENT_T, 0.0), worth), mean)
 
 
-def _dates(first: Dossier, second: Dossier) -> float:
+def dated(first: Dossier, second: Dossier) -> float:
+    """What the dates of creation say of the order of two checkpoints."""
     one, other = first.meta.created_at, second.meta.created_at
     if one is None or other is None or one == other:
         return 0.0
