@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from provenance.crawler.anchors import shared_anchors, spread_anchors
 from provenance.crawler.architectures import resolve_roles
-from provenance.crawler.fingerprint import read_header
+from provenance.crawler.formats.header import read_header
 from provenance.crawler.local.reader import LocalReader
 from provenance.crawler.product_plan import plan_products
 from provenance.crawler.products import read_products

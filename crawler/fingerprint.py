@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from provenance.crawler.architectures import read_names
 from provenance.crawler.formats.dtypes import is_float
-from provenance.crawler.formats.safetensors import PREFIX_BYTES, header_stop, parse_header
+from provenance.crawler.formats.header import read_header
 from provenance.crawler.plan import SampleSize, plan_matrices, plan_ranges
 from provenance.crawler.sample import weight_sample
 from provenance.crawler.scan import scan_matrices
@@ -33,7 +33,6 @@ from provenance.schemas.sampling import SAMPLE_VERSION
 from provenance.schemas.tables import FINGERPRINT_VERSION
 from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorEntry, TensorStatistics
 
-_HEADER_GUESS = 32 * 1024
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024
 _MAX_LENGTH = 2**63 - 1
 
@@ -87,24 +86,6 @@ def fingerprint(
     mode = Mode.FULL if size is None else Mode.SAMPLED
     checkpoint = _checkpoint_row(identity, listed, resolved, entries, rows, reader, config_note, mode, now)
     return Fingerprint(checkpoint, listed.files, tuple(rows), sample)
-
-
-def read_header(reader: TensorReader, path: str, repo: str) -> tuple[TensorEntry, ...]:
-    """The validated header of one safetensors file: one read, or two for a long header.
-
-    Raises:
-        HeaderError: the header violates the format.
-    """
-    file_size = reader.size(path)
-    # A small file has a small header, so the guess never costs much more than the header itself.
-    guess = min(file_size, max(PREFIX_BYTES, min(_HEADER_GUESS, file_size // 128)))
-    (first,) = reader.read(path, [(0, guess)])
-    stop = header_stop(first, file_size=file_size, file=path, repo=repo)
-    data = bytes(first[:stop])
-    if len(data) < stop:
-        (rest,) = reader.read(path, [(len(data), stop)])
-        data += bytes(rest)
-    return parse_header(data, file_size=file_size, file=path, repo=repo).entries
 
 
 def _check_entries(entries: Sequence[TensorEntry], repo: str) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 from provenance.crawler.anchors import common_anchors
 from provenance.crawler.architectures import resolve_roles
 from provenance.crawler.engine.tasks import CrawlTask, local_tasks, named_tasks
-from provenance.crawler.fingerprint import read_config, read_header
+from provenance.crawler.fingerprint import read_config
+from provenance.crawler.formats.header import read_header
 from provenance.crawler.product_plan import ProductPlan, plan_products
 from provenance.crawler.products import read_products
 from provenance.query.origin import origin

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from provenance.crawler.fingerprint import fingerprint, read_header
+from provenance.crawler.fingerprint import fingerprint
+from provenance.crawler.formats.header import read_header
 from provenance.crawler.local.folders import find_local, listed_checkpoints
 from provenance.crawler.local.reader import LocalReader
 from provenance.crawler.plan import SAMPLE_SIZES, SampleSize

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from provenance.crawler.architectures import resolve_roles
-from provenance.crawler.fingerprint import read_header
+from provenance.crawler.formats.header import read_header
 from provenance.crawler.local.reader import LocalReader
 from provenance.crawler.product_plan import plan_products
 from provenance.crawler.products import read_products, standard
