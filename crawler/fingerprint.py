@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from provenance.crawler.architectures import read_names
 from provenance.crawler.formats.dtypes import is_float
 from provenance.crawler.formats.header import read_header
+from provenance.crawler.formats.safetensors import MAX_TENSORS
 from provenance.crawler.plan import SampleSize, plan_matrices, plan_ranges
 from provenance.crawler.sample import weight_sample
 from provenance.crawler.scan import scan_matrices
@@ -61,7 +62,11 @@ def fingerprint(
         CheckpointError: any other reason why this checkpoint cannot be read.
     """
     repo = listed.identity.repo_id
-    entries = [entry for path in listed.weight_files for entry in read_header(reader, path, repo)]
+    entries: list[TensorEntry] = []
+    for path in listed.weight_files:
+        entries += read_header(reader, path, repo)
+        if len(entries) > MAX_TENSORS:
+            raise WeightsError(f"{repo}: more than {MAX_TENSORS:,} tensors are not read", stage=Stage.HEADER)
     _check_entries(entries, repo)
     config, config_note = listed.config, list[str]()
     reading = read_names(entries)

@@ -128,6 +128,8 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     BAD_ANSWER = "bad-answer"
     NETWORK = "network"
+    UNFINISHED = "unfinished"
+    """The crawl ended before all checkpoints of the repo were read."""
     STOPPED = "stopped"
     """The crawl ended first; no outcome."""
     UNEXPECTED = "unexpected"
