@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 from urllib3 import exceptions as faults
 
-from provenance.crawler.hub.answers import AbandonedError, Origin, TransferError, host, origin
+from provenance.crawler.hub.answers import AbandonedError, Origin, TransferError, TransportError, host, origin
 from provenance.crawler.hub.deadlines import Deadlines, PrivateAddressError, watch_pools
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
@@ -28,6 +29,7 @@ PRIVATE_HOSTS = "PROVENANCE_PRIVATE_HOSTS"
 """Environment variable: hosts, separated by commas, that may have private addresses. The endpoint always may."""
 
 _DRAIN_LIMIT = 16 * 1024  # an unwanted body of up to so many bytes is read, so that its connection can be reused
+_DRAIN_SECONDS = 1.0
 _FAULTS = (  # subclasses before their base classes
     (PrivateAddressError, f"its address is private, and not the endpoint's; to allow it, list it in {PRIVATE_HOSTS}"),
     (faults.NameResolutionError, "its name is not known; check the network and the endpoint"),
@@ -66,12 +68,13 @@ class Connections:
         }
         for manager in (self._direct, *self._proxies.values()):
             watch_pools(manager)
-        # At DEBUG level urllib3 logs request paths, signatures included.
-        logging.getLogger("urllib3.connectionpool").addFilter(_without_queries)
+        # urllib3 logs request paths, signatures included: all at DEBUG level, those of malformed answers as warnings.
+        for name in ("urllib3.connectionpool", "urllib3.connection"):
+            logging.getLogger(name).addFilter(_without_queries)
 
     @contextmanager
     def get(
-        self, url: str, headers: Mapping[str, str], what: str, *, seconds: float = REQUEST_SECONDS
+        self, url: str, headers: Mapping[str, str], what: str, *, seconds: float
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         """Send one GET request. The caller reads the body with `read_body`.
 
@@ -89,24 +92,26 @@ class Connections:
         target = origin(url)
         headers = {"Accept-Encoding": "identity", **headers}
         response: urllib3.BaseHTTPResponse | None = None
-        fault: faults.HTTPError | TransferError | None = None
+        fault: faults.HTTPError | TransportError | None = None
         with self._deadlines.watch(seconds, private=target[1] in self._private) as watch:
             try:
                 pool, asked = self._pool(url, target)
                 response = pool.urlopen("GET", asked, headers=headers, preload_content=False, redirect=False)
                 yield response
-            except (faults.HTTPError, TransferError) as error:
+            except (faults.HTTPError, TransportError) as error:
                 fault = error
             finally:
+                broken = watch.broken
+                watch.until = min(watch.until, time.monotonic() + _DRAIN_SECONDS)
                 if response is not None:
                     _give_back(response)
         # Not chained: some of urllib3's errors contain the URL.
-        if watch.broken and self._deadlines.ended:
+        if broken and self._deadlines.ended:
             raise AbandonedError(f"{what}: the crawl was stopped") from None
-        if watch.broken:
+        if broken:
             text = f"{what}: {target[1]} was too slow, no complete answer within {seconds:.0f} s; try again later"
             raise TransferError(text, retry_after=math.inf) from None  # an immediate retry would only take as long
-        if isinstance(fault, TransferError):
+        if isinstance(fault, TransportError):
             raise fault
         if fault is not None:
             text = next(text for kind, text in _FAULTS if isinstance(fault, kind))
@@ -154,7 +159,8 @@ def _give_back(response: urllib3.BaseHTTPResponse) -> None:
 
 
 def _without_queries(record: logging.LogRecord) -> bool:
-    """Remove query strings from what urllib3 is about to log."""
+    """Remove query strings and tracebacks from what urllib3 is about to log."""
+    record.exc_info = None
     if isinstance(record.args, tuple):
         record.args = tuple(arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args)
     return True

@@ -241,12 +241,12 @@ class HubTransport:
     def _ask(self, url: str, what: str) -> Iterator[urllib3.BaseHTTPResponse]:
         """Send one GET to the Hub when its rate limit allows; the cached copy of a small file is not counted."""
         if "/resolve/" not in urlsplit(url).path:
-            with self._connections.get(url, self.headers, what) as response:
+            with self._connections.get(url, self.headers, what, seconds=REQUEST_SECONDS) as response:
                 yield response
             return
         with self.budgets.request("resolvers") as answered:
             self._count(resolve_requests=1)
-            with self._connections.get(url, self.headers, what) as response:
+            with self._connections.get(url, self.headers, what, seconds=REQUEST_SECONDS) as response:
                 answered(response.headers)
                 yield response
 
