@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,12 +9,12 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from provenance.crawler.anchors import common_anchors
+from provenance.crawler.anchors import common_anchors, read_tokenizer
 from provenance.crawler.architectures import resolve_roles
 from provenance.crawler.engine.tasks import CrawlTask, local_tasks, named_tasks
 from provenance.crawler.fingerprint import read_config
 from provenance.crawler.formats.header import read_header
-from provenance.crawler.product_plan import ProductPlan, plan_products
+from provenance.crawler.product_plan import ProductPlan, plan_products, vocabulary
 from provenance.crawler.products import read_products
 from provenance.query.origin import origin
 from provenance.resolve import is_path
@@ -23,7 +22,6 @@ from provenance.schemas.enums import Source
 from provenance.schemas.errors import CheckpointError, ProvenanceError, SourceError, UnknownModelError, WeightsError
 from provenance.schemas.products import DeepReading, Product, ProductSketch
 from provenance.schemas.protocols import TensorReader
-from provenance.schemas.roles import MAIN_STACK, Role
 from provenance.schemas.tensors import ResolvedRoles
 
 if TYPE_CHECKING:
@@ -38,8 +36,6 @@ MAX_CANDIDATES = 5
 
 REMOTE_LAYERS = 16
 """Layers of a hub's model that are read, spread evenly: 16 that agree have p = 16^-16."""
-
-_MAX_TOKENIZER = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +53,6 @@ class Weights:
     resolved: ResolvedRoles
     tokenizer: Mapping[str, Any] | None
     remote: bool
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of its token embedding; 0 without one."""
-        tensors = (t for t in self.resolved.tensors if t.stack == MAIN_STACK and t.role is Role.EMBEDDING)
-        return next((tensor.shape[0] for tensor in tensors if tensor.entry.n_elements), 0)
 
 
 class Weigher:
@@ -101,7 +91,7 @@ class Weigher:
                 config, _ = read_config(reader, complete.config_file)
                 beside = PurePosixPath(complete.config_file or complete.weight_files[0]).with_name("tokenizer.json")
                 remote = task.source is Source.HUB
-                return Weights(reader, resolve_roles(entries, config), _tokenizer(reader, str(beside)), remote)
+                return Weights(reader, resolve_roles(entries, config), read_tokenizer(reader, str(beside)), remote)
         raise UnknownModelError(f"{meta.checkpoint_id}: its weights are no more where they were; crawl it again")
 
     def read(
@@ -196,7 +186,8 @@ def _plans(model: Weights, other: Weights) -> tuple[ProductPlan, ProductPlan] | 
     Of two folders all layers and both products. Where bytes come over a network and depths agree, one product of
     `REMOTE_LAYERS` layers: attention's is the smaller, and so many layers prove as much as any store can ask for.
     """
-    anchors = common_anchors((model.vocabulary, other.vocabulary), (model.tokenizer, other.tokenizer))
+    sizes = vocabulary(model.resolved), vocabulary(other.resolved)
+    anchors = common_anchors(sizes, (model.tokenizer, other.tokenizer))
     if anchors is None:
         return "the two share too few tokens, and products are compared between tokens"
     pair = list(zip((model.resolved, other.resolved), anchors, strict=True))
@@ -219,16 +210,3 @@ def _key(plan: ProductPlan) -> object:
 def _caveat(a: Weights, b: Weights) -> str:
     known = a.tokenizer is not None and b.tokenizer is not None
     return "" if known else "no tokenizer.json of both, so equal ids are taken for equal tokens"
-
-
-def _tokenizer(reader: TensorReader, path: str) -> Mapping[str, Any] | None:
-    """A `tokenizer.json` as parsed; null where there is none that can be used."""
-    try:
-        length = reader.size(path)
-        if length > _MAX_TOKENIZER:
-            return None
-        (data,) = reader.read(path, [(0, length)])
-        found = json.loads(bytes(data))
-    except (CheckpointError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
