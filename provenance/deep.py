@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from provenance.crawler.anchors import common_anchors, read_tokenizer
+from provenance.crawler.anchors import anchor_tokens, common_anchors, read_tokenizer, spread_anchors
 from provenance.crawler.architectures import resolve_roles
 from provenance.crawler.engine.tasks import CrawlTask, local_tasks, named_tasks
 from provenance.crawler.fingerprint import read_config
 from provenance.crawler.formats.header import read_header
 from provenance.crawler.product_plan import ProductPlan, plan_products, vocabulary
 from provenance.crawler.products import read_products
+from provenance.query.engine import judge
+from provenance.query.evidence.pair import UNKNOWN_TOKENS
 from provenance.query.origin import origin
 from provenance.resolve import is_path
 from provenance.schemas.enums import Source
 from provenance.schemas.errors import CheckpointError, ProvenanceError, SourceError, UnknownModelError, WeightsError
-from provenance.schemas.products import DeepReading, Product, ProductSketch
+from provenance.schemas.products import ANCHORS, DeepReading, Product, ProductSketch
 from provenance.schemas.protocols import TensorReader
 from provenance.schemas.tensors import ResolvedRoles
 
@@ -29,10 +31,11 @@ if TYPE_CHECKING:
     from provenance.crawler.hub.transport import HubTransport
     from provenance.indexer.dossier import Dossier
     from provenance.indexer.store.store import Store
+    from provenance.query.catalogue import Catalogue
     from provenance.query.engine import Judgement
 
 MAX_CANDIDATES = 5
-"""Candidates of a query that are read: those that come first and are no relatives yet."""
+"""Candidates of a query that are read: those that come first, are no relatives yet, and have no stored products."""
 
 REMOTE_LAYERS = 16
 """Layers of a hub's model that are read, spread evenly: 16 that agree have p = 16^-16."""
@@ -135,20 +138,44 @@ class Weigher:
             readings.append(DeepReading(a, b, cost, note))
         return readings
 
-    def examine(self, found: Judgement, name: str, before: Callable[[int], object] | None = None) -> Judgement:
-        """Read a model and its best candidates that are no relatives yet, and judge them by that too.
+    def examine(
+        self, found: Judgement, name: str, catalogue: Catalogue, before: Callable[[int], object] | None = None
+    ) -> Judgement:
+        """Judge a model by the products of its candidates too, and read what of them is not stored.
+
+        The model itself is read where the products of others are stored: they are searched with it. Then it and its
+        best candidates that are no relatives, and whose products are not known, are read.
 
         Args:
             found: the answer without.
             name: what the user called the model.
-            before: as for `read`.
+            catalogue: what was searched.
+            before: as for `read`; told of the model by itself first, and of no bytes where all is stored.
 
         Raises:
             SourceError, CheckpointError: as `open`, of the model; a candidate that cannot be read has a note instead.
         """
-        examined = found.undecided(MAX_CANDIDATES)
-        model = self.open(found.model, name)
+        model = None
+        if found.model.products is None and catalogue.has_products:
+            model = self.open(found.model, name)
+            if (own := self._sketch(model, before)) is not None:
+                found = judge(replace(found.model, products=own), catalogue)
+        if not (examined := found.undecided(MAX_CANDIDATES)):
+            if before is not None and model is None:
+                before(0)
+            return found
+        model = model or self.open(found.model, name)
         return found.deepened(examined, self.read(model, [self._opened(a.pair.b.dossier) for a in examined], before))
+
+    def _sketch(self, model: Weights, before: Callable[[int], object] | None) -> ProductSketch | None:
+        """The products that a full crawl would store of a model, of one on a network those of attention alone."""
+        if (n_tokens := vocabulary(model.resolved)) < ANCHORS:
+            return None
+        products = [Product.VO] if model.remote else list(Product)
+        plan = plan_products(model.resolved, spread_anchors(n_tokens), products=products)
+        if before is not None:
+            before(plan.n_bytes)
+        return replace(read_products(model.reader, plan), tokens=anchor_tokens(model.tokenizer, plan.anchors))
 
     def _opened(self, candidate: Dossier) -> Weights | str:
         try:
@@ -209,4 +236,4 @@ def _key(plan: ProductPlan) -> object:
 
 def _caveat(a: Weights, b: Weights) -> str:
     known = a.tokenizer is not None and b.tokenizer is not None
-    return "" if known else "no tokenizer.json of both, so equal ids are taken for equal tokens"
+    return "" if known else UNKNOWN_TOKENS
