@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from provenance.indexer.dossier import Dossier
 from provenance.query.candidates import candidates
 from provenance.query.catalogue import Catalogue
-from provenance.query.evidence.pair import Pair
+from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.verdict.deep import by_products, deep_verdict, deepen, rerank
 from provenance.query.verdict.rule import MIN_MATRICES, Assessment, assess, model_verdict, settle
 from provenance.schemas.enums import ModelVerdict
@@ -93,7 +93,7 @@ def assessments(
     recalled = candidates(model, catalogue.generation, catalogue.unindexed, spec=spec)
     known = {dossier.checkpoint_id for dossier in recalled}
     recalled += [dossier for dossier in also if dossier.checkpoint_id not in known]
-    subject = catalogue.subject(model)
+    subject = Subject(model)  # not cached: it may be another reading of a stored checkpoint
     pairs = [Pair(subject, catalogue.subject(other), catalogue.background) for other in recalled]
     settled = settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
     return by_products(settled, catalogue.n_checkpoints)
