@@ -1,4 +1,4 @@
-"""One checkpoint in, one fingerprint out: header -> roles -> ranges -> statistics and weight sample.
+"""One checkpoint in, one fingerprint out: header -> roles -> ranges -> statistics, weight sample, sketched products.
 
 `fingerprint` is a pure, picklable function of a listed checkpoint and a reader. It depends neither on the source of the
 bytes nor on the destination of the result.
@@ -12,21 +12,26 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.crawler.anchors import anchor_tokens, read_tokenizer, spread_anchors
 from provenance.crawler.architectures import read_names
 from provenance.crawler.formats.dtypes import is_float
 from provenance.crawler.formats.header import read_header
 from provenance.crawler.formats.safetensors import MAX_TENSORS
 from provenance.crawler.plan import SampleSize, plan_matrices, plan_ranges
+from provenance.crawler.product_plan import plan_products, vocabulary
+from provenance.crawler.products import ProductSums
 from provenance.crawler.sample import weight_sample
-from provenance.crawler.scan import scan_matrices
+from provenance.crawler.scan import See, scan_matrices
 from provenance.schemas.enums import Mode, Stage
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId
+from provenance.schemas.products import ANCHORS, ProductSketch
 from provenance.schemas.protocols import TensorReader
 from provenance.schemas.records import CheckpointRow, Fingerprint, ListedCheckpoint, TensorRow
 from provenance.schemas.roles import Role
@@ -76,9 +81,11 @@ def fingerprint(
     # With another config, a fused tensor may be split differently into parts of the same names and shapes.
     known = None if earlier is None or reading.needs_config else _same_layout(resolved.tensors, earlier.tensors)
     if earlier is not None and known is not None and _as_planned(resolved.tensors, known, size):
-        rows, sample = known, earlier.sample
+        rows, sample, products = known, earlier.sample, earlier.products
     else:
-        measured = _measure(reader, resolved.tensors, size)
+        sums = _product_sums(reader, resolved) if size is None else None
+        measured = _measure(reader, resolved.tensors, size, sums.add if sums else None)
+        products = _stored_products(reader, listed, sums.sketch()) if sums else None
         rows = [_tensor_row(tensor, measured.get(_key(tensor))) for tensor in resolved.tensors]
         sample = weight_sample(
             (tensor, measured[key].cells) for tensor in resolved.tensors if (key := _key(tensor)) in measured
@@ -90,7 +97,7 @@ def fingerprint(
         identity = replace(identity, revision=_digest(header + cells))
     mode = Mode.FULL if size is None else Mode.SAMPLED
     checkpoint = _checkpoint_row(identity, listed, resolved, entries, rows, reader, config_note, mode, now)
-    return Fingerprint(checkpoint, listed.files, tuple(rows), sample)
+    return Fingerprint(checkpoint, listed.files, tuple(rows), sample, products)
 
 
 def _check_entries(entries: Sequence[TensorEntry], repo: str) -> None:
@@ -143,12 +150,30 @@ class _Measured:
     cells: NDArray[np.float64] | None
 
 
-def _measure(reader: TensorReader, tensors: Sequence[LogicalTensor], size: SampleSize | None) -> dict[_Key, _Measured]:
+def _product_sums(reader: TensorReader, resolved: ResolvedRoles) -> ProductSums | None:
+    """What takes the products of a checkpoint that is read whole; null where no tokens were found to sketch between."""
+    n_tokens = vocabulary(resolved)
+    return ProductSums(reader, plan_products(resolved, spread_anchors(n_tokens))) if n_tokens >= ANCHORS else None
+
+
+def _stored_products(reader: TensorReader, listed: ListedCheckpoint, sketch: ProductSketch) -> ProductSketch | None:
+    """A sketch as it is stored, with the strings of its tokens; null if nothing of it is finite."""
+    if not any(np.isfinite(values).any() for values in (sketch.vo, sketch.fu)):
+        return None
+    path = PurePosixPath(listed.config_file or listed.weight_files[0]).with_name("tokenizer.json")
+    tokens = anchor_tokens(read_tokenizer(reader, str(path)), sketch.anchors)
+    vo, fu = (values.astype(np.float16).astype(np.float32) for values in (sketch.vo, sketch.fu))
+    return replace(sketch, vo=vo, fu=fu, tokens=tokens)
+
+
+def _measure(
+    reader: TensorReader, tensors: Sequence[LogicalTensor], size: SampleSize | None, see: See | None
+) -> dict[_Key, _Measured]:
     ranges = plan_ranges(plan_matrices(tensors, size), size.gap_bytes if size else 0)
     return {
         _key(scan.tensor): _Measured(scan.statistics(), scan.digest(), scan.cells)
         for path, planned in ranges.items()
-        for scan in scan_matrices(reader, path, planned)
+        for scan in scan_matrices(reader, path, planned, see)
     }
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from provenance.crawler.architectures.rows import rows_index
+from provenance.crawler.formats.dtypes import is_numeric
 from provenance.crawler.formats.safetensors import DTYPE_BITS
 from provenance.crawler.plan import MAX_RANGE_BYTES, ByteRange, MatrixPlan, plan_ranges
 from provenance.schemas.errors import WeightsError
@@ -99,8 +100,8 @@ def plan_products(
     Raises:
         WeightsError: the checkpoint has no token embedding, or anchors lie beyond it.
     """
-    main = [tensor for tensor in resolved.tensors if tensor.stack == MAIN_STACK and tensor.entry.n_elements]
-    embedding = next((tensor for tensor in main if tensor.role is Role.EMBEDDING), None)
+    main = _main(resolved)
+    embedding = _embedding(main)
     if embedding is None:
         raise WeightsError("no token embedding was found, and products are compared between tokens; nothing to sketch")
     if len(set(anchors)) != len(anchors) or not all(0 <= token < embedding.shape[0] for token in anchors):
@@ -138,6 +139,21 @@ def plan_products(
         centred=any(f"{name.removesuffix('weight')}bias" in names for name in norms if name.endswith("weight")),
         notes=tuple(f"{note} (layers {', '.join(map(str, where))})" for note, where in notes.items()),
     )
+
+
+def vocabulary(resolved: ResolvedRoles) -> int:
+    """Rows of the token embedding; 0 without one."""
+    found = _embedding(_main(resolved))
+    return 0 if found is None else found.shape[0]
+
+
+def _main(resolved: ResolvedRoles) -> list[LogicalTensor]:
+    """The tensors of the main stack whose numbers can be read."""
+    return [t for t in resolved.tensors if t.stack == MAIN_STACK and t.entry.n_elements and is_numeric(t.entry.dtype)]
+
+
+def _embedding(tensors: Iterable[LogicalTensor]) -> LogicalTensor | None:
+    return next((tensor for tensor in tensors if tensor.role is Role.EMBEDDING and len(tensor.shape) == 2), None)
 
 
 class _Declined(Exception):

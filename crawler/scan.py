@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from provenance.schemas.protocols import TensorReader
 from provenance.schemas.tensors import LogicalTensor, TensorStatistics
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
+
+See: TypeAlias = Callable[[LogicalTensor, int, Floats], object]
+"""Is shown each chunk of a matrix that is read whole: its tensor, the first stored row, the rows `[n, columns]`."""
 
 # With the leading dot: `c_attn.bias` is a bias, `attn.bias` a mask.
 _KNOWN_BUFFERS = (".inv_freq", ".rotary_emb", ".masked_bias", ".position_ids", ".attn.bias", ".attention.bias")
@@ -89,8 +93,8 @@ class _Matrix:
     interpreter lock, so workers wait for each other less with few large calls than with many small ones.
     """
 
-    def __init__(self, plan: MatrixPlan) -> None:
-        self.plan = plan
+    def __init__(self, plan: MatrixPlan, see: See | None) -> None:
+        self.plan, self._see = plan, see
         self._complete = plan.complete
         self._scans = [TensorScan(part, complete=self._complete) for part in plan.parts]
         self._bands: list[tuple[int, int]] = []
@@ -112,10 +116,14 @@ class _Matrix:
         rows = decode(data, self.plan.entry.dtype).reshape(-1, self.plan.columns)
         for scan in self._scans:
             scan.feed(self._bands, rows)
+            if self._see is not None and self._complete:
+                self._see(scan.tensor, self._bands[0][0], rows)
         self._bands, self._data = [], []
 
 
-def scan_matrices(reader: TensorReader, path: str, ranges: Sequence[ByteRange]) -> Iterator[TensorScan]:
+def scan_matrices(
+    reader: TensorReader, path: str, ranges: Sequence[ByteRange], see: See | None = None
+) -> Iterator[TensorScan]:
     """Read the planned ranges of one file and yield each logical tensor once its last band was read.
 
     At any time, memory holds one chunk of a matrix that is read whole, or the ranges with the bands of one matrix; only
@@ -128,7 +136,7 @@ def scan_matrices(reader: TensorReader, path: str, ranges: Sequence[ByteRange]) 
             if matrix is None or piece.plan is not matrix.plan:
                 if matrix is not None:
                     yield from matrix.finish()
-                matrix = _Matrix(piece.plan)
+                matrix = _Matrix(piece.plan, see)
             matrix.add(piece.first_row, view[piece.start - planned.start : piece.stop - planned.start])
     if matrix is not None:
         yield from matrix.finish()

@@ -30,15 +30,15 @@ def compare(pair: Pair, catalogue: Catalogue, reading: DeepReading | None = None
     Args:
         pair: the two models; the second is judged as a parent of the first.
         catalogue: the stored checkpoints, from which the controls are chosen.
-        reading: their weights, read again for `--deep`; null without it.
+        reading: their products, read again for `--deep`; null without it, or where they are stored.
     """
     others = catalogue.dossiers()
     # Judged among all relatives, as `provenance query` does: a pair alone would not show a sibling or a merge.
     candidate = pair.b.dossier
     judged = assessments(pair.a.dossier, catalogue, also=[candidate])
     assessment = next(one for one in judged if one.meta.checkpoint_id == candidate.checkpoint_id)
-    if reading is not None:
-        assessment = deepen(assessment, reading, len(others))
+    if (known := reading or pair.stored) is not None:
+        assessment = deepen(assessment, known, len(others))
     return Comparison(
         a=ComparedModel.from_attributes(pair.a.dossier.meta),
         b=ComparedModel.from_attributes(pair.b.dossier.meta),

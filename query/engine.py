@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from provenance.indexer.dossier import Dossier
 from provenance.query.candidates import candidates
 from provenance.query.catalogue import Catalogue
-from provenance.query.evidence.pair import Pair
-from provenance.query.verdict.deep import deep_verdict, deepen, rerank
+from provenance.query.evidence.pair import Pair, Subject
+from provenance.query.verdict.deep import by_products, deep_verdict, deepen, rerank
 from provenance.query.verdict.rule import MIN_MATRICES, Assessment, assess, model_verdict, settle
 from provenance.schemas.enums import ModelVerdict
 from provenance.schemas.products import DeepReading
@@ -33,8 +33,8 @@ class Judgement:
         return replace(self, candidates=tuple(a for a in self.candidates if a.probability >= min_probability))
 
     def undecided(self, n: int) -> list[Assessment]:
-        """The best `n` candidates that are no relatives."""
-        return [one for one in self.candidates if not one.is_relative][:n]
+        """The best `n` candidates that are no relatives, and whose products are not known."""
+        return [one for one in self.candidates if not one.is_relative and one.pair.products is None][:n]
 
     def deepened(self, examined: Sequence[Assessment], readings: Sequence[DeepReading]) -> Judgement:
         """The same after reading the weights of some of its candidates anew."""
@@ -43,8 +43,7 @@ class Judgement:
             deepen(one, found[one.meta.checkpoint_id], self.n_checkpoints) if one.meta.checkpoint_id in found else one
             for one in self.candidates
         )
-        verdict = deep_verdict(model_verdict(candidates, judgeable=_judgeable(self.model)), candidates)
-        return replace(self, candidates=tuple(candidates), verdict=verdict)
+        return replace(self, candidates=tuple(candidates), verdict=_verdict(self.model, candidates))
 
     def answer(self, k: int) -> Answer:
         """The public answer, with the `k` best candidates."""
@@ -71,7 +70,7 @@ def judge(model: Dossier, catalogue: Catalogue, *, spec: str | None = None, min_
     assessed = assessments(model, catalogue, spec=spec)
     found = Judgement(
         model,
-        model_verdict(assessed, judgeable=_judgeable(model)),
+        _verdict(model, assessed),
         tuple(assessed),
         catalogue.n_checkpoints,
         len(catalogue.unindexed),
@@ -94,9 +93,14 @@ def assessments(
     recalled = candidates(model, catalogue.generation, catalogue.unindexed, spec=spec)
     known = {dossier.checkpoint_id for dossier in recalled}
     recalled += [dossier for dossier in also if dossier.checkpoint_id not in known]
-    subject = catalogue.subject(model)
+    subject = Subject(model)  # not cached: it may be another reading of a stored checkpoint
     pairs = [Pair(subject, catalogue.subject(other), catalogue.background) for other in recalled]
-    return settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
+    settled = settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
+    return by_products(settled, catalogue.n_checkpoints)
+
+
+def _verdict(model: Dossier, candidates: Sequence[Assessment]) -> ModelVerdict:
+    return deep_verdict(model_verdict(candidates, judgeable=_judgeable(model)), candidates)
 
 
 def _judgeable(model: Dossier) -> bool:
