@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from provenance.crawler.architectures import read_names
 from provenance.crawler.formats.dtypes import is_float
 from provenance.crawler.formats.header import read_header
-from provenance.crawler.plan import SampleSize, plan_matrices, plan_ranges
+from provenance.crawler.formats.packing.packed import PackedEntry
+from provenance.crawler.formats.packing.recognise import Unpacked, may_be_packed, unpack
+from provenance.crawler.plan import SampleSize, plan_matrices
 from provenance.crawler.sample import weight_sample
 from provenance.crawler.scan import scan_matrices
 from provenance.schemas.enums import Mode, Stage
@@ -64,8 +66,12 @@ def fingerprint(
     entries = [entry for path in listed.weight_files for entry in read_header(reader, path, repo)]
     _check_entries(entries, repo)
     config, config_note = listed.config, list[str]()
-    reading = read_names(entries)
-    if config is None or reading.needs_config:
+    packed = may_be_packed(entries)
+    if config is None or packed:
+        config, config_note = read_config(reader, listed.config_file)
+    unpacked = unpack(entries, config, reader)
+    reading = read_names(unpacked.entries)
+    if reading.needs_config and not packed and listed.config is not None:
         config, config_note = read_config(reader, listed.config_file)
     resolved = reading.with_config(config)
     # With another config, a fused tensor may be split differently into parts of the same names and shapes.
@@ -84,7 +90,7 @@ def fingerprint(
         cells = sorted(f"{row.name}|{row.part}|{row.digest}" for row in rows)
         identity = replace(identity, revision=_digest(header + cells))
     mode = Mode.FULL if size is None else Mode.SAMPLED
-    checkpoint = _checkpoint_row(identity, listed, resolved, entries, rows, reader, config_note, mode, now)
+    checkpoint = _checkpoint_row(identity, listed, resolved, unpacked, rows, reader, config_note, mode, now)
     return Fingerprint(checkpoint, listed.files, tuple(rows), sample)
 
 
@@ -139,11 +145,9 @@ class _Measured:
 
 
 def _measure(reader: TensorReader, tensors: Sequence[LogicalTensor], size: SampleSize | None) -> dict[_Key, _Measured]:
-    ranges = plan_ranges(plan_matrices(tensors, size), size.gap_bytes if size else 0)
     return {
         _key(scan.tensor): _Measured(scan.statistics(), scan.digest(), scan.cells)
-        for path, planned in ranges.items()
-        for scan in scan_matrices(reader, path, planned)
+        for scan in scan_matrices(reader, plan_matrices(tensors, size), size.gap_bytes if size else 0)
     }
 
 
@@ -194,7 +198,7 @@ def _checkpoint_row(
     identity: CheckpointId,
     listed: ListedCheckpoint,
     resolved: ResolvedRoles,
-    entries: Sequence[TensorEntry],
+    unpacked: Unpacked,
     rows: Sequence[TensorRow],
     reader: TensorReader,
     config_note: Sequence[str],
@@ -204,8 +208,12 @@ def _checkpoint_row(
     metadata = listed.metadata
     sizes = {file.path: file.size for file in listed.files}
     elements: Counter[str] = Counter()
-    for entry in entries:
+    parameters, n_tensors = 0, 0
+    for entry in unpacked.entries:
+        stored = entry.stored if isinstance(entry, PackedEntry) else 0
         elements[entry.dtype] += entry.n_elements
+        parameters += entry.n_elements if stored or is_float(entry.dtype) else 0
+        n_tensors += stored or 1
     with_role = [row for row in rows if row.role != Role.OTHER]
     return CheckpointRow(
         checkpoint_id=str(identity),
@@ -232,10 +240,10 @@ def _checkpoint_row(
         hidden_size=resolved.hidden_size,
         n_heads=resolved.n_heads,
         n_kv_heads=resolved.n_kv_heads,
-        n_parameters=sum(n for dtype, n in elements.items() if is_float(dtype)),
+        n_parameters=parameters,
         dtype=elements.most_common(1)[0][0] if elements else None,
-        quantization=resolved.quantization,
-        n_tensors=len(entries),
+        quantization=resolved.quantization or unpacked.method,
+        n_tensors=n_tensors,
         n_files=len(listed.weight_files),
         total_bytes=sum(sizes[path] for path in listed.weight_files),
         bytes_read=reader.bytes_read,
@@ -248,7 +256,7 @@ def _checkpoint_row(
         resolved=len(with_role),
         unresolved=len(rows) - len(with_role),
         adapter=resolved.adapter,
-        notes=(*resolved.notes, *config_note),
+        notes=(*resolved.notes, *unpacked.notes, *config_note),
     )
 
 

@@ -101,7 +101,7 @@ def check_sound(plans: list[MatrixPlan], ranges: list[ByteRange]) -> None:
     for plan in plans:
         assert all(0 <= low < high <= plan.rows for low, high in plan.bands)
         assert all(a[1] <= b[0] for a, b in pairwise(plan.bands))
-        mine = [(p.first_row, p.start, p.stop) for p in pieces if p.plan is plan]
+        mine = [(p.rows[0], p.start, p.stop) for p in pieces if p.plan is plan]
         row = plan.row_bytes
         assert mine == [(low, plan.offset + low * row, plan.offset + high * row) for low, high in plan.bands]
 

@@ -1,0 +1,182 @@
+"""Integers of 2 to 8 bits in 32-bit words along the inputs, with scales a row or a group: `[out, in * bits / 32]`.
+
+Two projects store so. compressed-tensors (`pack-quantized`): `weight_packed`, `weight_scale [out, groups]`,
+`weight_shape`, and where it is asymmetric `weight_zero_point [out * bits / 32, groups]`, packed along the outputs;
+`32 // bits` codes to a word; codes and zero points are signed, stored with half their range added. `weight_g_idx` is
+the group of each input where these are scattered. A weight is `scale * (code - zero)`.
+
+MLX: `weight`, `scales [out, groups]`, `biases [out, groups]`; codes follow each other without regard to the ends of
+words. A weight is `scale * code + bias`.
+
+Source: `unpack_from_int32` of compressed-tensors, `mlx.core.dequantize`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from provenance.crawler.formats.packing.bits import spread, unpack_stream, unpack_words, words_of
+from provenance.crawler.formats.packing.group import Group
+from provenance.crawler.formats.packing.packed import (
+    Bytes,
+    Floats,
+    Packing,
+    Span,
+    check_shape,
+    damaged,
+    groups_of,
+    numbers,
+    require,
+    rows_of,
+    whole,
+)
+from provenance.schemas.tensors import TensorEntry
+
+
+@dataclass(frozen=True)
+class PackedWords(Packing):
+    """One matrix of compressed-tensors."""
+
+    codes: TensorEntry
+    scales: TensorEntry
+    stated: TensorEntry
+    zeros: TensorEntry | None
+    index: TensorEntry | None
+    bits: int
+    group: int
+
+    @property
+    def label(self) -> str:
+        return f"CT-INT{self.bits}"
+
+    def spans(self, low: int, high: int) -> Sequence[Span]:
+        n = self.shape[0]
+        spans = [rows_of(self.codes, n, low, high), rows_of(self.scales, n, low, high), whole(self.stated)]
+        if self.zeros is not None:
+            first, last = self._zero_words(low, high)
+            spans.append(rows_of(self.zeros, self.zeros.shape[0], first, last))
+        return [*spans, whole(self.index)] if self.index is not None else spans
+
+    def rows(self, low: int, high: int, data: Sequence[Bytes]) -> Floats:
+        columns = self.shape[1]
+        stated = np.frombuffer(data[2], "<i8" if self.stated.dtype == "I64" else "<i4")
+        if tuple(stated.tolist()) != self.shape:
+            raise damaged(
+                self.codes.name, f"weight_shape says {stated.tolist()}, the same matrix of another layer {self.shape}"
+            )
+        half = 1 << (self.bits - 1)
+        scales = numbers(data[1], self.scales.dtype).reshape(high - low, -1)
+        zeros = np.full((1, scales.shape[1]), half, dtype=np.float32)
+        if self.zeros is not None:
+            first, last = self._zero_words(low, high)
+            packed = words_of(data[3]).reshape(last - first, -1)
+            skip = low - first * (32 // self.bits)
+            zeros = unpack_words(packed.T, self.bits).T[skip : skip + high - low].astype(np.float32)
+        if self.index is not None:
+            group = np.frombuffer(data[-1], "<i4")
+            if (group >= scales.shape[1]).any() or ((group < 0).any() and not (group == -1).all()):
+                raise damaged(self.codes.name, f"weight_g_idx names a group that is none of {scales.shape[1]}")
+        else:
+            group = np.arange(columns) // self.group
+        if self.index is not None and group[0] == -1:
+            group = np.arange(columns) // self.group
+        codes = unpack_words(words_of(data[0]).reshape(high - low, -1), self.bits)[:, :columns]
+        weights: Floats = (codes.astype(np.float32) - zeros[:, group]) * scales[:, group]
+        return weights
+
+    def _zero_words(self, low: int, high: int) -> tuple[int, int]:
+        per_word = 32 // self.bits
+        return low // per_word, (high - 1) // per_word + 1
+
+
+@dataclass(frozen=True)
+class Mlx(Packing):
+    """One matrix of MLX."""
+
+    codes: TensorEntry
+    scales: TensorEntry
+    biases: TensorEntry
+    bits: int
+    group: int
+
+    @property
+    def label(self) -> str:
+        return f"MLX-{self.bits}"
+
+    def spans(self, low: int, high: int) -> Sequence[Span]:
+        return [rows_of(entry, self.shape[0], low, high) for entry in (self.codes, self.scales, self.biases)]
+
+    def rows(self, low: int, high: int, data: Sequence[Bytes]) -> Floats:
+        columns = self.shape[1]
+        codes = unpack_stream(words_of(data[0]).reshape(high - low, -1), self.bits).astype(np.float32)
+        scales, biases = (
+            spread(numbers(part, side.dtype).reshape(high - low, -1), self.group, columns)
+            for part, side in zip(data[1:], (self.scales, self.biases), strict=True)
+        )
+        weights: Floats = codes * scales + biases
+        return weights
+
+
+def read_packed_words(group: Group) -> Packing | None:
+    """The packing of a matrix of compressed-tensors; null if its codes are no words."""
+    codes, scales, stated = group.codes, group["scales"], group["shape"]
+    zeros, index = group.get("zeros"), group.get("index")
+    if codes.dtype != "I32":
+        return None
+    require(len(codes.shape) == len(scales.shape) == 2, f"shape {list(codes.shape)[:4]} is no matrix")
+    require(stated.dtype in ("I64", "I32") and stated.shape == (2,), "weight_shape is no pair of integers")
+    shape = np.frombuffer(group.peek(stated, 16), "<i8" if stated.dtype == "I64" else "<i4").tolist()
+    rows, columns = int(shape[0]), int(shape[1])
+    check_shape(rows, columns)
+    require(codes.shape[0] == rows == scales.shape[0], f"{codes.shape[0]} rows of codes for a matrix of {rows}")
+    bits = next((b for b in range(8, 0, -1) if -(-columns // (32 // b)) == codes.shape[1]), 0)
+    announced = _announced_bits(group)
+    if announced and -(-columns // (32 // announced)) == codes.shape[1]:
+        bits = announced
+    require(bits > 0, f"{codes.shape[1]} words for {columns} columns are no number of bits")
+    size = groups_of(columns, scales.shape[1], None)
+    group.check_scales(scales)
+    if zeros is not None:
+        words = (-(-rows // (32 // bits)), scales.shape[1])
+        require(zeros.dtype == "I32" and zeros.shape == words, f"zero points of {zeros.dtype} {list(zeros.shape)[:4]}")
+    if index is not None:
+        require(index.shape == (columns,) and index.dtype == "I32", f"weight_g_idx of shape {list(index.shape)[:4]}")
+    return PackedWords((rows, columns), codes, scales, stated, zeros, index, bits, size)
+
+
+def read_mlx(group: Group) -> Packing | None:
+    """The packing of a matrix of MLX; null if its codes are no words."""
+    codes, scales, biases = group.codes, group["scales"], group["biases"]
+    if codes.dtype != "U32":
+        return None
+    require(len(codes.shape) in (2, 3), f"shape {list(codes.shape)[:4]} is no matrix")
+    bits, size = group.number("bits"), group.number("group_size")
+    require(bits in (2, 3, 4, 5, 6, 8), "no config says how many bits its codes have")
+    require(size is not None and size > 0, "no config says how many codes share a scale")
+    if bits is None or size is None:
+        return None
+    words = codes.shape[-1]
+    require(words * 32 % bits == 0 and (32 % bits == 0 or words % bits == 0), f"{words} words of {bits} bits")
+    columns = words * 32 // bits
+    rows = codes.n_elements // max(words, 1)
+    check_shape(rows, columns)
+    sides = (*codes.shape[:-1], -(-columns // size))
+    require(scales.shape == biases.shape == sides, f"scales of shape {list(scales.shape)[:4]} for {rows} x {columns}")
+    group.check_scales(scales, biases)
+    return Mlx(
+        (rows, columns), codes, scales, biases, bits, size, experts=codes.shape[0] if len(codes.shape) == 3 else 0
+    )
+
+
+def _announced_bits(group: Group) -> int | None:
+    """Bits of the weights, where all groups of layers of the config have the same."""
+    groups = group.facts.values.get("config_groups")
+    found = set()
+    for scheme in groups.values() if isinstance(groups, dict) else ():
+        weights = scheme.get("weights") if isinstance(scheme, dict) else None
+        found.add(weights.get("num_bits") if isinstance(weights, dict) else None)
+    (bits,) = found if len(found) == 1 else (None,)
+    return bits if type(bits) is int and 1 <= bits <= 8 else None
