@@ -63,7 +63,7 @@ def gptq(
     weight: Array, *, bits: int = 4, group: int = 32, symmetric: bool = True, act_order: bool = False, first: int = 1
 ) -> Packed:
     """`first`: what the format takes from a zero point when it stores it."""
-    out, n_in = weight.shape
+    n_in = weight.shape[1]
     index = None
     if act_order:
         index = np.random.default_rng(n_in).permutation(np.arange(n_in) // group)
@@ -229,7 +229,11 @@ def quanto(weight: Array) -> Packed:
 
 def torchao(weight: Array) -> Packed:
     stored, weights = int8(weight, group=32, symmetric=False)
-    names = {".weight": "._weight_qdata", ".weight_scale": "._weight_scale", ".weight_zero_point": "._weight_zero_point"}
+    names = {
+        ".weight": "._weight_qdata",
+        ".weight_scale": "._weight_scale",
+        ".weight_zero_point": "._weight_zero_point",
+    }
     return {names[name]: tensor for name, tensor in stored.items()}, weights
 
 
@@ -259,13 +263,13 @@ def _gptq(bits: int, first: int = 1, **options: Any) -> Case:
 
 def _compressed(bits: int, **options: Any) -> Case:
     config = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
-    return Case(
-        lambda w: pack_quantized(w, bits=bits, **options), bits, f"CT-INT{bits}", "compressed-tensors", config
-    )
+    return Case(lambda w: pack_quantized(w, bits=bits, **options), bits, f"CT-INT{bits}", "compressed-tensors", config)
 
 
 def _mlx(bits: int, group: int = 32) -> Case:
-    return Case(lambda w: mlx(w, bits=bits, group=group), bits, f"MLX-{bits}", "mlx", {"bits": bits, "group_size": group})
+    return Case(
+        lambda w: mlx(w, bits=bits, group=group), bits, f"MLX-{bits}", "mlx", {"bits": bits, "group_size": group}
+    )
 
 
 CASES = {

@@ -1,6 +1,7 @@
-"""AWQ as AutoAWQ's `gemm` kernels store it: `qweight [in, out / 8]`, `qzeros [groups, out / 8]`, `scales [groups, out]`.
+"""AWQ as AutoAWQ's `gemm` kernels store it: `qweight [in, out / 8]`, `qzeros [groups, out / 8]`, `scales`.
 
-A weight is `scale * (code - zero)`. The eight codes of a word are those of columns 0, 2, 4, 6, 1, 3, 5, 7.
+A weight is `scale * (code - zero)` of its group of inputs; scales are `[groups, out]`. The eight codes of a word are
+those of columns 0, 2, 4, 6, 1, 3, 5, 7.
 
 Source: `WQLinear_GEMM.from_linear` and `AWQ_REVERSE_ORDER` of AutoAWQ.
 """

@@ -31,25 +31,26 @@ def unpack_words(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
     return found.reshape(*words.shape[:-1], -1)
 
 
-def unpack_stream(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
+def unpack_stream(words: NDArray[np.uint32], bits: int, count: int, start: int = 0) -> NDArray[np.uint8]:
     """Numbers of 8 bits or fewer, one after the other without regard to the ends of words.
 
     Args:
-        words: `[..., n]`, `n` a multiple of `bits` unless a word holds a whole number of them.
+        words: `[..., n]`.
         bits: of one number.
+        count: how many numbers.
+        start: position of the first one, in bits.
 
     Returns:
-        `[..., n * 32 // bits]`.
+        `[..., count]`.
     """
-    if 32 % bits == 0:
-        return unpack_words(words, bits)
-    position = np.arange(32, dtype=np.uint32) * np.uint32(bits)
-    first, shift = position // 32, position % 32
-    groups = words.reshape(*words.shape[:-1], -1, bits)
-    # The first bits of a number that goes on in the next word; shifting by 32 is undefined, so in two steps.
-    following = groups[..., np.minimum(first + 1, bits - 1)]
-    found = (groups[..., first] >> shift) | ((following << (np.uint32(31) - shift)) << np.uint32(1))
-    return (found & np.uint32((1 << bits) - 1)).astype(np.uint8).reshape(*words.shape[:-1], -1)
+    if 32 % bits == 0 and start == 0:
+        return unpack_words(words, bits)[..., :count]
+    position = start + np.arange(count) * bits
+    word, shift = position // 32, (position % 32).astype(np.uint32)
+    following = words[..., np.minimum(word + 1, words.shape[-1] - 1)]
+    # A number may go on in the next word. Shifting by 32 is undefined, so in two steps.
+    found = (words[..., word] >> shift) | ((following << (np.uint32(31) - shift)) << np.uint32(1))
+    return (found & np.uint32((1 << bits) - 1)).astype(np.uint8)
 
 
 def nibbles(data: bytes | memoryview, *, high_first: bool = False) -> NDArray[np.uint8]:
@@ -60,5 +61,5 @@ def nibbles(data: bytes | memoryview, *, high_first: bool = False) -> NDArray[np
 
 
 def spread(values: NDArray[Any], size: int, length: int) -> NDArray[Any]:
-    """`[..., length]`: each of `values [..., groups]` repeated over its group of `size`, the last of which may be short."""
+    """`[..., length]`: each of `values [..., groups]` repeated over its group of `size`; the last may be short."""
     return np.repeat(values, size, axis=-1)[..., :length]

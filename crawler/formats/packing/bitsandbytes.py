@@ -129,9 +129,7 @@ class RowInt8(Packing):
 
     def rows(self, low: int, high: int, data: Sequence[Bytes]) -> Floats:
         if self.order and any(bytes(data[2])):
-            raise damaged(
-                self.codes.name, "its integers are in the order of one kind of GPU; save it with rows in order"
-            )
+            raise damaged(self.codes.name, "its integers are in the order of one kind of GPU; save it anew")
         scales = numbers(data[1], self.scales.dtype) / np.float32(127)
         codes = np.frombuffer(data[0], np.int8).reshape(-1, self.shape[1])
         weights: Floats = codes.astype(np.float32) * scales[:, None]

@@ -76,7 +76,7 @@ class Gptq(Packing):
 
     def rows(self, low: int, high: int, data: Sequence[Bytes]) -> Floats:
         n_in, out = high - low, self.shape[1]
-        codes = unpack_stream(words_of(data[0]).reshape(-1, out).T, self.bits).T[:n_in]
+        codes = unpack_stream(words_of(data[0]).reshape(-1, out).T, self.bits, n_in).T
         first, last = (0, self.scales.shape[0]) if self.scattered else self._groups(low, high)
         group = np.arange(low, high) // self.group if self.index is None else np.frombuffer(data[3], "<i4")
         if group.min() < first or group.max() >= last:
@@ -84,7 +84,7 @@ class Gptq(Packing):
                 self.codes.name, f"g_idx names groups {group.min()} to {group.max()}, not {first} to {last - 1}"
             )
         packed = words_of(data[1]).reshape(last - first, -1)
-        zeros = (unpack_stream(packed, self.bits)[:, :out] + np.uint8(self.first)) & np.uint8((1 << self.bits) - 1)
+        zeros = (unpack_stream(packed, self.bits, out) + np.uint8(self.first)) & np.uint8((1 << self.bits) - 1)
         scales = numbers(data[2], self.scales.dtype).reshape(last - first, out)
         weights: Floats = (codes.astype(np.float32) - zeros[group - first]) * scales[group - first]
         return weights

@@ -1,9 +1,10 @@
 """Integers of 2 to 8 bits in 32-bit words along the inputs, with scales a row or a group: `[out, in * bits / 32]`.
 
 Two projects store so. compressed-tensors (`pack-quantized`): `weight_packed`, `weight_scale [out, groups]`,
-`weight_shape`, and where it is asymmetric `weight_zero_point [out * bits / 32, groups]`, packed along the outputs;
-`32 // bits` codes to a word; codes and zero points are signed, stored with half their range added. `weight_g_idx` is
-the group of each input where these are scattered. A weight is `scale * (code - zero)`.
+`weight_shape`, and where it is asymmetric `weight_zero_point [out * bits / 32, groups]`, packed along the outputs.
+Codes and zero points are signed, stored with half their range added. Earlier versions wrote `32 // bits` codes to a
+word, later ones a stream, which is the same for 2, 4 and 8 bits. `weight_g_idx` is the group of each input where these
+are scattered. A weight is `scale * (code - zero)`.
 
 MLX: `weight`, `scales [out, groups]`, `biases [out, groups]`; codes follow each other without regard to the ends of
 words. A weight is `scale * code + bias`.
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from provenance.crawler.formats.packing.bits import spread, unpack_stream, unpack_words, words_of
 from provenance.crawler.formats.packing.group import Group
@@ -46,6 +48,7 @@ class PackedWords(Packing):
     zeros: TensorEntry | None
     index: TensorEntry | None
     bits: int
+    stream: bool
     group: int
 
     @property
@@ -67,29 +70,33 @@ class PackedWords(Packing):
             raise damaged(
                 self.codes.name, f"weight_shape says {stated.tolist()}, the same matrix of another layer {self.shape}"
             )
-        half = 1 << (self.bits - 1)
         scales = numbers(data[1], self.scales.dtype).reshape(high - low, -1)
-        zeros = np.full((1, scales.shape[1]), half, dtype=np.float32)
+        zeros = np.full((1, scales.shape[1]), 1 << (self.bits - 1), dtype=np.float32)
         if self.zeros is not None:
             first, last = self._zero_words(low, high)
-            packed = words_of(data[3]).reshape(last - first, -1)
-            skip = low - first * (32 // self.bits)
-            zeros = unpack_words(packed.T, self.bits).T[skip : skip + high - low].astype(np.float32)
-        if self.index is not None:
-            group = np.frombuffer(data[-1], "<i4")
-            if (group >= scales.shape[1]).any() or ((group < 0).any() and not (group == -1).all()):
+            packed = words_of(data[3]).reshape(last - first, -1).T
+            skip = low * self.bits - 32 * first if self.stream else low - first * (32 // self.bits)
+            zeros = self._unpack(packed, high - low, skip).T.astype(np.float32)
+        group = np.arange(columns) // self.group
+        if self.index is not None and (stored := np.frombuffer(data[-1], "<i4"))[0] != -1:  # -1: in order
+            if stored.min() < 0 or stored.max() >= scales.shape[1]:
                 raise damaged(self.codes.name, f"weight_g_idx names a group that is none of {scales.shape[1]}")
-        else:
-            group = np.arange(columns) // self.group
-        if self.index is not None and group[0] == -1:
-            group = np.arange(columns) // self.group
-        codes = unpack_words(words_of(data[0]).reshape(high - low, -1), self.bits)[:, :columns]
+            group = stored
+        codes = self._unpack(words_of(data[0]).reshape(high - low, -1), columns)
         weights: Floats = (codes.astype(np.float32) - zeros[:, group]) * scales[:, group]
         return weights
 
     def _zero_words(self, low: int, high: int) -> tuple[int, int]:
+        """The words of zero points that some rows need."""
+        if self.stream:
+            return low * self.bits // 32, (high * self.bits - 1) // 32 + 1
         per_word = 32 // self.bits
         return low // per_word, (high - 1) // per_word + 1
+
+    def _unpack(self, words: NDArray[np.uint32], count: int, skip: int = 0) -> NDArray[np.uint8]:
+        if self.stream:
+            return unpack_stream(words, self.bits, count, skip)
+        return unpack_words(words, self.bits)[..., skip : skip + count]
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ class Mlx(Packing):
 
     def rows(self, low: int, high: int, data: Sequence[Bytes]) -> Floats:
         columns = self.shape[1]
-        codes = unpack_stream(words_of(data[0]).reshape(high - low, -1), self.bits).astype(np.float32)
+        codes = unpack_stream(words_of(data[0]).reshape(high - low, -1), self.bits, columns).astype(np.float32)
         scales, biases = (
             spread(numbers(part, side.dtype).reshape(high - low, -1), self.group, columns)
             for part, side in zip(data[1:], (self.scales, self.biases), strict=True)
@@ -132,19 +139,16 @@ def read_packed_words(group: Group) -> Packing | None:
     rows, columns = int(shape[0]), int(shape[1])
     check_shape(rows, columns)
     require(codes.shape[0] == rows == scales.shape[0], f"{codes.shape[0]} rows of codes for a matrix of {rows}")
-    bits = next((b for b in range(8, 0, -1) if -(-columns // (32 // b)) == codes.shape[1]), 0)
-    announced = _announced_bits(group)
-    if announced and -(-columns // (32 // announced)) == codes.shape[1]:
-        bits = announced
+    bits, stream = _bits(codes.shape[1], columns, _announced_bits(group))
     require(bits > 0, f"{codes.shape[1]} words for {columns} columns are no number of bits")
     size = groups_of(columns, scales.shape[1], None)
     group.check_scales(scales)
     if zeros is not None:
-        words = (-(-rows // (32 // bits)), scales.shape[1])
+        words = (-(-rows * bits // 32) if stream else -(-rows // (32 // bits)), scales.shape[1])
         require(zeros.dtype == "I32" and zeros.shape == words, f"zero points of {zeros.dtype} {list(zeros.shape)[:4]}")
     if index is not None:
         require(index.shape == (columns,) and index.dtype == "I32", f"weight_g_idx of shape {list(index.shape)[:4]}")
-    return PackedWords((rows, columns), codes, scales, stated, zeros, index, bits, size)
+    return PackedWords((rows, columns), codes, scales, stated, zeros, index, bits, stream, size)
 
 
 def read_mlx(group: Group) -> Packing | None:
@@ -169,6 +173,18 @@ def read_mlx(group: Group) -> Packing | None:
     return Mlx(
         (rows, columns), codes, scales, biases, bits, size, experts=codes.shape[0] if len(codes.shape) == 3 else 0
     )
+
+
+def _bits(words: int, columns: int, announced: int | None) -> tuple[int, bool]:
+    """How many bits a code has, and whether codes follow each other as a stream; 0 bits if no number fits."""
+    for bits in (announced, 4, 8, 2, 3, 6, 5, 1, 7):
+        if bits is None:
+            continue
+        if words == -(-columns * bits // 32):
+            return bits, True
+        if words == -(-columns // (32 // bits)):
+            return bits, False
+    return 0, False
 
 
 def _announced_bits(group: Group) -> int | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +45,14 @@ class _Grid:
     Attributes:
         rows, columns: of the grid, for one matrix.
         block: rows and columns of the matrix for each of them.
+        powers: they are bytes that hold exponents of two, as MXFP8 stores them.
     """
 
     entry: TensorEntry
     rows: int
     columns: int
     block: tuple[int, int]
+    powers: bool = False
 
     def span(self, matrix: int, low: int, high: int) -> Span:
         """The bytes for some rows of a matrix of the stack."""
@@ -61,7 +63,8 @@ class _Grid:
 
     def values(self, low: int, high: int, columns: int, data: Bytes) -> Floats:
         """`[high - low, columns]`, or `[high - low, 1]` where all columns have the same."""
-        found = numbers(data, self.entry.dtype).reshape(-1, self.columns)
+        dtype = "F8_E8M0" if self.powers else self.entry.dtype
+        found = numbers(data, dtype).reshape(-1, self.columns)
         line = np.arange(low, high) // self.block[0] - self._lines(low, high)[0]
         values: NDArray[np.float32] = found[line] if len(found) > 1 else found
         return values if self.columns == 1 else spread(values, self.block[1], columns)
@@ -114,7 +117,8 @@ def read_scaled(group: Group) -> Packing | None:
     if len(codes.shape) == 1:
         return None  # a norm, say, next to the scale of something else
     scales, zeros = group["scales"], group.get("zeros")
-    group.check_scales(scales)
+    if not (codes.dtype.startswith("F8") and scales.dtype == "U8"):
+        group.check_scales(scales)
     require(len(codes.shape) in (2, 3), f"shape {list(codes.shape)[:4]} is no matrix")
     *stack, height, columns = codes.shape
     rows = math.prod(stack) * height
@@ -123,8 +127,8 @@ def read_scaled(group: Group) -> Packing | None:
     grids = [_grid(side, stack, height, columns, announced) for side in (scales, zeros) if side is not None]
     if zeros is not None:
         require(zeros.dtype.startswith(("I", "U")), f"zero points of {zeros.dtype}")
-    zero_grid = grids[1] if zeros is not None else None
-    return Scaled((rows, columns), codes, grids[0], zero_grid, experts=math.prod(stack) if stack else 0)
+    scale_grid, zero_grid = replace(grids[0], powers=scales.dtype == "U8"), grids[1] if zeros is not None else None
+    return Scaled((rows, columns), codes, scale_grid, zero_grid, experts=math.prod(stack) if stack else 0)
 
 
 def _grid(side: TensorEntry, stack: list[int], height: int, columns: int, announced: tuple[int, int] | None) -> _Grid:
@@ -141,10 +145,8 @@ def _grid(side: TensorEntry, stack: list[int], height: int, columns: int, announ
     for block in (announced, _DEFAULT_BLOCK):
         if block is not None and (n_rows, n_columns) == (-(-height // block[0]), -(-columns // block[1])):
             return _Grid(side, n_rows, n_columns, block)
-    # Blocks of several rows are FP8's: a smaller grid over integers means that they are packed further.
-    fits = n_rows == height or (
-        n_rows > 0 and height % n_rows == 0 and announced == (height // n_rows, columns // max(n_columns, 1))
-    )
-    fits = fits and n_columns > 0 and columns % n_columns == 0
+    # Groups along a row may have any size. Fewer scales than rows are blocks of a size that somebody said: over
+    # integers they may also mean that these are packed further.
+    fits = n_rows == height and n_columns > 0 and columns % n_columns == 0
     require(fits, f"scales of shape {list(side.shape)[:4]} do not divide {height} x {columns}")
     return _Grid(side, n_rows, n_columns, (height // n_rows, columns // n_columns))
