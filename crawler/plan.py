@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.crawler.architectures.rows import rows_index
+from provenance.crawler.cells import wanted_rows
 from provenance.crawler.formats.dtypes import decode, is_numeric
 from provenance.crawler.formats.packing.packed import Bytes, PackedEntry, Span
 from provenance.crawler.formats.safetensors import DTYPE_BITS
-from provenance.schemas.roles import MAIN_STACK, VECTORS, Role
-from provenance.schemas.sampling import OFFSETS, VECTOR_BUDGET, is_sampled, matrix_cells, sequence
-from provenance.schemas.tensors import LogicalTensor, OutputRows, TensorEntry
+from provenance.crawler.packed_bands import aligned, as_stored, packed_bands, width_of
+from provenance.schemas.tensors import LogicalTensor, TensorEntry
 
 Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
@@ -30,14 +28,11 @@ KIB, MIB = 1024, 1024 * 1024
 MAX_RANGE_BYTES = 16 * MIB
 """Maximum bytes of a single read; it limits memory for a tensor of any size."""
 
-MAX_UNPACKED = 1 << 21
-"""Maximum weights of a packed matrix that are unpacked at a time; unless its rows are longer."""
-
 BATCH_BYTES = 16 * MIB
 """Maximum bytes of packed matrices that wait for those of their scales, which lie elsewhere."""
 
-MAX_VECTOR_ELEMENTS = 1 << 20
-"""Of a longer vector only the cells of the sample are read."""
+PACKED_GAP = 2
+"""How many times as long a gap may be in a packed checkpoint, whose matrices have more and shorter spans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +167,9 @@ def plan_batches(plans: Iterable[MatrixPlan], gap_bytes: int) -> Iterator[dict[s
     A matrix stored as it is can be measured when its bytes arrive, a packed one when those of its scales have arrived
     too. So all matrices of a checkpoint without packed ones are one batch.
     """
+    plans = list(plans)
+    if any(isinstance(plan.entry, PackedEntry) for plan in plans):
+        gap_bytes *= PACKED_GAP
     batch: list[tuple[MatrixPlan, tuple[int, int]]] = []
     waiting = 0
     for plan in plans:
@@ -220,7 +218,7 @@ def _plan_matrix(parts: tuple[LogicalTensor, ...], size: SampleSize | None) -> M
     if size is None:
         bands = _chunks(rows, columns * item_bytes)
     else:
-        wanted = sorted({band for part in parts for band in _wanted_rows(part, rows)})
+        wanted = sorted({band for part in parts for band in wanted_rows(part, rows)})
         bands = _stretch(wanted, rows, columns * item_bytes, size.band_bytes)
     if not bands:
         return None
@@ -236,41 +234,13 @@ def _plan_packed(entry: PackedEntry, parts: tuple[LogicalTensor, ...], size: Sam
     if size is None:
         bands = packed_bands(entry, [(0, rows)])
     else:
-        wanted = sorted({band for part in parts for band in _wanted_rows(part, rows)})
+        wanted = aligned(sorted({band for part in parts for band in wanted_rows(part, rows)}), rows, packing.step)
         # As many weights as of a matrix of 16 bits: a band is for its number of weights.
-        bands = packed_bands(entry, _stretch(_aligned(wanted, rows, packing.step), rows, 2 * columns, size.band_bytes))
+        bands = packed_bands(entry, _stretch(wanted, rows, 2 * columns, size.band_bytes))
+        width = width_of(parts, columns, sum(high - low for low, high in bands), size.band_bytes)
+        packing = packing.narrowed(width) if width < columns else packing
+        entry, columns = replace(entry, packing=packing), packing.shape[1]
     return MatrixPlan(entry, parts, entry.start, rows, columns, 0, bands) if bands else None
-
-
-def packed_bands(entry: PackedEntry, wanted: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Intervals of rows, in bands that are unpacked at a time."""
-    rows, columns = entry.packing.shape
-    step = entry.packing.step
-    height = max(1, MAX_UNPACKED // (columns * step)) * step
-    return tuple(
-        (start, min(high, start + height))
-        for low, high in _aligned(wanted, rows, step)
-        for start in range(low, high, height)
-    )
-
-
-def _aligned(bands: Iterable[tuple[int, int]], rows: int, step: int) -> list[tuple[int, int]]:
-    """Intervals extended to multiples of `step`, those that touch merged."""
-    found: list[tuple[int, int]] = []
-    for low, high in bands:
-        start, stop = low // step * step, min(rows, -(-high // step) * step)
-        if found and start <= found[-1][1]:
-            found[-1] = found[-1][0], max(stop, found[-1][1])
-        else:
-            found.append((start, stop))
-    return found
-
-
-def as_stored(tensor: LogicalTensor) -> LogicalTensor:
-    """A packed matrix in the orientation in which its format stores it; any other tensor as it is."""
-    if not isinstance(tensor.entry, PackedEntry) or not tensor.entry.packing.transposed:
-        return tensor
-    return replace(tensor, transposed=not tensor.transposed, stored_shape=tensor.stored_shape[::-1])
 
 
 def _stored_shape(part: LogicalTensor) -> tuple[int, int]:
@@ -287,52 +257,6 @@ def _stored_shape(part: LogicalTensor) -> tuple[int, int]:
 def _chunks(rows: int, row_bytes: int) -> tuple[tuple[int, int], ...]:
     step = max(1, MAX_RANGE_BYTES // row_bytes)
     return tuple((start, min(rows, start + step)) for start in range(0, rows, step))
-
-
-def _wanted_rows(part: LogicalTensor, rows: int) -> Iterable[tuple[int, int]]:
-    """Stored rows that hold a part's sample cells, as half-open intervals."""
-    if len(part.shape) == 1 and part.entry.n_elements <= MAX_VECTOR_ELEMENTS:
-        return [(0, rows)]
-    where = cell_positions(part)
-    if where is None or not len(where):
-        return []
-    if len(part.shape) == 1:
-        return [(0, int(where[:, 0].max()) + 1)]
-    return _tile_rows(part.role, (part.shape[0], part.shape[1]), part.transposed, part.rows)
-
-
-def cell_positions(tensor: LogicalTensor) -> NDArray[np.int64] | None:
-    """Stored `(row, column)` of every sample cell `[n, 2]` in sampling order, or null if the tensor has none."""
-    if tensor.stack != MAIN_STACK or not is_sampled(tensor.role, tensor.expert):
-        return None
-    if len(tensor.shape) != 2 and not (len(tensor.shape) == 1 and tensor.role in VECTORS):
-        return None
-    return _cells(tensor.role, tensor.shape, tensor.transposed, tensor.rows)
-
-
-# The layers of a model have the same shapes: what depends only on role and shape is computed once.
-@lru_cache(maxsize=128)
-def _cells(role: Role, shape: tuple[int, ...], transposed: bool, rows: OutputRows | None) -> NDArray[np.int64]:
-    if len(shape) == 1:
-        out = np.arange(min(shape[0], VECTOR_BUDGET))
-        column = np.zeros_like(out)
-    else:
-        _, out, column = sequence()[matrix_cells((shape[0], shape[1]), role)].T
-    stored = out if rows is None else rows_index(rows)[out]
-    positions = np.stack([column, stored] if transposed else [stored, column], axis=1)
-    positions.flags.writeable = False
-    return positions
-
-
-@lru_cache(maxsize=128)
-def _tile_rows(
-    role: Role, shape: tuple[int, int], transposed: bool, rows: OutputRows | None
-) -> tuple[tuple[int, int], ...]:
-    """For each line of tiles along the stored rows, the interval of rows from its first to its last cell."""
-    tiles = sequence()[matrix_cells(shape, role), 0]
-    lines = tiles % len(OFFSETS) if transposed else tiles // len(OFFSETS)
-    stored = _cells(role, shape, transposed, rows)[:, 0]
-    return tuple((int(stored[lines == line].min()), int(stored[lines == line].max()) + 1) for line in np.unique(lines))
 
 
 def _stretch(

@@ -12,12 +12,11 @@ import numpy as np
 from provenance.crawler.architectures.rows import rows_index
 from provenance.crawler.formats.packing.packed import PackedEntry
 from provenance.crawler.formats.safetensors import DTYPE_BITS
+from provenance.crawler.packed_bands import as_stored, packed_bands
 from provenance.crawler.plan import (
     MAX_RANGE_BYTES,
     ByteRange,
     MatrixPlan,
-    as_stored,
-    packed_bands,
     plan_batches,
     plan_ranges,
 )

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from provenance.crawler.architectures.rows import rows_index
 from provenance.crawler.bands import read_bands
+from provenance.crawler.cells import cell_positions
 from provenance.crawler.formats.packing.packed import Bytes
-from provenance.crawler.plan import MatrixPlan, cell_positions, plan_batches
+from provenance.crawler.plan import MatrixPlan, plan_batches
 from provenance.crawler.statistics import Moments
 from provenance.schemas.protocols import TensorReader
 from provenance.schemas.tensors import LogicalTensor, TensorStatistics

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from provenance.crawler.architectures import resolve_roles
 from provenance.crawler.architectures.rows import rows_index
+from provenance.crawler.cells import MAX_VECTOR_ELEMENTS
 from provenance.crawler.formats.dtypes import is_numeric
 from provenance.crawler.formats.safetensors import DTYPE_BITS
 from provenance.crawler.plan import (
     MAX_RANGE_BYTES,
-    MAX_VECTOR_ELEMENTS,
     SAMPLE_SIZES,
     ByteRange,
     MatrixPlan,

@@ -9,8 +9,8 @@ Source: `WQLinear_GEMM.from_linear` and `AWQ_REVERSE_ORDER` of AutoAWQ.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ from provenance.crawler.formats.packing.packed import (
     groups_of,
     numbers,
     require,
-    rows_of,
+    strips,
+    taken,
 )
 from provenance.schemas.tensors import TensorEntry
 
@@ -36,8 +37,9 @@ _ORDER = np.array([0, 4, 1, 5, 2, 6, 3, 7])
 
 @dataclass(frozen=True)
 class Awq(Packing):
-    """One matrix of 4-bit codes."""
+    """One matrix of 4-bit codes, or its first columns; `out` are the columns of all of it."""
 
+    out: int
     codes: TensorEntry
     zeros: TensorEntry
     scales: TensorEntry
@@ -49,18 +51,28 @@ class Awq(Packing):
     def label(self) -> str:
         return "AWQ-4"
 
+    def narrowed(self, columns: int) -> Self:
+        return replace(self, shape=(self.shape[0], columns))
+
     def spans(self, low: int, high: int) -> Sequence[Span]:
-        first, last = low // self.group, (high - 1) // self.group + 1
-        sides = (rows_of(side, side.shape[0], first, last) for side in (self.zeros, self.scales))
-        return (rows_of(self.codes, self.shape[0], low, high), *sides)
+        first, last = self._groups(low, high)
+        share = self.shape[1], self.out
+        spans = strips(self.codes, low, high, *share)
+        return [*spans, *strips(self.zeros, first, last, *share), *strips(self.scales, first, last, *share)]
 
     def rows(self, low: int, high: int, data: Sequence[Bytes]) -> Floats:
-        out = self.shape[1]
-        group = np.arange(low, high) // self.group - low // self.group
-        zeros = _columns(data[1], out)
-        scales = numbers(data[2], self.scales.dtype).reshape(-1, out)
-        weights: Floats = (_columns(data[0], out).astype(np.float32) - zeros[group]) * scales[group]
+        columns, left = self.shape[1], list(data)
+        first, last = self._groups(low, high)
+        whole_rows = columns == self.out
+        codes = _columns(taken(left, 1 if whole_rows else high - low), columns)
+        zeros = _columns(taken(left, 1 if whole_rows else last - first), columns)
+        scales = numbers(taken(left, len(left)), self.scales.dtype).reshape(-1, columns)
+        group = np.arange(low, high) // self.group - first
+        weights: Floats = (codes.astype(np.float32) - zeros[group]) * scales[group]
         return weights
+
+    def _groups(self, low: int, high: int) -> tuple[int, int]:
+        return low // self.group, (high - 1) // self.group + 1
 
 
 def read_awq(group: Group) -> Packing | None:
@@ -76,7 +88,8 @@ def read_awq(group: Group) -> Packing | None:
     group.check_scales(scales)
     check_shape(codes.shape[0], scales.shape[1])
     size = groups_of(codes.shape[0], groups, group.number("group_size", "q_group_size"))
-    return Awq((codes.shape[0], scales.shape[1]), codes, zeros, scales, size)
+    shape = codes.shape[0], scales.shape[1]
+    return Awq(shape, shape[1], codes, zeros, scales, size)
 
 
 def _columns(data: Bytes, out: int) -> NDArray[np.uint8]:

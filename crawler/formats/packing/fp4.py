@@ -32,7 +32,7 @@ from provenance.crawler.formats.packing.packed import (
 )
 from provenance.schemas.tensors import TensorEntry
 
-_BYTES = ("U8", "I8", "F4")  # what writers call bytes of two halves
+_BYTES = ("U8", "I8", "F4", "U32")  # what writers call bytes of two halves, which MLX keeps in words
 _NV_GROUP, _MX_GROUP = 16, 32
 
 

@@ -10,8 +10,8 @@ Source: `pack` and `dequantize_weight` of AutoGPTQ's and GPTQModel's `qlinear` m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -29,26 +29,32 @@ from provenance.crawler.formats.packing.packed import (
     numbers,
     require,
     rows_of,
-    whole,
+    strips,
+    taken,
 )
 from provenance.schemas.tensors import TensorEntry
 
 _BITS = (2, 3, 4, 8)
+_PEEK = 4096
 
 
 @dataclass(frozen=True)
 class Gptq(Packing):
-    """One matrix.
+    """One matrix, or its first columns.
 
     Attributes:
+        out: columns of all of it.
+        zeros: null where all zero points are `zero`.
         index: group of each input; null where the groups are in order.
         scattered: whether `index` says anything else than the order.
         first: what is added to a stored zero point: 1 in the first format.
     """
 
+    out: int
     codes: TensorEntry
-    zeros: TensorEntry
     scales: TensorEntry
+    zeros: TensorEntry | None
+    zero: int
     index: TensorEntry | None
     scattered: bool
     bits: int
@@ -65,32 +71,40 @@ class Gptq(Packing):
     def label(self) -> str:
         return f"GPTQ-{self.bits}"
 
+    def narrowed(self, columns: int) -> Self:
+        return replace(self, shape=(self.shape[0], columns))
+
     def spans(self, low: int, high: int) -> Sequence[Span]:
-        words = low * self.bits // 32, -(-high * self.bits // 32)
-        zeros, scales = (
-            whole(side) if self.scattered else rows_of(side, side.shape[0], *self._groups(low, high))
-            for side in (self.zeros, self.scales)
-        )
-        codes = rows_of(self.codes, self.codes.shape[0], *words)
-        return (codes, zeros, scales) + ((rows_of(self.index, self.shape[0], low, high),) if self.index else ())
+        share, groups = (self.shape[1], self.out), self._groups(low, high)
+        spans = strips(self.codes, low * self.bits // 32, high * self.bits // 32, *share)
+        spans += strips(self.scales, *groups, *share)
+        spans += strips(self.zeros, *groups, *share) if self.zeros else []
+        return [*spans, rows_of(self.index, self.index.shape[0], low, high)] if self.index else spans
 
     def rows(self, low: int, high: int, data: Sequence[Bytes]) -> Floats:
-        n_in, out = high - low, self.shape[1]
-        codes = unpack_stream(words_of(data[0]).reshape(-1, out).T, self.bits, n_in).T
-        first, last = (0, self.scales.shape[0]) if self.scattered else self._groups(low, high)
-        group = np.arange(low, high) // self.group if self.index is None else np.frombuffer(data[3], "<i4")
-        if group.min() < first or group.max() >= last:
-            raise damaged(
-                self.codes.name, f"g_idx names groups {group.min()} to {group.max()}, not {first} to {last - 1}"
-            )
-        packed = words_of(data[1]).reshape(last - first, -1)
-        zeros = (unpack_stream(packed, self.bits, out) + np.uint8(self.first)) & np.uint8((1 << self.bits) - 1)
-        scales = numbers(data[2], self.scales.dtype).reshape(last - first, out)
-        weights: Floats = (codes.astype(np.float32) - zeros[group - first]) * scales[group - first]
+        n_in, columns = high - low, self.shape[1]
+        first, last = self._groups(low, high)
+        whole_rows, left = columns == self.out, list(data)
+        packed = taken(left, 1 if whole_rows else n_in * self.bits // 32)
+        codes = unpack_stream(words_of(packed).reshape(-1, columns).T, self.bits, n_in).T
+        scales = numbers(taken(left, 1 if whole_rows else last - first), self.scales.dtype).reshape(-1, columns)
+        group = np.arange(low, high) // self.group
+        zeros = np.full((1, 1), self.zero, np.uint8)
+        if self.zeros is not None:
+            packed = taken(left, 1 if whole_rows else last - first)
+            stored = unpack_stream(words_of(packed).reshape(last - first, -1), self.bits, columns)
+            zeros = (stored + np.uint8(self.first)) & np.uint8((1 << self.bits) - 1)
+        if self.index is not None:
+            group = np.frombuffer(left[0], "<i4")
+            if group.min() < first or group.max() >= last:
+                named = f"g_idx names groups {group.min()} to {group.max()}, not {first} to {last - 1}"
+                raise damaged(self.codes.name, named)
+        own = group - first
+        weights: Floats = (codes.astype(np.float32) - (zeros[own] if len(zeros) > 1 else zeros)) * scales[own]
         return weights
 
     def _groups(self, low: int, high: int) -> tuple[int, int]:
-        return low // self.group, (high - 1) // self.group + 1
+        return (0, self.scales.shape[0]) if self.scattered else (low // self.group, (high - 1) // self.group + 1)
 
 
 def read_gptq(group: Group) -> Packing | None:
@@ -105,23 +119,24 @@ def read_gptq(group: Group) -> Packing | None:
     group.check_scales(scales)
     bits = next((b for b in _BITS if zeros.shape[1] == -(-out * b // 32)), 0)
     require(bits > 0, f"{zeros.shape[1]} words of zero points for {out} columns are none of {_BITS} bits")
-    require(32 % bits == 0 or out % 32 == 0, f"{out} columns of {bits} bits")
     require(32 % bits == 0 or codes.shape[0] % bits == 0, f"{codes.shape[0]} words of {bits} bits")
     n_in = codes.shape[0] * 32 // bits
     check_shape(n_in, out)
-    if index is not None:
-        require(
-            index.shape == (n_in,) and index.dtype == "I32", f"g_idx of shape {list(index.shape)} for {n_in} inputs"
-        )
     size = groups_of(n_in, groups, group.number("group_size"))
-    scattered = index is not None and _scattered(group.peek(index, 4096), size)
-    if scattered:
-        largest = max(side.stop - side.start for side in (zeros, scales))
-        require(largest <= MAX_WHOLE_BYTES, f"{largest:,} bytes of scales for one matrix")
+    scattered = False
+    if index is not None:
+        require(index.shape == (n_in,) and index.dtype == "I32", f"g_idx {list(index.shape)[:4]} for {n_in} inputs")
+        leading = np.frombuffer(group.peek(index, _PEEK), "<i4")
+        scattered = not np.array_equal(leading, np.arange(len(leading)) // size)
+        if not scattered and group.facts.values.get("desc_act") is False:
+            index = None  # the config and the tensor say the same, and the rest of it need not be read
+    largest = max(side.stop - side.start for side in (zeros, scales))
+    require(not scattered or largest <= MAX_WHOLE_BYTES, f"{largest:,} bytes of scales for one matrix")
     first = 0 if group.text("checkpoint_format") == "gptq_v2" else 1
-    return Gptq((n_in, out), codes, zeros, scales, index, scattered, bits, size, first)
-
-
-def _scattered(data: bytes, size: int) -> bool:
-    index = np.frombuffer(data, "<i4")
-    return not np.array_equal(index, np.arange(len(index)) // size)
+    middle = 1 << (bits - 1)
+    read: TensorEntry | None = zeros
+    if group.facts.values.get("sym") is True:
+        words = words_of(group.peek(zeros, _PEEK))
+        seen = unpack_stream(words, bits, len(words) * 32 // bits)
+        read = None if (seen == middle - first).all() else zeros
+    return Gptq((n_in, out), out, codes, scales, read, middle, index, scattered, bits, size, first)

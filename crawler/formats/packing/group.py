@@ -29,6 +29,11 @@ class Facts:
         value = self.values.get(key)
         return value if isinstance(value, str) else None
 
+    def section(self, key: str) -> Facts:
+        """What is said of one matrix or layer alone."""
+        value = self.values.get(key)
+        return Facts(value if isinstance(value, Mapping) else {})
+
     def pair(self, key: str) -> tuple[int, int] | None:
         """Two small positive numbers, such as the size of a block."""
         value = self.values.get(key)

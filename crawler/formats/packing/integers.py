@@ -27,6 +27,7 @@ from provenance.crawler.formats.packing.packed import (
     Floats,
     Packing,
     Span,
+    Unreadable,
     check_shape,
     damaged,
     groups_of,
@@ -156,23 +157,20 @@ def read_mlx(group: Group) -> Packing | None:
     codes, scales, biases = group.codes, group["scales"], group["biases"]
     if codes.dtype != "U32":
         return None
-    require(len(codes.shape) in (2, 3), f"shape {list(codes.shape)[:4]} is no matrix")
-    bits, size = group.number("bits"), group.number("group_size")
-    require(bits in (2, 3, 4, 5, 6, 8), "no config says how many bits its codes have")
-    require(size is not None and size > 0, "no config says how many codes share a scale")
-    if bits is None or size is None:
-        return None
-    words = codes.shape[-1]
-    require(words * 32 % bits == 0 and (32 % bits == 0 or words % bits == 0), f"{words} words of {bits} bits")
-    columns = words * 32 // bits
-    rows = codes.n_elements // max(words, 1)
+    require(len(codes.shape) in (2, 3) and codes.n_elements > 0, f"shape {list(codes.shape)[:4]} is no matrix")
+    require(scales.shape[:-1] == codes.shape[:-1] and scales.shape == biases.shape, "no scale and bias for each group")
+    own = group.facts.section(codes.name.removesuffix(".weight"))  # some matrices may have more bits than others
+    size = own.number("group_size") or group.number("group_size")
+    if size is None or size <= 0:
+        raise Unreadable("no config says how many codes share a scale")
+    words, columns = codes.shape[-1], scales.shape[-1] * size
+    bits = next((b for b in (2, 3, 4, 5, 6, 8) if words * 32 == columns * b), 0)
+    require(bits > 0, f"{words} words for {columns} columns are no number of bits")
+    rows = codes.n_elements // words
     check_shape(rows, columns)
-    sides = (*codes.shape[:-1], -(-columns // size))
-    require(scales.shape == biases.shape == sides, f"scales of shape {list(scales.shape)[:4]} for {rows} x {columns}")
     group.check_scales(scales, biases)
-    return Mlx(
-        (rows, columns), codes, scales, biases, bits, size, experts=codes.shape[0] if len(codes.shape) == 3 else 0
-    )
+    experts = codes.shape[0] if len(codes.shape) == 3 else 0
+    return Mlx((rows, columns), codes, scales, biases, bits, size, experts=experts)
 
 
 def _bits(words: int, columns: int, announced: int | None) -> tuple[int, bool]:

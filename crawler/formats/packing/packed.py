@@ -68,6 +68,10 @@ class Packing(ABC):
             return self.experts, rows // self.experts, columns
         return (columns, rows) if self.transposed else (rows, columns)
 
+    def narrowed(self, columns: int) -> Packing:
+        """The first columns only, a multiple of 32, where each row as stored is long; by default all of them."""
+        return self
+
     @property
     def step(self) -> int:
         """Rows that can only be unpacked together: bands start and stop at multiples of it."""
@@ -113,6 +117,21 @@ def rows_of(entry: TensorEntry, n_rows: int, low: int, high: int) -> Span:
     """The bytes of some rows of a tensor that has `n_rows` of them."""
     row = (entry.stop - entry.start) // n_rows
     return Span(entry.file, entry.start + low * row, entry.start + high * row)
+
+
+def strips(entry: TensorEntry, low: int, high: int, columns: int, of: int) -> list[Span]:
+    """The bytes of the first `columns` of the `of` columns of some rows: a span a row, or one of whole rows."""
+    if columns == of:
+        return [rows_of(entry, entry.shape[0], low, high)]
+    row = (entry.stop - entry.start) // entry.shape[0]
+    starts = range(entry.start + low * row, entry.start + high * row, row)
+    return [Span(entry.file, start, start + row * columns // of) for start in starts]
+
+
+def taken(data: list[Bytes], count: int) -> Bytes:
+    """The bytes of the first `count` spans, which are removed."""
+    first, data[:] = data[:count], data[count:]
+    return first[0] if count == 1 else b"".join(first)
 
 
 def numbers(data: Bytes, dtype: str) -> Floats:

@@ -87,6 +87,7 @@ FORMATS = (
         {"zeros": ".weight_zero_point", "index": ".weight_g_idx"},
     ),
     _row("mlx", ".weight", read_mlx, {"scales": ".scales", "biases": ".biases"}),
+    _row("mlx", ".weight", read_mxfp4, {"scales": ".scales"}),
     _row("quanto", ".weight._data", read_scaled, {"scales": ".weight._scale"}),
     _row("torchao", "._weight_qdata", read_scaled, {"scales": "._weight_scale"}, {"zeros": "._weight_zero_point"}),
     _row(
