@@ -146,13 +146,24 @@ def int8(weight: Array, *, group: int | None = None, symmetric: bool = True) -> 
 
 
 def pack_quantized(
-    weight: Array, *, bits: int = 4, group: int = 32, symmetric: bool = True, act_order: bool = False
+    weight: Array,
+    *,
+    bits: int = 4,
+    group: int = 32,
+    symmetric: bool = True,
+    act_order: bool = False,
+    stream: bool = True,
 ) -> Packed:
+    """`stream`: as later versions store codes of a number of bits that does not divide 32."""
     out, n_in = weight.shape
     index = np.random.default_rng(n_in).permutation(np.arange(n_in) // group) if act_order else None
     codes, zeros, scales, index, weights = affine(weight, bits, group, symmetric=symmetric, index=index)
 
     def words(rows: Array) -> Array:
+        if stream:
+            padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 32)))
+            n = -(-rows.shape[1] * bits // 32)
+            return as_int32([bits_to_words(list(row), bits)[:n] for row in padded])
         per = 32 // bits
         padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % per))).reshape(len(rows), -1, per)
         return as_int32([[sum(int(v) << (bits * i) for i, v in enumerate(word)) for word in row] for row in padded])
@@ -262,7 +273,12 @@ def _gptq(bits: int, first: int = 1, **options: Any) -> Case:
 
 
 def _compressed(bits: int, **options: Any) -> Case:
-    config = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    weights = {"num_bits": bits, "group_size": 32, "strategy": "group", "type": "int"}
+    config = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"g": {"weights": weights}},
+    }
     return Case(lambda w: pack_quantized(w, bits=bits, **options), bits, f"CT-INT{bits}", "compressed-tensors", config)
 
 
@@ -299,6 +315,7 @@ CASES = {
     "pack 4 act-order": _compressed(4, act_order=True),
     "pack 8": _compressed(8),
     "pack 3": _compressed(3, symmetric=False),
+    "pack 3 in words": _compressed(3, symmetric=False, stream=False),
     "nvfp4 multiplied": Case(lambda w: nvfp4(w, divides=False), 4, "NVFP4", "nvfp4"),
     "nvfp4 divided": Case(lambda w: nvfp4(w, divides=True), 4, "NVFP4", "nvfp4"),
     "mxfp4": Case(mxfp4_linear, 4, "MXFP4", "mxfp4"),

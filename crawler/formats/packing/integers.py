@@ -14,14 +14,14 @@ Source: `unpack_from_int32` of compressed-tensors, `mlx.core.dequantize`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provenance.crawler.formats.packing.bits import spread, unpack_stream, unpack_words, words_of
-from provenance.crawler.formats.packing.group import Group
+from provenance.crawler.formats.packing.group import Facts, Group
 from provenance.crawler.formats.packing.packed import (
     Bytes,
     Floats,
@@ -140,9 +140,11 @@ def read_packed_words(group: Group) -> Packing | None:
     rows, columns = int(shape[0]), int(shape[1])
     check_shape(rows, columns)
     require(codes.shape[0] == rows == scales.shape[0], f"{codes.shape[0]} rows of codes for a matrix of {rows}")
-    bits, stream = _bits(codes.shape[1], columns, _announced_bits(group))
-    require(bits > 0, f"{codes.shape[1]} words for {columns} columns are no number of bits")
-    size = groups_of(columns, scales.shape[1], None)
+    bits, stream = _bits(codes.shape[1], columns, _announced(group, "num_bits"))
+    require(bits != 0, f"{codes.shape[1]} words for {columns} columns are no number of bits")
+    straddles = 32 % bits != 0 and -(-columns // (32 // bits)) == -(-columns * bits // 32)
+    require(not straddles, f"{columns} columns of {bits} bits, which two versions of the format store differently")
+    size = groups_of(columns, scales.shape[1], _announced(group, "group_size"))
     group.check_scales(scales)
     if zeros is not None:
         words = (-(-rows * bits // 32) if stream else -(-rows // (32 // bits)), scales.shape[1])
@@ -165,7 +167,10 @@ def read_mlx(group: Group) -> Packing | None:
         raise Unreadable("no config says how many codes share a scale")
     words, columns = codes.shape[-1], scales.shape[-1] * size
     bits = next((b for b in (2, 3, 4, 5, 6, 8) if words * 32 == columns * b), 0)
-    require(bits > 0, f"{words} words for {columns} columns are no number of bits")
+    announced = own.number("bits") or group.number("bits")
+    require(
+        bits > 0 and announced in (None, bits), f"{words} words for {columns} columns of {announced or 'some'} bits"
+    )
     rows = codes.n_elements // words
     check_shape(rows, columns)
     group.check_scales(scales, biases)
@@ -176,7 +181,7 @@ def read_mlx(group: Group) -> Packing | None:
 def _bits(words: int, columns: int, announced: int | None) -> tuple[int, bool]:
     """How many bits a code has, and whether codes follow each other as a stream; 0 bits if no number fits."""
     for bits in (announced, 4, 8, 2, 3, 6, 5, 1, 7):
-        if bits is None:
+        if bits is None or not 1 <= bits <= 8:
             continue
         if words == -(-columns * bits // 32):
             return bits, True
@@ -185,12 +190,11 @@ def _bits(words: int, columns: int, announced: int | None) -> tuple[int, bool]:
     return 0, False
 
 
-def _announced_bits(group: Group) -> int | None:
-    """Bits of the weights, where all groups of layers of the config have the same."""
+def _announced(group: Group, key: str) -> int | None:
+    """What the config says of all weights, where all its groups of layers have the same."""
     groups = group.facts.values.get("config_groups")
     found = set()
-    for scheme in groups.values() if isinstance(groups, dict) else ():
-        weights = scheme.get("weights") if isinstance(scheme, dict) else None
-        found.add(weights.get("num_bits") if isinstance(weights, dict) else None)
-    (bits,) = found if len(found) == 1 else (None,)
-    return bits if type(bits) is int and 1 <= bits <= 8 else None
+    for scheme in groups.values() if isinstance(groups, Mapping) else ():
+        weights = scheme.get("weights") if isinstance(scheme, Mapping) else None
+        found.add(Facts(weights).number(key) if isinstance(weights, Mapping) else None)
+    return found.pop() if len(found) == 1 else None

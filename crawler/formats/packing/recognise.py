@@ -188,7 +188,7 @@ def _packed(
         base = entry.name.removesuffix(row.codes) if row.codes else entry.name
         parts = {
             part: found
-            for part, names in (row.needs | row.may).items()
+            for part, names in {**row.needs, **row.may}.items()
             if (found := next((by_name[base + name] for name in names if base + name in by_name), None))
         }
         if not row.needs.keys() <= parts.keys():
