@@ -97,7 +97,8 @@ class MatrixPlan:
         if isinstance(self.entry, PackedEntry):
             before = self.parts[0].element_offset // self.columns
             read = self.entry.packing.rows
-            found = [read(before + low, before + high, own) for (low, high), own in zip(bands, data, strict=True)]
+            with np.errstate(all="ignore"):  # scales may be infinite or NaN; so are the weights then: they are counted
+                found = [read(before + low, before + high, own) for (low, high), own in zip(bands, data, strict=True)]
             return found[0] if len(found) == 1 else np.concatenate(found)
         joined = data[0][0] if len(data) == 1 else b"".join(own[0] for own in data)
         return decode(joined, self.entry.dtype).reshape(-1, self.columns)

@@ -55,10 +55,9 @@ class NvFp4(Packing):
 
     def rows(self, low: int, high: int, data: Sequence[Bytes]) -> Floats:
         (overall,) = numbers(data[2], self.overall.dtype)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # a scale of zero makes infinities
-            scales = numbers(data[1], self.scales.dtype)
-            scales = scales / overall if self.divides else scales * overall
-            weights: Floats = FP4[nibbles(data[0])].reshape(-1, _NV_GROUP) * scales[:, None]
+        scales = numbers(data[1], self.scales.dtype)
+        scales = scales / overall if self.divides else scales * overall
+        weights: Floats = FP4[nibbles(data[0])].reshape(-1, _NV_GROUP) * scales[:, None]
         return weights.reshape(high - low, -1)
 
 

@@ -108,7 +108,7 @@ _UNREAD = {
     ".Qidxs": "quip",
     ".centroids": "vptq",
     ".weight_scales": "eetq",
-    ".qweight": "gptq",
+    ".qzeros": "gptq",
     ".weight_packed": "compressed-tensors",
     ".weight._data._data": "quanto",
     "._weight_qdata": "torchao",

@@ -98,8 +98,7 @@ class Scaled(Packing):
         weights: Floats = decode(data[0], self.codes.dtype).astype(np.float32).reshape(-1, columns)
         if self.zeros is not None:
             weights -= self.zeros.values(low, high, columns, data[2])
-        with np.errstate(over="ignore", invalid="ignore"):  # a hostile scale makes infinities, which are counted
-            weights *= self.scales.values(low, high, columns, data[1])
+        weights *= self.scales.values(low, high, columns, data[1])
         return weights
 
     def _inside(self, low: int, high: int) -> tuple[int, int, int]:
