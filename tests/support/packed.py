@@ -117,6 +117,12 @@ def bnb4(weight: Array, *, kind: str = "nf4", nested: bool = True, block: int = 
     return stored, weights
 
 
+def as_storage(packed: Packed) -> Packed:
+    """With the bytes of the codes kept as 16-bit floats (`bnb_4bit_quant_storage`)."""
+    stored, weights = packed
+    return stored | {".weight": np.ascontiguousarray(stored[".weight"]).reshape(-1).view(np.float16)[:, None]}, weights
+
+
 def bnb8(weight: Array) -> Packed:
     largest = np.abs(weight).max(1).astype(np.float32)
     codes = np.round(weight * 127 / largest[:, None]).astype(np.int8)
@@ -300,6 +306,7 @@ CASES = {
     "awq": Case(awq, 4, "AWQ-4", "awq", {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}),
     "nf4": Case(lambda w: bnb4(w, nested=False), 4, "BNB-NF4", "bitsandbytes"),
     "nf4 nested": Case(bnb4, 4, "BNB-NF4", "bitsandbytes"),
+    "nf4 in bfloat16": Case(lambda w: as_storage(bnb4(w)), 4, "BNB-NF4", "bitsandbytes"),
     "fp4": Case(lambda w: bnb4(w, kind="fp4"), 4, "BNB-FP4", "bitsandbytes"),
     "bnb int8": Case(bnb8, 8, "BNB-INT8", "bitsandbytes"),
     "fp8 tensor": Case(lambda w: fp8(w, over="tensor", name=".weight_scale"), 8, "F8_E4M3-SCALED", "fp8"),

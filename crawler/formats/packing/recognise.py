@@ -24,6 +24,8 @@ from provenance.schemas.tensors import TensorEntry
 
 _MAX_NAME, _MAX_NOTES = 120, 50
 
+_NEVER_CODES = frozenset({"F64", "F32", "F16", "BF16", "BOOL", "I64", "U64"})
+
 _STATE = ".weight.quant_state.bitsandbytes__"
 
 
@@ -133,7 +135,7 @@ class Unpacked:
 
 def may_be_packed(entries: Sequence[TensorEntry]) -> bool:
     """Whether any dtype could be that of codes. A checkpoint of which this is false is read as it is stored."""
-    return any(entry.dtype not in ("F64", "F32", "F16", "BF16", "BOOL", "I64", "U64") for entry in entries)
+    return any(entry.dtype not in _NEVER_CODES for entry in entries)
 
 
 def unpack(entries: Sequence[TensorEntry], config: Mapping[str, object] | None, reader: TensorReader) -> Unpacked:
@@ -155,7 +157,8 @@ def unpack(entries: Sequence[TensorEntry], config: Mapping[str, object] | None, 
     notes: Counter[str] = Counter()
     replaced: dict[str, PackedEntry | None] = {}
     for entry in entries:
-        if entry.name in replaced:
+        # bitsandbytes can be told to keep its bytes as floats, in one column.
+        if entry.name in replaced or (entry.dtype in _NEVER_CODES and entry.shape[1:] != (1,)):
             continue
         try:
             for method, packed, members in _packed(entry, by_name, facts, peeker):
