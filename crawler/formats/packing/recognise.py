@@ -189,12 +189,8 @@ def _packed(
         if not entry.name.endswith(row.codes):
             continue
         base = entry.name.removesuffix(row.codes) if row.codes else entry.name
-        parts = {
-            part: found
-            for part, names in {**row.needs, **row.may}.items()
-            if (found := next((by_name[base + name] for name in names if base + name in by_name), None))
-        }
-        if not row.needs.keys() <= parts.keys():
+        parts = _beside(base, row, by_name)
+        if parts is None:
             continue
         packing = row.read(Group(entry, parts, facts, peeker))
         if packing is None:
@@ -208,6 +204,21 @@ def _packed(
         )
         yield row.method, packed, [part.name for part in parts.values()]
         return
+
+
+def _beside(base: str, row: Format, by_name: Mapping[str, TensorEntry]) -> dict[str, TensorEntry] | None:
+    """The other tensors of a matrix, by what they are; null if one is missing."""
+    parts: dict[str, TensorEntry] = {}
+    for wanted in (row.needs, row.may):
+        for part, names in wanted.items():
+            for name in names:
+                if (found := by_name.get(base + name)) is not None:
+                    parts[part] = found
+                    break
+            else:
+                if wanted is row.needs:
+                    return None
+    return parts
 
 
 def _quantization(config: Mapping[str, object] | None) -> Mapping[str, object]:
