@@ -22,8 +22,10 @@ from provenance.crawler.anchors import anchor_tokens, read_tokenizer, spread_anc
 from provenance.crawler.architectures import read_names
 from provenance.crawler.formats.dtypes import is_float
 from provenance.crawler.formats.header import read_header
+from provenance.crawler.formats.packing.packed import PackedEntry
+from provenance.crawler.formats.packing.recognise import Unpacked, may_be_packed, unpack
 from provenance.crawler.formats.safetensors import MAX_TENSORS
-from provenance.crawler.plan import SampleSize, plan_matrices, plan_ranges
+from provenance.crawler.plan import SampleSize, plan_matrices
 from provenance.crawler.product_plan import plan_products, vocabulary
 from provenance.crawler.products import ProductSums
 from provenance.crawler.sample import weight_sample
@@ -74,8 +76,12 @@ def fingerprint(
             raise WeightsError(f"{repo}: more than {MAX_TENSORS:,} tensors are not read", stage=Stage.HEADER)
     _check_entries(entries, repo)
     config, config_note = listed.config, list[str]()
-    reading = read_names(entries)
-    if config is None or reading.needs_config:
+    packed = may_be_packed(entries)
+    if config is None or packed:
+        config, config_note = read_config(reader, listed.config_file)
+    unpacked = unpack(entries, config, reader)
+    reading = read_names(unpacked.entries)
+    if reading.needs_config and not packed and listed.config is not None:
         config, config_note = read_config(reader, listed.config_file)
     resolved = reading.with_config(config)
     # With another config, a fused tensor may be split differently into parts of the same names and shapes.
@@ -96,7 +102,7 @@ def fingerprint(
         cells = sorted(f"{row.name}|{row.part}|{row.digest}" for row in rows)
         identity = replace(identity, revision=_digest(header + cells))
     mode = Mode.FULL if size is None else Mode.SAMPLED
-    checkpoint = _checkpoint_row(identity, listed, resolved, entries, rows, reader, config_note, mode, now)
+    checkpoint = _checkpoint_row(identity, listed, resolved, unpacked, rows, reader, config_note, mode, now)
     return Fingerprint(checkpoint, listed.files, tuple(rows), sample, products)
 
 
@@ -151,7 +157,7 @@ class _Measured:
 
 
 def _product_sums(reader: TensorReader, resolved: ResolvedRoles) -> ProductSums | None:
-    """What takes the products of a checkpoint that is read whole; null where no tokens were found to sketch between."""
+    """What takes the products of a checkpoint that is read whole; null where no tokens can be sketched between."""
     n_tokens = vocabulary(resolved)
     return ProductSums(reader, plan_products(resolved, spread_anchors(n_tokens))) if n_tokens >= ANCHORS else None
 
@@ -169,11 +175,10 @@ def _stored_products(reader: TensorReader, listed: ListedCheckpoint, sketch: Pro
 def _measure(
     reader: TensorReader, tensors: Sequence[LogicalTensor], size: SampleSize | None, see: See | None
 ) -> dict[_Key, _Measured]:
-    ranges = plan_ranges(plan_matrices(tensors, size), size.gap_bytes if size else 0)
+    plans, gap_bytes = plan_matrices(tensors, size), size.gap_bytes if size else 0
     return {
         _key(scan.tensor): _Measured(scan.statistics(), scan.digest(), scan.cells)
-        for path, planned in ranges.items()
-        for scan in scan_matrices(reader, path, planned, see)
+        for scan in scan_matrices(reader, plans, gap_bytes, see)
     }
 
 
@@ -224,7 +229,7 @@ def _checkpoint_row(
     identity: CheckpointId,
     listed: ListedCheckpoint,
     resolved: ResolvedRoles,
-    entries: Sequence[TensorEntry],
+    unpacked: Unpacked,
     rows: Sequence[TensorRow],
     reader: TensorReader,
     config_note: Sequence[str],
@@ -234,8 +239,12 @@ def _checkpoint_row(
     metadata = listed.metadata
     sizes = {file.path: file.size for file in listed.files}
     elements: Counter[str] = Counter()
-    for entry in entries:
+    parameters, n_tensors = 0, 0
+    for entry in unpacked.entries:
+        stored = entry.stored if isinstance(entry, PackedEntry) else 0
         elements[entry.dtype] += entry.n_elements
+        parameters += entry.n_elements if stored or is_float(entry.dtype) else 0
+        n_tensors += stored or 1
     with_role = [row for row in rows if row.role != Role.OTHER]
     return CheckpointRow(
         checkpoint_id=str(identity),
@@ -262,10 +271,10 @@ def _checkpoint_row(
         hidden_size=resolved.hidden_size,
         n_heads=resolved.n_heads,
         n_kv_heads=resolved.n_kv_heads,
-        n_parameters=sum(n for dtype, n in elements.items() if is_float(dtype)),
+        n_parameters=parameters,
         dtype=elements.most_common(1)[0][0] if elements else None,
-        quantization=resolved.quantization,
-        n_tensors=len(entries),
+        quantization=resolved.quantization or unpacked.method,
+        n_tensors=n_tensors,
         n_files=len(listed.weight_files),
         total_bytes=sum(sizes[path] for path in listed.weight_files),
         bytes_read=reader.bytes_read,
@@ -278,7 +287,7 @@ def _checkpoint_row(
         resolved=len(with_role),
         unresolved=len(rows) - len(with_role),
         adapter=resolved.adapter,
-        notes=(*resolved.notes, *config_note),
+        notes=(*resolved.notes, *unpacked.notes, *config_note),
     )
 
 

@@ -18,14 +18,14 @@ Of a mixture the sum over all experts is taken, which no shuffle of the experts 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provenance.crawler.architectures.rows import rows_index
-from provenance.crawler.formats.dtypes import decode
+from provenance.crawler.bands import read_bands
 from provenance.crawler.plan import ByteRange, MatrixPlan
 from provenance.crawler.product_plan import Factors, ProductPlan
 from provenance.schemas.products import Product, ProductSketch
@@ -47,8 +47,9 @@ def read_products(reader: TensorReader, plan: ProductPlan) -> ProductSketch:
     """
     sums = ProductSums(reader, plan)
     for layer in plan.layers:
-        for matrix, first_row, rows in _read_bands(reader, plan.layer_ranges(layer)):
-            sums.add(matrix.parts[0], first_row, rows)
+        for ranges in plan.layer_ranges(layer):
+            for matrix, band, data in read_bands(reader, ranges):
+                sums.add(matrix.parts[0], band[0], matrix.decode([band], [data]))
     return sums.sketch()
 
 
@@ -194,19 +195,6 @@ def _product(term: Factors, read: Matrix, written: Matrix) -> Matrix:
 
 def _read_whole(reader: TensorReader, ranges: Mapping[str, Sequence[ByteRange]]) -> dict[MatrixPlan, Matrix]:
     found: dict[MatrixPlan, list[Matrix]] = {}
-    for plan, _, rows in _read_bands(reader, ranges):
-        found.setdefault(plan, []).append(rows.astype(np.float64))
+    for plan, band, data in read_bands(reader, ranges):
+        found.setdefault(plan, []).append(plan.decode([band], [data]).astype(np.float64))
     return {plan: np.concatenate(parts) for plan, parts in found.items()}
-
-
-def _read_bands(
-    reader: TensorReader, ranges: Mapping[str, Sequence[ByteRange]]
-) -> Iterator[tuple[MatrixPlan, int, Rows]]:
-    """Each planned band as `(matrix, its first stored row, [rows, columns])`."""
-    for path, planned in ranges.items():
-        for read, data in zip(planned, reader.read(path, [(r.start, r.stop) for r in planned]), strict=True):
-            view = memoryview(data)
-            for piece in read.pieces:
-                band = view[piece.start - read.start : piece.stop - read.start]
-                rows = decode(band, piece.plan.entry.dtype).reshape(-1, piece.plan.columns)
-                yield piece.plan, piece.first_row, rows
