@@ -76,14 +76,14 @@ def fingerprint(
             raise WeightsError(f"{repo}: more than {MAX_TENSORS:,} tensors are not read", stage=Stage.HEADER)
     _check_entries(entries, repo)
     config, config_note = listed.config, list[str]()
-    packed = may_be_packed(entries)
-    if config is None or packed:
+    whole = config is None or may_be_packed(entries)  # a listing has a part of the config only
+    if whole:
         config, config_note = read_config(reader, listed.config_file)
     unpacked = unpack(entries, config, reader)
     reading = read_names(unpacked.entries)
-    if reading.needs_config and not packed and listed.config is not None:
+    if reading.needs_config and not whole:
         config, config_note = read_config(reader, listed.config_file)
-    resolved = reading.with_config(config)
+    resolved = reading.with_config(config or listed.config)
     # With another config, a fused tensor may be split differently into parts of the same names and shapes.
     known = None if earlier is None or reading.needs_config else _same_layout(resolved.tensors, earlier.tensors)
     if earlier is not None and known is not None and _as_planned(resolved.tensors, known, size):

@@ -316,7 +316,7 @@ CASES = {
         lambda w: fp8(w, block=64), 8, "F8_E4M3-SCALED", "fp8", {"quant_method": "fp8", "weight_block_size": [64, 64]}
     ),
     "int8": Case(int8, 8, "I8-SCALED", "compressed-tensors", {"quant_method": "compressed-tensors"}),
-    "int8 groups": Case(lambda w: int8(w, group=32, symmetric=False), 8, "I8-SCALED", "fp8"),
+    "int8 groups": Case(lambda w: int8(w, group=32, symmetric=False), 8, "I8-SCALED", "int8"),
     "pack 4": _compressed(4),
     "pack 4 asymmetric": _compressed(4, symmetric=False),
     "pack 4 act-order": _compressed(4, act_order=True),

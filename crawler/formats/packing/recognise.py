@@ -18,7 +18,7 @@ from provenance.crawler.formats.packing.gptq import read_gptq
 from provenance.crawler.formats.packing.group import Facts, Group, Peeker
 from provenance.crawler.formats.packing.integers import read_mlx, read_packed_words
 from provenance.crawler.formats.packing.packed import PackedEntry, Packing, Unreadable
-from provenance.crawler.formats.packing.scaled import read_scaled
+from provenance.crawler.formats.packing.scaled import read_floats, read_integers, read_scaled
 from provenance.schemas.protocols import TensorReader
 from provenance.schemas.tensors import TensorEntry
 
@@ -92,14 +92,9 @@ FORMATS = (
     _row("mlx", ".weight", read_mxfp4, {"scales": ".scales"}),
     _row("quanto", ".weight._data", read_scaled, {"scales": ".weight._scale"}),
     _row("torchao", "._weight_qdata", read_scaled, {"scales": "._weight_scale"}, {"zeros": "._weight_zero_point"}),
-    _row(
-        "fp8",
-        ".weight",
-        read_scaled,
-        {"scales": ".weight_scale .weight_scale_inv .scale .scale_weight"},
-        {"zeros": ".weight_zero_point"},
-    ),
-    _row("fp8", "", read_scaled, {"scales": "_scale _scale_inv"}, {"zeros": "_zero_point"}, matrix=""),
+    _row("fp8", ".weight", read_floats, {"scales": ".weight_scale .weight_scale_inv .scale .scale_weight"}),
+    _row("int8", ".weight", read_integers, {"scales": ".weight_scale .scale"}, {"zeros": ".weight_zero_point"}),
+    _row("fp8", "", read_floats, {"scales": "_scale _scale_inv"}, matrix=""),
 )
 
 _UNREAD = {
@@ -110,6 +105,7 @@ _UNREAD = {
     ".Qidxs": "quip",
     ".centroids": "vptq",
     ".weight_scales": "eetq",
+    ".workspace": "marlin",
     ".qzeros": "gptq",
     ".weight_packed": "compressed-tensors",
     ".weight._data._data": "quanto",

@@ -108,6 +108,16 @@ class Scaled(Packing):
         return matrix, low - matrix * height, high - matrix * height
 
 
+def read_floats(group: Group) -> Packing | None:
+    """The packing of a matrix of 8-bit floats; null if the tensor holds something else."""
+    return read_scaled(group) if group.codes.dtype.startswith("F8") else None
+
+
+def read_integers(group: Group) -> Packing | None:
+    """The packing of a matrix of 8-bit integers; null if the tensor holds something else."""
+    return read_scaled(group) if group.codes.dtype == "I8" else None
+
+
 def read_scaled(group: Group) -> Packing | None:
     """The packing of a matrix of 8-bit numbers; null if the tensor holds something else."""
     codes = group.codes

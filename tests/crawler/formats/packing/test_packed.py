@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
+from provenance.crawler.fingerprint import fingerprint
+from provenance.crawler.local.folders import find_local, listed_checkpoints
+from provenance.crawler.local.reader import LocalReader
 from provenance.crawler.plan import SAMPLE_SIZES, SampleSize
 from provenance.schemas.records import Fingerprint
 from provenance.schemas.roles import LAYER_MATRICES
 from tests.conftest import LLAMA_CONFIG, Tensors, llama
-from tests.crawler.test_fingerprint import cells, fingerprint_of
+from tests.crawler.test_fingerprint import NOW, cells, fingerprint_of
 from tests.support.packed import CASES, Case, pack_all, to_torch
 
 STATISTICS = ("mean", "std", "skewness", "kurtosis", "min", "max")
@@ -94,3 +97,16 @@ def test_the_sampled_cells_are_those_of_the_weights(name: str, size: SampleSize,
         assert row.n_read > 0
         assert row.std == pytest.approx(matrices(wanted)[place].std, rel=0.1)
     assert found.checkpoint.bytes_read < found.checkpoint.total_bytes or size == SAMPLE_SIZES["default"]
+
+
+@pytest.mark.parametrize("name", ["gptq 4 act-order", "nf4 nested", "fp8 block"])
+def test_of_known_files_only_headers_and_hints_are_read(name: str, tmp_path: Path) -> None:
+    (repo,) = find_local(write(tmp_path / "packed", packed(name)[0], CASES[name]))
+    (listed,) = listed_checkpoints(repo)
+    with LocalReader(repo.folder, repo.root) as reader:
+        first = fingerprint(listed, reader, size=SAMPLE_SIZES["default"], now=NOW)
+    with LocalReader(repo.folder, repo.root) as reader:
+        again = fingerprint(listed, reader, size=SAMPLE_SIZES["default"], now=NOW, earlier=first)
+    assert again.tensors == first.tensors
+    assert again.sample is first.sample
+    assert again.checkpoint.bytes_read < first.checkpoint.bytes_read
