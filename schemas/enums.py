@@ -54,6 +54,19 @@ class Relation(StrEnum):
     UNKNOWN = "unknown"
 
 
+class MergeMethod(StrEnum):
+    """How a merge was made of its parents, in mergekit's words where it has one."""
+
+    LINEAR = "linear"
+    """A weighted mean, also along a great circle (SLERP), which hardly differs from it."""
+    TASK_ARITHMETIC = "task_arithmetic"
+    """Changes of several children of a base, added to the base."""
+    SPARSE = "dare_ties"
+    """Parts of such changes: cells dropped, trimmed, or elected by sign (TIES, DARE)."""
+    PASSTHROUGH = "passthrough"
+    """Layers of several checkpoints one above the other."""
+
+
 class Null(StrEnum):
     """The kind of a line's null distribution: its distribution over unrelated pairs."""
 

@@ -30,11 +30,15 @@ class Frame:
         weights: `[n, C]`, scaled by the spread of the matrix in the grid's own member; zero where `mask` is not set.
         mask: `[n, C]` which cells a member has.
         owner: `[C]` rising, the matrix that each cell belongs to.
+        layer: `[G]` the layer of each matrix, counted from 0.
+        role: `[G]` its role code.
     """
 
     weights: Array
     mask: NDArray[np.bool_]
     owner: NDArray[np.int64]
+    layer: NDArray[np.int64]
+    role: NDArray[np.int64]
 
     @cached_property
     def shared(self) -> Shared:
@@ -173,7 +177,7 @@ def frame_of(grids: Sequence[Grid]) -> Frame:
     """Put several checkpoints on the grid of the deepest of them (the first such, in the order given)."""
     base = max(grids, key=lambda grid: grid.weights.shape)
     matrix = np.arange(len(base.layers))[:, None] * 256 + matrices(base.columns)[None, :]
-    _, owner = np.unique(matrix.ravel(), return_inverse=True)
+    keys, owner = np.unique(matrix.ravel(), return_inverse=True)
     count = np.bincount(owner, base.mask.ravel())
     square = np.bincount(owner, (base.weights**2).ravel())
     mean = np.bincount(owner, base.weights.ravel()) / np.maximum(count, 1)
@@ -187,7 +191,8 @@ def frame_of(grids: Sequence[Grid]) -> Frame:
         mask[i][np.ix_(rows, to)] = grid.mask[np.ix_(own, of)]
         weights[i][np.ix_(rows, to)] = grid.weights[np.ix_(own, of)] / scale[np.ix_(rows, to)]
     mask &= base.mask
-    return Frame(np.where(mask, weights, 0.0).reshape(len(grids), -1), mask.reshape(len(grids), -1), owner)
+    flat = (len(grids), -1)
+    return Frame(np.where(mask, weights, 0.0).reshape(flat), mask.reshape(flat), owner, keys // 256, keys % 256)
 
 
 def _shared(frame: Frame) -> Shared:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from provenance.query.statistics.frame import Frame, frame_of
 from provenance.query.verdict.merge import Merge, find_mean, find_sum
-from provenance.query.verdict.stack import find_stack
+from provenance.query.verdict.sparse import find_sparse, untouched
+from provenance.query.verdict.stack import find_stack, stack_candidates
 from provenance.query.verdict.tree import carries, grow
 from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, declared, precedence
 
@@ -28,11 +29,14 @@ Array = NDArray[np.float64]
 SHARED = 0.02
 """Squared cosine of two changes from which one may be a part of the other: each of 7 equal ones has 0.14."""
 
+SURE = 0.95
+"""Probability of an ancestor that the tree alone is sure of."""
+
+MIN_SPARSE, SPARSE_BASES, UNTOUCHED = 3, 4, 0.02
+"""A merge of sparse changes: relatives needed, bases tried, and the least share of cells equal to the base's."""
+
 FAR_BETTER = 4.0
 """How much less a sum of changes must leave over than a mean does."""
-
-NEAREST_STACKS = 12
-"""Relatives that stacked layers are looked for in."""
 
 _FAR = 2.0
 
@@ -97,7 +101,7 @@ class _Builder:
                 ancestry[above, node] = probability
         for node in alone:
             self._hang(node, ancestry, parent)
-        self._sums(parent)
+        self._sums(ancestry, parent)
         self._add_merges(ancestry, parent)
         return self._expanded(ancestry, parent)
 
@@ -162,7 +166,33 @@ class _Builder:
                 merge = self._mean_of(node, [other for other in nodes if other not in below])
             if merge is not None:
                 accepted[node] = merge
+        for node in plain if accepted else ():
+            # A merge with a little noise lies near the merge itself, not between the parents. Unless it clearly came
+            # from that one, it is another merge of them.
+            near = min(accepted, key=lambda other: float(self.distance[node, other]))
+            rest = [other for other in plain if other != node]
+            nearest = min((float(self.distance[node, other]) for other in rest), default=0.0)
+            if self._odds(near, node) < CLEAR and self.distance[node, near] <= nearest:
+                merge = self._mean_of(node, plain)
+                if merge is not None:
+                    accepted[node] = merge
+        rest = [node for node in nodes if node not in accepted]
+        for node in rest:
+            if (merge := self._sparse(node, rest)) is not None:
+                accepted[node] = merge
         return accepted
+
+    def _sparse(self, node: int, others: Sequence[int]) -> Merge | None:
+        """A merge of sparse changes: it kept many cells of its base as they are."""
+        near = [other for other in others if other != node and self._correlation(node, other) >= COMPARABLE]
+        places = [self.nodes[other] for other in near]
+        if len(places) < MIN_SPARSE:
+            return None
+        same = untouched(self.frame, self.nodes[node], places)
+        bases = [places[i] for i in np.argsort(-same, kind="stable")[:SPARSE_BASES] if same[i] >= UNTOUCHED]
+        found = [find_sparse(self.frame, self.nodes[node], base, [p for p in places if p != base]) for base in bases]
+        # Where nothing was rescaled, the merge equals its base and its parents alike in many cells.
+        return min((merge for merge in found if merge), key=lambda merge: merge.left_over, default=None)
 
     def _below(self, node: int, merges: Mapping[int, Merge]) -> set[int]:
         """The node and all merges that descend from it."""
@@ -177,17 +207,30 @@ class _Builder:
     def _mean_of(self, node: int, others: Iterable[int]) -> Merge | None:
         rest = [other for other in others if other != node]
         near = [self.nodes[other] for other in rest if self._correlation(node, other) >= COMPARABLE]
-        mean = find_mean(self.frame, self.nodes[node], near)
-        if mean is not None:
-            return mean
-        nearest = sorted(rest, key=lambda other: -self._correlation(node, other))[:NEAREST_STACKS]
-        grids = {self.nodes[other]: self.members[self.nodes[other]].grid for other in nearest}
+        while (mean := find_mean(self.frame, self.nodes[node], near)) is not None:
+            below = [place for place in mean.weights if self._made_from(self._node(place), node)]
+            if not below:
+                return mean
+            near = [place for place in near if place not in below]
+        older = [self.nodes[other] for other in rest if self._odds(other, node) > -CLEAR]
+        nearest = stack_candidates(self.frame, self.nodes[node], older)
+        grids = {place: self.members[place].grid for place in nearest}
         return find_stack(self.members[self.nodes[node]].grid, grids)
 
-    def _sums(self, parent: dict[int, int]) -> None:
+    def _made_from(self, node: int, base: int) -> bool:
+        """Whether weights say clearly that one was made from the other: pruned, rounded, cut, long trained."""
+        first, second = self.nodes[base], self.nodes[node]
+        said = precedence(self.members[first], self.members[second], self.frame, first, second)
+        return said.structure > 0 or said.asymmetry >= CLEAR
+
+    def _sums(self, ancestry: NDArray[np.float64], parent: dict[int, int]) -> None:
         """Nodes that are sums of changes, now that the tree says what their base may be: any of their ancestors."""
         lines = {node: self._line(node, parent) for node in parent}
         found = dict[int, Merge]()
+
+        def before(base: int, node: int) -> bool:
+            return self._odds(base, node) > 0 or float(ancestry[base, node]) >= SURE
+
         for node in parent:
             for base in lines[node]:
                 slope, _ = self._slopes(base)
@@ -199,10 +242,10 @@ class _Builder:
                     and base in lines[other]
                     and node not in (other, *lines[other])
                     and self._correlation(node, other) >= COMPARABLE
-                    and self._odds(base, other) > 0
-                    and self._odds(other, node) >= 0
+                    and before(base, other)
+                    and self._odds(other, node) > -CLEAR
                 ]
-                merge = self._sum(node, base, children) if self._odds(base, node) > 0 else None
+                merge = self._sum(node, base, children) if before(base, node) else None
                 if merge is not None and (node not in found or merge.left_over < found[node].left_over):
                     found[node] = merge
         for node, merge in sorted(found.items(), key=lambda item: item[1].left_over):

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.query.statistics.frame import Frame
 from provenance.query.statistics.grid import Grid, common_columns
-from provenance.query.verdict.merge import Merge
-
-SAME_LAYER = 0.3
-"""Correlation of two layers' cells above which one was made from the other. Layers of strangers reach 0.1."""
+from provenance.query.statistics.layer_path import EXACT, SAME_LAYER, Path, best_path, closeness
+from provenance.query.verdict.merge import Merge, Share
+from provenance.query.verdict.spans import Span
+from provenance.schemas.enums import MergeMethod
 
 WHOLE = 0.9
 """Share of the layers that must have a counterpart for one checkpoint to be covered by another, or by several."""
 
-AS_GOOD = 0.02
-"""A source explains a layer when it correlates with it so nearly as well as the best."""
-
 MIN_LAYERS = 2
+
+BETTER = 1.0
+"""How much nearer the layers of every further source must be than those of the best single one, on average: a factor of
+e^2 in the energy of the change."""
+
+UNLIKE = 4.0
+"""Largest difference of the logarithm of the change's energy between layers of different sources. What was stacked
+changed alike since; where one part is exact and the other only near, layers were frozen."""
+
+NEAREST, MOST = 3, 16
+"""Relatives that are tried: the nearest of each layer, and of all layers together."""
+
+AS_GOOD = 0.1
+"""Another source explains a run of layers equally where it is so nearly as close."""
 
 
 def layer_correlations(a: Grid, b: Grid) -> NDArray[np.float64]:
@@ -27,18 +39,39 @@ def layer_correlations(a: Grid, b: Grid) -> NDArray[np.float64]:
     _, in_a, in_b = common_columns(a, b)
     cells = a.mask[:, in_a].astype(np.float64) @ b.mask[:, in_b].astype(np.float64).T
     products: NDArray[np.float64] = a.standard[:, in_a] @ b.standard[:, in_b].T
-    return products / np.maximum(cells, 1)
-
-
-def counterparts(a: Grid, b: Grid) -> NDArray[np.float64]:
-    """For each layer of `a` its highest correlation with a layer of `b`, `[La]`."""
-    table = layer_correlations(a, b)
-    return table.max(axis=1) if table.size else np.zeros(len(a.layers))
+    return np.clip(products / np.maximum(cells, 1), -1, 1)
 
 
 def coverage(a: Grid, b: Grid) -> float:
     """Share of the layers of `a` that have a counterpart in `b`."""
-    return float(np.mean(counterparts(a, b) >= SAME_LAYER)) if len(a.layers) else 0.0
+    if not len(a.layers):
+        return 0.0
+    table = layer_correlations(a, b)
+    return float(np.mean(table.max(axis=1, initial=0) >= SAME_LAYER))
+
+
+def stack_candidates(frame: Frame, member: int, others: Sequence[int]) -> list[int]:
+    """Relatives whose layers a member may have been stacked from, found at the places that the frame gives them.
+
+    Empty where one relative is nearly as near as any other in every layer.
+    """
+    shared = frame.shared
+    scale = np.sqrt(shared.variance[member, others] * shared.variance[others, member])
+    covariance = shared.covariance[member, others]
+    correlation = np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
+    usable = (scale > 0).astype(np.float64)
+    layers = np.arange(int(frame.layer.max(initial=-1)) + 1)
+    inside = (frame.layer[:, None] == layers[None, :]).astype(np.float64)
+    by_layer = (correlation * usable) @ inside / np.maximum(usable @ inside, 1)
+    worth = closeness(by_layer)[:, (usable @ inside).any(axis=0)]
+    if not worth.size:
+        return []
+    one = int(np.argmax(worth.sum(axis=1)))
+    if (worth[one] > 0).all() and (worth.max(axis=0) - worth[one]).sum() < BETTER * MIN_LAYERS:
+        return []
+    order = np.argsort(-worth, axis=0, kind="stable")
+    ranked = dict.fromkeys([one, *order[:NEAREST].ravel().tolist()])
+    return [others[i] for i in list(ranked)[:MOST]]
 
 
 def find_stack(member: Grid, others: Mapping[int, Grid]) -> Merge | None:
@@ -49,23 +82,70 @@ def find_stack(member: Grid, others: Mapping[int, Grid]) -> Merge | None:
         others: relatives by their place in the frame.
 
     Returns:
-        the share of the member's layers that came from each source.
+        the share of the member's layers that came from each source, and which layers they are.
     """
-    agreement = {place: counterparts(member, grid) for place, grid in others.items()}
-    if not agreement or len(member.layers) < 2 * MIN_LAYERS:
+    depth = len(member.layers)
+    if len(others) < 2 or depth < 2 * MIN_LAYERS:
         return None
-    if max(float(np.mean(found >= SAME_LAYER)) for found in agreement.values()) >= WHOLE:
+    tables = {place: layer_correlations(member, grid) for place, grid in others.items()}
+    path = _without_strays(tables)
+    sources = list(dict.fromkeys(run.source for run in path.runs))
+    if len(sources) < 2 or sum(map(len, path.runs)) < WHOLE * depth:
         return None
-    best = np.max(list(agreement.values()), axis=0)
-    if np.mean(best >= SAME_LAYER) < WHOLE:
+    main = max((best_path({place: tables[place]}) for place in sources), key=lambda one: one.score).runs[0].source
+    if not all(_needed(path, main, source, tables) for source in sources if source != main):
         return None
-    explains = {place: (found >= best - AS_GOOD) & (found >= SAME_LAYER) for place, found in agreement.items()}
-    open_layers, shares = best >= SAME_LAYER, dict[int, float]()
-    while open_layers.any():
-        source = max(explains, key=lambda place: (int((explains[place] & open_layers).sum()), -place))
-        taken = explains[source] & open_layers
-        if taken.sum() < MIN_LAYERS:
-            break
-        shares[source] = float(taken.sum() / len(best))
-        open_layers &= ~taken
-    return Merge(shares, None, float(open_layers.mean())) if len(shares) > 1 else None
+    shares = {}
+    for source in sources:
+        own = [run for run in path.runs if run.source == source]
+        spans = tuple(Span(run.first, run.last, 1.0, run.start) for run in own)
+        weight = sum(map(len, own)) / depth
+        shares[source] = Share(weight, spans=spans, instead=_instead(spans, source, path, tables))
+    missing = depth - sum(map(len, path.runs))
+    return Merge(MergeMethod.PASSTHROUGH, shares, None, missing / depth)
+
+
+def _without_strays(tables: Mapping[int, NDArray[np.float64]]) -> Path:
+    """The best path, after sources of a single layer are left out."""
+    left = dict(tables)
+    while True:
+        path = best_path(left)
+        layers = {run.source: 0 for run in path.runs}
+        for run in path.runs:
+            layers[run.source] += len(run)
+        strays = [source for source, count in layers.items() if count < MIN_LAYERS]
+        if not strays:
+            return path
+        for source in strays:
+            del left[source]
+
+
+def _needed(path: Path, main: int, source: int, tables: Mapping[int, NDArray[np.float64]]) -> bool:
+    """Whether the main source has nothing like the layers of another one, or they are much nearer and changed alike."""
+    own = _layers(path, source)
+    if tables[main][own].max(axis=1).mean() < SAME_LAYER:
+        return True
+    behind = path.worth[own] - closeness(tables[main][own].max(axis=1))
+    change = [2 * float(np.median(path.worth[_layers(path, one)])) for one in (main, source)]
+    return float(behind.mean()) >= BETTER and abs(change[0] - change[1]) <= UNLIKE
+
+
+def _layers(path: Path, source: int) -> NDArray[np.int64]:
+    return np.concatenate([np.arange(run.first, run.last + 1) for run in path.runs if run.source == source])
+
+
+def _instead(
+    spans: tuple[Span, ...], source: int, path: Path, tables: Mapping[int, NDArray[np.float64]]
+) -> tuple[int, ...]:
+    """Other checkpoints whose layers at the same places are as close."""
+    rows = np.concatenate([np.arange(span.first, span.last + 1) for span in spans])
+    columns = np.concatenate([np.arange(span.source[0], span.source[1] + 1) for span in spans])
+    distance = 1 - tables[source][rows, columns] ** 2 + EXACT
+    used = {run.source for run in path.runs}
+    return tuple(
+        other
+        for other, table in tables.items()
+        if other not in used
+        and columns.max() < table.shape[1]
+        and np.mean(np.log(1 - table[rows, columns].clip(0) ** 2 + EXACT) - np.log(distance)) <= AS_GOOD
+    )
