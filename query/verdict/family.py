@@ -20,6 +20,7 @@ from provenance.query.verdict.sparse import find_sparse, untouched
 from provenance.query.verdict.stack import find_stack, stack_candidates
 from provenance.query.verdict.tree import carries, grow
 from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, declared, precedence
+from provenance.schemas.results import LayerRun, MergeShare
 
 MISSING_LAYERS = 1.0
 """Distance of a layer that only one of two has: that of an unrelated one, in units of the mean variance, is 2."""
@@ -64,11 +65,19 @@ class Family:
         """What metadata says of the order of two members that their weights clearly contradict: `dates`, `declared`."""
         return precedence(self.members[i], self.members[j], self.frame, i, j).overruled
 
-    def merge_weight(self, parent: int, child: int) -> float | None:
-        """The weight of a parent in a merge; null where the child is none, or not of this parent or a copy of it."""
+    def share(self, parent: int, child: int) -> tuple[MergeShare, tuple[LayerRun, ...]] | None:
+        """What a parent gave to a merge; null where the child is none, or not of this parent or a copy of it."""
         merge = self.merges.get(child)
-        shares = merge.weights.items() if merge else ()
-        return next((share for place, share in shares if self.copies[place] == self.copies[parent]), None)
+        shares = merge.shares.items() if merge else ()
+        share = next((share for place, share in shares if self.copies[place] == self.copies[parent]), None)
+        if merge is None or share is None:
+            return None
+        base = None if merge.reference is None else self._name(merge.reference)
+        instead = tuple(self._name(place) for place in share.instead)
+        return MergeShare(merge.method, share.weight, share.error, share.log10_p, base, instead), share.runs
+
+    def _name(self, place: int) -> str:
+        return self.members[place].dossier.repo_id
 
 
 def family_of(members: Sequence[Member]) -> Family:
@@ -184,8 +193,8 @@ class _Builder:
 
     def _sparse(self, node: int, others: Sequence[int]) -> Merge | None:
         """A merge of sparse changes: it kept many cells of its base as they are."""
-        near = [other for other in others if other != node and self._correlation(node, other) >= COMPARABLE]
-        places = [self.nodes[other] for other in near]
+        near = [other for other in others if other != node and self._blendable(node, other)]
+        places = [self.nodes[other] for other in near if not self._made_from(other, node)]
         if len(places) < MIN_SPARSE:
             return None
         same = untouched(self.frame, self.nodes[node], places)
@@ -206,7 +215,7 @@ class _Builder:
 
     def _mean_of(self, node: int, others: Iterable[int]) -> Merge | None:
         rest = [other for other in others if other != node]
-        near = [self.nodes[other] for other in rest if self._correlation(node, other) >= COMPARABLE]
+        near = [self.nodes[other] for other in rest if self._blendable(node, other)]
         while (mean := find_mean(self.frame, self.nodes[node], near)) is not None:
             below = [place for place in mean.weights if self._made_from(self._node(place), node)]
             if not below:
@@ -216,6 +225,10 @@ class _Builder:
         nearest = stack_candidates(self.frame, self.nodes[node], older)
         grids = {place: self.members[place].grid for place in nearest}
         return find_stack(self.members[self.nodes[node]].grid, grids)
+
+    def _blendable(self, node: int, other: int) -> bool:
+        """Whether cells correspond one to one, as those of a blend and its parents do."""
+        return self._correlation(node, other) >= COMPARABLE and self._same_shape(node, other)
 
     def _made_from(self, node: int, base: int) -> bool:
         """Whether weights say clearly that one was made from the other: pruned, rounded, cut, long trained."""

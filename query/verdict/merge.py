@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from provenance.query.statistics.blend import compare_sets, estimate, inner_products, least_squares, mix, pull
 from provenance.query.statistics.frame import Frame
 from provenance.query.statistics.significance import MIN_BLOCKS
-from provenance.query.verdict.spans import Span, spans_of
+from provenance.query.verdict.runs import runs_of
+from provenance.query.verdict.slerp import is_slerp
 from provenance.schemas.enums import MergeMethod
+from provenance.schemas.results import LayerRun
 from provenance.schemas.roles import FEED_FORWARD, ROLE_CODE
 
 OPPOSING = 0.7
@@ -82,14 +84,14 @@ class Share:
         weight: of the parent; of stacked layers its share of them.
         error: standard error of the weight; null for stacked layers.
         log10_p: of the weight being 0, corrected for the relatives tried; null for stacked layers.
-        spans: where the weight differs, or which layers of the parent stand there; empty where all are alike.
+        runs: where the weight differs, or which layers of the parent stand there; empty where all are alike.
         instead: places of checkpoints that would explain the merge equally in its place.
     """
 
     weight: float
     error: float | None = None
     log10_p: float | None = None
-    spans: tuple[Span, ...] = ()
+    runs: tuple[LayerRun, ...] = ()
     instead: tuple[int, ...] = ()
 
 
@@ -142,8 +144,9 @@ def find_mean(frame: Frame, member: int, others: Sequence[int]) -> Merge | None:
         candidates = [i for i in kept if i != kept[int(np.argmax(log10_p))]]
     left, most, rest = _judged(gram, shares)
     by_layer = None
-    if _whole(frame, matrices) and len(kept) <= MAX_BY_LAYER:
-        by_layer = _by_layer(grams[:, kept][:, :, kept], frame.layer[matrices], frame.role[matrices])
+    place = frame.place[member][frame.layer]
+    if len(kept) <= MAX_BY_LAYER:
+        by_layer = _by_layer(grams[:, kept][:, :, kept], place[matrices], frame.role[matrices])
         if by_layer.left < VARIES * rest:
             left, most, rest = by_layer.left / by_layer.independent, by_layer.left / by_layer.least, by_layer.left
         else:
@@ -151,13 +154,22 @@ def find_mean(frame: Frame, member: int, others: Sequence[int]) -> Merge | None:
     if most > OPPOSING or rest > IMPROVED * float(np.diag(gram).min()):
         return None
     instead = [[places[j] for j in _instead(grams, gram, kept, i)] for i in kept]
-    spans = [spans_of(*by_layer.weights[:, :, at]) if by_layer else () for at in range(len(kept))]
+    runs = [runs_of(*by_layer.weights[:, :, at]) if by_layer else () for at in range(len(kept))]
     parents = {
-        places[i]: Share(float(shares[i]), float(found.errors[at]), float(log10_p[at]), spans[at], tuple(instead[at]))
+        places[i]: Share(float(shares[i]), float(found.errors[at]), float(log10_p[at]), runs[at], tuple(instead[at]))
         for at, i in enumerate(kept)
     }
-    stacked = all(spans) and all(span.weight == 1 for own in spans for span in own)
-    return Merge(MergeMethod.PASSTHROUGH if stacked else MergeMethod.LINEAR, parents, None, left)
+    stacked = all(runs) and all(run.weight == 1 for own in runs for run in own)
+    if stacked:
+        return Merge(MergeMethod.PASSTHROUGH, parents, None, left)
+    method = MergeMethod.LINEAR
+    if len(kept) == 2:
+        share = np.full(len(frame.layer), shares[kept[1]])
+        if by_layer:
+            share = by_layer.weights[np.isin(frame.role, _FEED_FORWARD).astype(np.int64), place, 1]
+        if is_slerp(frame, member, (places[kept[0]], places[kept[1]]), share[frame.owner]):
+            method = MergeMethod.SLERP
+    return Merge(method, parents, None, left)
 
 
 def find_sum(frame: Frame, member: int, base: int, children: Sequence[int]) -> Merge | None:
@@ -297,11 +309,6 @@ def _by_layer(grams: Array, layer: NDArray[np.int64], role: NDArray[np.int64]) -
             weights[part, place], own[part, place] = shares, shares * np.diag(inside)
             left += float(shares @ inside @ shares)
     return _ByLayer(weights, left, float((weights * own).sum()), float(own.sum(axis=(0, 1)).min()))
-
-
-def _whole(frame: Frame, matrices: NDArray[np.int64]) -> bool:
-    """Whether the member has layers at every place of the frame, which then are its own."""
-    return len(np.unique(frame.layer[matrices])) == int(frame.layer.max()) + 1
 
 
 def _instead(grams: Array, gram: Array, kept: Sequence[int], parent: int) -> list[int]:

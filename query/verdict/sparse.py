@@ -37,6 +37,9 @@ MIN_SHARE = 0.08
 EXPLAINED = 0.75
 """Share of the cells that parents and base explain together."""
 
+NEAR = 0.1
+"""A relative so near to the member, in units of the distance of the base, gave all or came from it: no sparse part."""
+
 RESCALED = 1.1
 """Multiples over this are those of DARE, which scales what it leaves."""
 
@@ -67,7 +70,9 @@ def find_sparse(frame: Frame, member: int, base: int, children: Sequence[int]) -
         base: place of the base.
         children: places of relatives that may be parents.
     """
-    places, change, owner = differences(frame, member, [base, *children])
+    near = NEAR * float(frame.squared[base, member])
+    distinct = [child for child in children if float(frame.squared[child, member]) > near]
+    places, change, owner = differences(frame, member, [base, *distinct])
     if base not in places or len(places) < 3:
         return None
     reference = places.index(base)
@@ -101,7 +106,8 @@ def find_sparse(frame: Frame, member: int, base: int, children: Sequence[int]) -
     parents = weighed(inner_products(change, owner), places, list(scales), reference)
     if min(share.weight for share in parents.values()) <= 0:
         return None
-    return Merge(MergeMethod.SPARSE, parents, base, 1 - explained_share)
+    method = MergeMethod.DARE_TIES if max(scales.values()) > RESCALED else MergeMethod.TIES
+    return Merge(method, parents, base, 1 - explained_share)
 
 
 def _peak(own: Array, other: Array, free: Cells, clear: Cells) -> tuple[float, Cells] | None:

@@ -11,8 +11,8 @@ from provenance.query.statistics.frame import Frame
 from provenance.query.statistics.grid import Grid, common_columns
 from provenance.query.statistics.layer_path import EXACT, SAME_LAYER, Path, best_path, closeness
 from provenance.query.verdict.merge import Merge, Share
-from provenance.query.verdict.spans import Span
 from provenance.schemas.enums import MergeMethod
+from provenance.schemas.results import LayerRun
 
 WHOLE = 0.9
 """Share of the layers that must have a counterpart for one checkpoint to be covered by another, or by several."""
@@ -48,6 +48,14 @@ def coverage(a: Grid, b: Grid) -> float:
         return 0.0
     table = layer_correlations(a, b)
     return float(np.mean(table.max(axis=1, initial=0) >= SAME_LAYER))
+
+
+def moved_layers(a: Grid, b: Grid) -> tuple[LayerRun, ...]:
+    """Which layers of `b` the layers of `a` are; empty where all stand at their own place."""
+    runs = best_path({0: layer_correlations(a, b)}).runs
+    if len(runs) == 1 and runs[0].first == runs[0].start and len(runs[0]) == len(a.layers) == len(b.layers):
+        return ()
+    return tuple(LayerRun(run.first, run.last, run.start) for run in runs)
 
 
 def stack_candidates(frame: Frame, member: int, others: Sequence[int]) -> list[int]:
@@ -98,9 +106,9 @@ def find_stack(member: Grid, others: Mapping[int, Grid]) -> Merge | None:
     shares = {}
     for source in sources:
         own = [run for run in path.runs if run.source == source]
-        spans = tuple(Span(run.first, run.last, 1.0, run.start) for run in own)
+        runs = tuple(LayerRun(run.first, run.last, run.start) for run in own)
         weight = sum(map(len, own)) / depth
-        shares[source] = Share(weight, spans=spans, instead=_instead(spans, source, path, tables))
+        shares[source] = Share(weight, runs=runs, instead=_instead(runs, source, path, tables))
     missing = depth - sum(map(len, path.runs))
     return Merge(MergeMethod.PASSTHROUGH, shares, None, missing / depth)
 
@@ -135,11 +143,11 @@ def _layers(path: Path, source: int) -> NDArray[np.int64]:
 
 
 def _instead(
-    spans: tuple[Span, ...], source: int, path: Path, tables: Mapping[int, NDArray[np.float64]]
+    runs: tuple[LayerRun, ...], source: int, path: Path, tables: Mapping[int, NDArray[np.float64]]
 ) -> tuple[int, ...]:
     """Other checkpoints whose layers at the same places are as close."""
-    rows = np.concatenate([np.arange(span.first, span.last + 1) for span in spans])
-    columns = np.concatenate([np.arange(span.source[0], span.source[1] + 1) for span in spans])
+    rows = np.concatenate([np.arange(run.first, run.last + 1) for run in runs])
+    columns = np.concatenate([np.arange(run.start, run.start + run.last - run.first + 1) for run in runs])
     distance = 1 - tables[source][rows, columns] ** 2 + EXACT
     used = {run.source for run in path.runs}
     return tuple(
