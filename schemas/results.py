@@ -195,6 +195,42 @@ class Controls(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class RoleChange(Record):
+    """How the tensors of one role differ between a model and a candidate, taken for its parent, over sampled cells.
+
+    Attributes:
+        role: as in `tensors`.
+        layers: of the model that were compared; -1 for tensors outside the layers; empty where no cells are sampled.
+        unchanged: those of them whose cells are all equal.
+        equal: whether all its tensors are equal, as far as cells, digests and moments show; null where not known.
+        energy: mean square of the change over that of the parent's weights, averaged over the layers; null where there
+            are no cells, or nothing but zeros before.
+        energies: the same for each of `layers`.
+        rank: numerical rank of the change where it is low, as after a merged LoRA; else null.
+        rank_limit: the largest rank that the cells could show; null where they cannot show any.
+        zeros: share of exact zeros in the model; `zeros_before` in the candidate.
+        repeats: share of the values of a row that occur in it again, as on a coarse grid; `repeats_before` likewise.
+        new_rows: rows more than the candidate has: new tokens, for embeddings; negative where some were cut.
+        new_columns: likewise.
+    """
+
+    role: str
+    layers: tuple[int, ...]
+    unchanged: tuple[int, ...]
+    equal: bool | None
+    energy: float | None
+    energies: tuple[float | None, ...]
+    rank: int | None
+    rank_limit: int | None
+    zeros: float | None
+    zeros_before: float | None
+    repeats: float | None
+    repeats_before: float | None
+    new_rows: int
+    new_columns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison(Versioned):
     """Every line of evidence for `b` as a parent of `a`; the claims are those of a `Candidate`."""
 
@@ -211,6 +247,7 @@ class Comparison(Versioned):
     license: str | None
     created_at: str | None
     evidence: Rows[Evidence]
+    changes: Rows[RoleChange]
     curves: CurveScores
     controls: Controls
 
