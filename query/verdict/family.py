@@ -168,11 +168,17 @@ class _Builder:
         found = {node: merge for node in nodes if (merge := self._mean_of(node, nodes)) is not None}
         plain = [node for node in nodes if node not in found]
         accepted: dict[int, Merge] = {}
-        for node in sorted(found, key=lambda node: found[node].left_over):
-            merge = self._mean_of(node, plain)
-            if merge is None:
-                below = self._below(node, accepted)
-                merge = self._mean_of(node, [other for other in nodes if other not in below])
+
+        def not_below(node: int) -> list[int]:
+            below = self._below(node, accepted)
+            return [other for other in nodes if other not in below]
+
+        # Layers stacked from several can be put together to the source again: what has the fewest runs is the stack.
+        stacks = sorted((node for node in found if found[node].runs), key=lambda node: found[node].runs)
+        means = sorted((node for node in found if not found[node].runs), key=lambda node: found[node].left_over)
+        for node in (*stacks, *means):
+            merge = None if found[node].runs else self._mean_of(node, plain)
+            merge = merge or self._mean_of(node, not_below(node))
             if merge is not None:
                 accepted[node] = merge
         for node in plain if accepted else ():
@@ -222,9 +228,9 @@ class _Builder:
                 return mean
             near = [place for place in near if place not in below]
         older = [self.nodes[other] for other in rest if self._odds(other, node) > -CLEAR]
-        nearest = stack_candidates(self.frame, self.nodes[node], older)
-        grids = {place: self.members[place].grid for place in nearest}
-        return find_stack(self.members[self.nodes[node]].grid, grids)
+        grids = {place: member.grid for place, member in enumerate(self.members)}
+        nearest = stack_candidates(self.frame, self.nodes[node], older, grids)
+        return find_stack(grids[self.nodes[node]], {place: grids[place] for place in nearest})
 
     def _blendable(self, node: int, other: int) -> bool:
         """Whether cells correspond one to one, as those of a blend and its parents do."""

@@ -115,6 +115,11 @@ class Merge:
     def weights(self) -> dict[int, float]:
         return {place: share.weight for place, share in self.shares.items()}
 
+    @property
+    def runs(self) -> int:
+        """Runs of layers that were stacked from checkpoints of any depth; 0 for sums of weights."""
+        return sum(len(share.runs) for share in self.shares.values() if share.error is None)
+
 
 def find_mean(frame: Frame, member: int, others: Sequence[int]) -> Merge | None:
     """The weighted mean of others that a member is, null where it is none.

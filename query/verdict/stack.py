@@ -58,11 +58,28 @@ def moved_layers(a: Grid, b: Grid) -> tuple[LayerRun, ...]:
     return tuple(LayerRun(run.first, run.last, run.start) for run in runs)
 
 
-def stack_candidates(frame: Frame, member: int, others: Sequence[int]) -> list[int]:
-    """Relatives whose layers a member may have been stacked from, found at the places that the frame gives them.
+def stack_candidates(frame: Frame, member: int, others: Sequence[int], grids: Mapping[int, Grid]) -> list[int]:
+    """Relatives whose layers a member may have been stacked from.
 
-    Empty where one relative is nearly as near as any other in every layer.
+    They are found at the places that the frame gives them; where that leaves layers without a counterpart, among all
+    layers of all. Empty where one relative is nearly as near as any other in every layer.
     """
+    worth = _by_place(frame, member, others)
+    if not len(others):
+        return []
+    if worth.shape[1] < len(grids[member].layers) or (worth.max(axis=0) <= 0).any():
+        tables = [layer_correlations(grids[member], grids[other]) for other in others]
+        worth = np.array([closeness(table.max(axis=1, initial=0)) for table in tables])
+    one = int(np.argmax(worth.sum(axis=1)))
+    if (worth[one] > 0).all() and (worth.max(axis=0) - worth[one]).sum() < BETTER * MIN_LAYERS:
+        return []
+    order = np.argsort(-worth, axis=0, kind="stable")
+    ranked = dict.fromkeys([one, *order[:NEAREST].ravel().tolist()])
+    return [others[i] for i in list(ranked)[:MOST]]
+
+
+def _by_place(frame: Frame, member: int, others: Sequence[int]) -> NDArray[np.float64]:
+    """How near every layer of the others is to that of the member at the same place of the frame, `[n, L]`."""
     shared = frame.shared
     scale = np.sqrt(shared.variance[member, others] * shared.variance[others, member])
     covariance = shared.covariance[member, others]
@@ -71,15 +88,7 @@ def stack_candidates(frame: Frame, member: int, others: Sequence[int]) -> list[i
     layers = np.arange(int(frame.layer.max(initial=-1)) + 1)
     inside = (frame.layer[:, None] == layers[None, :]).astype(np.float64)
     by_layer = (correlation * usable) @ inside / np.maximum(usable @ inside, 1)
-    worth = closeness(by_layer)[:, (usable @ inside).any(axis=0)]
-    if not worth.size:
-        return []
-    one = int(np.argmax(worth.sum(axis=1)))
-    if (worth[one] > 0).all() and (worth.max(axis=0) - worth[one]).sum() < BETTER * MIN_LAYERS:
-        return []
-    order = np.argsort(-worth, axis=0, kind="stable")
-    ranked = dict.fromkeys([one, *order[:NEAREST].ravel().tolist()])
-    return [others[i] for i in list(ranked)[:MOST]]
+    return closeness(by_layer)[:, (usable @ inside).any(axis=0)]
 
 
 def find_stack(member: Grid, others: Mapping[int, Grid]) -> Merge | None:
