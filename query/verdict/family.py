@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.query.statistics.frame import Frame, frame_of
-from provenance.query.verdict.merge import Merge, find_mean, find_sum
-from provenance.query.verdict.sparse import find_sparse, untouched
-from provenance.query.verdict.stack import find_stack, stack_candidates
+from provenance.query.verdict.merge import Merge, find_sum
+from provenance.query.verdict.merging import MergeFinder
 from provenance.query.verdict.tree import carries, grow
 from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, declared, precedence
 from provenance.schemas.results import LayerRun, MergeShare
@@ -32,9 +31,6 @@ SHARED = 0.02
 
 SURE = 0.95
 """Probability of an ancestor that the tree alone is sure of."""
-
-MIN_SPARSE, SPARSE_BASES, UNTOUCHED = 3, 4, 0.02
-"""A merge of sparse changes: relatives needed, bases tried, and the least share of cells equal to the base's."""
 
 FAR_BETTER = 4.0
 """How much less a sum of changes must leave over than a mean does."""
@@ -94,7 +90,8 @@ class _Builder:
         """The first member of each group of copies stands for it."""
         self._known_odds: dict[tuple[int, int], float] = {}
         self.distance = self._distances()
-        self.merges = self._merges()
+        self.finder = MergeFinder(self.frame, self.members, self.nodes, self.copies, self.distance, self._odds)
+        self.merges = self.finder.find()
 
     def build(self) -> Family:
         nodes = [node for node in range(len(self.nodes)) if node not in self.merges]
@@ -158,90 +155,6 @@ class _Builder:
 
     # ---------------------------------------------------------------- merges
 
-    def _merges(self) -> dict[int, Merge]:
-        """Nodes that are merges, the clearest first; none descends from itself.
-
-        Sister merges, and merges of merges, lie between each other too. So whatever lies between others is set aside
-        first, and the parents are looked for among what is left.
-        """
-        nodes = range(len(self.nodes))
-        found = {node: merge for node in nodes if (merge := self._mean_of(node, nodes)) is not None}
-        plain = [node for node in nodes if node not in found]
-        accepted: dict[int, Merge] = {}
-
-        def not_below(node: int) -> list[int]:
-            below = self._below(node, accepted)
-            return [other for other in nodes if other not in below]
-
-        # Layers stacked from several can be put together to the source again: what has the fewest runs is the stack.
-        stacks = sorted((node for node in found if found[node].runs), key=lambda node: found[node].runs)
-        means = sorted((node for node in found if not found[node].runs), key=lambda node: found[node].left_over)
-        for node in (*stacks, *means):
-            merge = None if found[node].runs else self._mean_of(node, plain)
-            merge = merge or self._mean_of(node, not_below(node))
-            if merge is not None:
-                accepted[node] = merge
-        for node in plain if accepted else ():
-            # A merge with a little noise lies near the merge itself, not between the parents. Unless it clearly came
-            # from that one, it is another merge of them.
-            near = min(accepted, key=lambda other: float(self.distance[node, other]))
-            rest = [other for other in plain if other != node]
-            nearest = min((float(self.distance[node, other]) for other in rest), default=0.0)
-            if self._odds(near, node) < CLEAR and self.distance[node, near] <= nearest:
-                merge = self._mean_of(node, plain)
-                if merge is not None:
-                    accepted[node] = merge
-        rest = [node for node in nodes if node not in accepted]
-        for node in rest:
-            if (merge := self._sparse(node, rest)) is not None:
-                accepted[node] = merge
-        return accepted
-
-    def _sparse(self, node: int, others: Sequence[int]) -> Merge | None:
-        """A merge of sparse changes: it kept many cells of its base as they are."""
-        near = [other for other in others if other != node and self._blendable(node, other)]
-        places = [self.nodes[other] for other in near if not self._made_from(other, node)]
-        if len(places) < MIN_SPARSE:
-            return None
-        same = untouched(self.frame, self.nodes[node], places)
-        bases = [places[i] for i in np.argsort(-same, kind="stable")[:SPARSE_BASES] if same[i] >= UNTOUCHED]
-        found = [find_sparse(self.frame, self.nodes[node], base, [p for p in places if p != base]) for base in bases]
-        # Where nothing was rescaled, the merge equals its base and its parents alike in many cells.
-        return min((merge for merge in found if merge), key=lambda merge: merge.left_over, default=None)
-
-    def _below(self, node: int, merges: Mapping[int, Merge]) -> set[int]:
-        """The node and all merges that descend from it."""
-        below = {node}
-        while more := {m for m in merges if m not in below and below & {self._node(p) for p in merges[m].weights}}:
-            below |= more
-        return below
-
-    def _node(self, member: int) -> int:
-        return int(self.copies[member])
-
-    def _mean_of(self, node: int, others: Iterable[int]) -> Merge | None:
-        rest = [other for other in others if other != node]
-        near = [self.nodes[other] for other in rest if self._blendable(node, other)]
-        while (mean := find_mean(self.frame, self.nodes[node], near)) is not None:
-            below = [place for place in mean.weights if self._made_from(self._node(place), node)]
-            if not below:
-                return mean
-            near = [place for place in near if place not in below]
-        older = [self.nodes[other] for other in rest if self._odds(other, node) > -CLEAR]
-        grids = {place: member.grid for place, member in enumerate(self.members)}
-        nearest = stack_candidates(self.frame, self.nodes[node], older, grids)
-        return find_stack(grids[self.nodes[node]], {place: grids[place] for place in nearest})
-
-    def _blendable(self, node: int, other: int) -> bool:
-        """Whether cells correspond one to one, as those of a blend and its parents do."""
-        return self._correlation(node, other) >= COMPARABLE and self._same_shape(node, other)
-
-    def _made_from(self, node: int, base: int) -> bool:
-        """Whether weights say clearly that one was made from the other: pruned, rounded, cut, long trained."""
-        first, second = self.nodes[base], self.nodes[node]
-        said = precedence(self.members[first], self.members[second], self.frame, first, second)
-        return said.structure > 0 or said.asymmetry >= CLEAR
-
     def _sums(self, ancestry: NDArray[np.float64], parent: dict[int, int]) -> None:
         """Nodes that are sums of changes, now that the tree says what their base may be: any of their ancestors."""
         lines = {node: self._line(node, parent) for node in parent}
@@ -268,12 +181,12 @@ class _Builder:
                 if merge is not None and (node not in found or merge.left_over < found[node].left_over):
                     found[node] = merge
         for node, merge in sorted(found.items(), key=lambda item: item[1].left_over):
-            if not {self._node(place) for place in merge.weights} & self._below(node, self.merges):
+            if not {self.finder.node(place) for place in merge.weights} & self.finder.below(node, self.merges):
                 self.merges[node] = merge
                 del parent[node]
         for node, mean in self.merges.items():
             # What looks like a mean of children may be a sum of their changes.
-            parents = [above for above in map(self._node, mean.weights) if above in lines]
+            parents = [above for above in map(self.finder.node, mean.weights) if above in lines]
             for base in lines[parents[0]] if len(parents) > 1 and mean.reference is None else ():
                 merge = self._sum(node, base, [above for above in parents if base in lines[above]])
                 if merge is not None and FAR_BETTER * merge.left_over < self.merges[node].left_over:
@@ -296,7 +209,7 @@ class _Builder:
             ancestry[:, node] = 0.0
         for _ in self.merges:  # a merge of merges needs as many rounds as it has generations of them
             for node, merge in self.merges.items():
-                for above in map(self._node, merge.weights):
+                for above in map(self.finder.node, merge.weights):
                     ancestry[:, node] = np.maximum(ancestry[:, node], ancestry[:, above])
                     ancestry[above, node] = 1.0
         for node in self.merges:

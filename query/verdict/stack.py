@@ -138,13 +138,15 @@ def _without_strays(tables: Mapping[int, NDArray[np.float64]]) -> Path:
 
 
 def _needed(path: Path, main: int, source: int, tables: Mapping[int, NDArray[np.float64]]) -> bool:
-    """Whether the main source has nothing like the layers of another one, or they are much nearer and changed alike."""
+    """Whether layers of both changed alike, and those of another source are much nearer than any of the main one."""
     own = _layers(path, source)
+    change = [2 * float(np.median(path.worth[_layers(path, one)])) for one in (main, source)]
+    if abs(change[0] - change[1]) > UNLIKE:
+        return False
     if tables[main][own].max(axis=1).mean() < SAME_LAYER:
         return True
     behind = path.worth[own] - closeness(tables[main][own].max(axis=1))
-    change = [2 * float(np.median(path.worth[_layers(path, one)])) for one in (main, source)]
-    return float(behind.mean()) >= BETTER and abs(change[0] - change[1]) <= UNLIKE
+    return float(behind.mean()) >= BETTER
 
 
 def _layers(path: Path, source: int) -> NDArray[np.int64]:
