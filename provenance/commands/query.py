@@ -134,6 +134,8 @@ def _print_table(answer: Answer) -> None:
     print_table(rows)
     for candidate in answer.candidates:
         for line in candidate.evidence:
+            if line.kind == "merge":
+                click.echo(f"merge of {clean(candidate.repo_id)}: {clean(line.note)}")
             if line.kind == "products" and line.value is None:
                 click.echo(f"not compared with --deep: {clean(line.note)}", err=True)
     searched = f"{answer.store.checkpoints} checkpoints searched"

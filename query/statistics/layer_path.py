@@ -74,7 +74,8 @@ def best_path(tables: Mapping[int, Array]) -> Path:
     sources = sorted((source for source, table in tables.items() if table.size), key=lambda s: tables[s].shape[1])
     if not sources:
         return Path((), np.zeros(next((len(table) for table in tables.values()), 0)))
-    worth = np.concatenate([closeness(tables[source]) for source in sources], axis=1)
+    near = [np.where(tables[s] >= SAME_LAYER, closeness(tables[s]), -np.inf) for s in sources]
+    worth = np.concatenate(near, axis=1)
     source = np.concatenate([np.full(tables[s].shape[1], s) for s in sources])
     place = np.concatenate([np.arange(tables[s].shape[1]) for s in sources])
     depth, states = worth.shape

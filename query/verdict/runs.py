@@ -38,13 +38,14 @@ def _runs(weights: Array, part: str) -> Iterable[LayerRun]:
 
 
 def describe(runs: Sequence[LayerRun]) -> str:
-    """Spans in words: `0-5` for whole layers of the parent, `0-5: 0.30` where they have a weight."""
+    """Runs in words: `0-5` for whole layers of the parent, `0-5 (0.30)` where they have a weight."""
+    whole = all(run.weight == 1 for run in runs)
     words = []
     for run in runs:
-        first, last = run.start, run.start + run.last - run.first
-        text = f"{first}-{last}" if last > first else str(first)
+        last = run.start + run.last - run.first
+        text = f"{run.start}-{last}" if last > run.start else str(run.start)
         text += f" {run.part}" if run.part else ""
-        words.append(text if run.weight == 1 else f"{text}: {run.weight:.2f}")
+        words.append(text if whole else f"{text} ({run.weight:.2f})")
     return ", ".join(words)
 
 
