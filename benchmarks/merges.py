@@ -70,7 +70,8 @@ def linear(count: int, noise: float = 0.0) -> Kind:
         merged = sw.linear(chosen, shares.tolist())
         if noise:
             merged = sw.noisy(merged, chosen, noise, int(rng.integers(2**31)))
-        sister = sw.linear(chosen, rng.permutation(shares * rng.uniform(0.8, 1.2, count)).tolist())
+        other = rng.permutation(shares) * rng.uniform(0.8, 1.2, count)
+        sister = sw.linear(chosen, (other / other.sum()).tolist())
         return Recipe(merged, dict(zip(names, shares.tolist(), strict=True)), sister=sister)
 
     return make

@@ -32,9 +32,6 @@ SHARED = 0.02
 SURE = 0.95
 """Probability of an ancestor that the tree alone is sure of."""
 
-FAR_BETTER = 4.0
-"""How much less a sum of changes must leave over than a mean does."""
-
 _FAR = 2.0
 
 
@@ -184,13 +181,6 @@ class _Builder:
             if not {self.finder.node(place) for place in merge.weights} & self.finder.below(node, self.merges):
                 self.merges[node] = merge
                 del parent[node]
-        for node, mean in self.merges.items():
-            # What looks like a mean of children may be a sum of their changes.
-            parents = [above for above in map(self.finder.node, mean.weights) if above in lines]
-            for base in lines[parents[0]] if len(parents) > 1 and mean.reference is None else ():
-                merge = self._sum(node, base, [above for above in parents if base in lines[above]])
-                if merge is not None and FAR_BETTER * merge.left_over < self.merges[node].left_over:
-                    self.merges[node] = merge
 
     def _sum(self, node: int, base: int, children: Iterable[int]) -> Merge | None:
         return find_sum(self.frame, self.nodes[node], self.nodes[base], [self.nodes[child] for child in children])

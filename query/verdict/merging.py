@@ -9,10 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.query.statistics.frame import Frame
-from provenance.query.verdict.merge import Merge, find_mean
+from provenance.query.verdict.merge import Merge, find_mean, find_sum
 from provenance.query.verdict.sparse import find_sparse, untouched
 from provenance.query.verdict.stack import find_stack, stack_candidates
 from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, precedence
+from provenance.schemas.enums import MergeMethod
+
+FAR_BETTER, NOTHING_LEFT = 4.0, 0.02
+"""How much less a sum of changes must leave over than a mean does, and what a mean leaves that needs no other."""
 
 MIN_SPARSE, SPARSE_BASES, UNTOUCHED = 3, 4, 0.02
 """A merge of sparse changes: relatives needed, bases tried, and the least share of cells equal to the base's."""
@@ -61,6 +65,8 @@ class MergeFinder:
         for node in plain if accepted else ():
             if self._near_a_merge(node, plain, accepted) and (merge := self._merge_of(node, plain)) is not None:
                 accepted[node] = merge
+        for node, merge in accepted.items():
+            accepted[node] = self._from_a_base(node, merge, plain)
         rest = [node for node in nodes if node not in accepted]
         for node in rest:
             if (merge := self._sparse(node, rest)) is not None:
@@ -99,6 +105,16 @@ class MergeFinder:
         grids = {place: member.grid for place, member in enumerate(self.members)}
         nearest = stack_candidates(self.frame, self.nodes[node], older, grids)
         return find_stack(grids[self.nodes[node]], {place: grids[place] for place in nearest})
+
+    def _from_a_base(self, node: int, mean: Merge, others: Iterable[int]) -> Merge:
+        """The mean, or what explains far more: a sum of the parents' changes from a base."""
+        if mean.method is not MergeMethod.LINEAR or mean.left_over < NOTHING_LEFT:
+            return mean
+        parents = list(mean.weights)
+        bases = [self.nodes[other] for other in others if other != node and self._blendable(node, other)]
+        sums = [find_sum(self.frame, self.nodes[node], base, parents) for base in bases if base not in parents]
+        best = min((found for found in sums if found is not None), key=lambda found: found.left_over, default=mean)
+        return best if FAR_BETTER * best.left_over < mean.left_over else mean
 
     def _sparse(self, node: int, others: Sequence[int]) -> Merge | None:
         """A merge of sparse changes: it kept many cells of its base as they are."""

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from provenance.query.statistics.layer_path import JUMP, SAME_LAYER, Run, best_path, closeness
 
-
 State = tuple[int, int] | None
 Tables = dict[int, NDArray[np.float64]]
 
