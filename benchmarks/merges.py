@@ -129,11 +129,14 @@ def sparse(drop: bool) -> Kind:
     return make
 
 
-def tuned(rng: np.random.Generator, models: Mapping[str, Weights]) -> Recipe:
-    names = list(map(str, rng.choice(CHILDREN[:8], 2, replace=False)))
-    merged = sw.linear([models[name] for name in names], (0.5, 0.5))
-    words = sw.text("encodings")
-    return Recipe(sw.train(merged, words, seed=int(rng.integers(1000)), steps=30), dict.fromkeys(names))
+def tuned(steps: int) -> Kind:
+    def make(rng: np.random.Generator, models: Mapping[str, Weights]) -> Recipe:
+        names = list(map(str, rng.choice(CHILDREN, 2, replace=False)))
+        merged = sw.linear([models[name] for name in names], (0.5, 0.5))
+        trained = sw.train(merged, sw.text("encodings"), seed=int(rng.integers(1000)), steps=steps)
+        return Recipe(trained, dict.fromkeys(names, 0.5))
+
+    return make
 
 
 def stacked(*slices: tuple[int, int, int], strangers: bool = False) -> Kind:
@@ -152,7 +155,8 @@ KINDS: dict[str, Kind] = {
     "mean of 2": linear(2),
     "mean of 2, noise 30 %": linear(2, 0.3),
     "mean of 2, noise 60 %": linear(2, 0.6),
-    "mean of 2, then trained": tuned,
+    "mean of 2, then 15 steps": tuned(15),
+    "mean of 2, then 30 steps": tuned(30),
     "soup of 4": linear(4),
     "soup of 8": linear(8),
     "soup of 8, noise 30 %": linear(8, 0.3),

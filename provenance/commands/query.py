@@ -90,9 +90,13 @@ def query(
         _print_table(answer)
     else:
         rows = answer.candidates.to_dicts()
-        print_rows([{name: value for name, value in row.items() if name != "evidence"} for row in rows], chosen)
+        print_rows([{name: value for name, value in row.items() if name not in _NESTED} for row in rows], chosen)
     if any(_meets(condition, answer) for condition in fail_on):
         raise SystemExit(3)
+
+
+_NESTED = ("merge", "layers", "evidence")
+"""Keys of a candidate that no column of a flat table holds."""
 
 
 def _meets(condition: str, answer: Answer) -> bool:

@@ -40,7 +40,7 @@ def recipe(judgement: Judgement) -> str:
     config = build(parents, depth) | {"merge_method": method.value}
     if (dtype := DTYPES.get(model.dtype or "")) is not None:
         config["dtype"] = dtype
-    lines = [f"# {_comment(line)}" for line in _remarks(judgement, parents, method)]
+    lines = [f"# {line}" for line in _remarks(judgement, parents, method)]
     return "\n".join([*lines, yaml.safe_dump(config, sort_keys=False, allow_unicode=True)])
 
 
@@ -125,7 +125,3 @@ def _remarks(judgement: Judgement, parents: Sequence[Assessment], method: MergeM
             "Embeddings, norms and head are taken to be merged as the layers are; tokenizers are not inferred."
         )
     return lines
-
-
-def _comment(text: str) -> str:
-    return " ".join(text.split())
