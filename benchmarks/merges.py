@@ -133,7 +133,7 @@ def tuned(steps: int) -> Kind:
     def make(rng: np.random.Generator, models: Mapping[str, Weights]) -> Recipe:
         names = list(map(str, rng.choice(CHILDREN, 2, replace=False)))
         merged = sw.linear([models[name] for name in names], (0.5, 0.5))
-        trained = sw.train(merged, sw.text("encodings"), seed=int(rng.integers(1000)), steps=steps)
+        trained = sw.train(merged, sw.text("lib2to3", "curses"), seed=int(rng.integers(1000)), steps=steps)
         return Recipe(trained, dict.fromkeys(names, 0.5))
 
     return make

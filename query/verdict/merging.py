@@ -12,11 +12,15 @@ from provenance.query.statistics.frame import Frame
 from provenance.query.verdict.merge import Merge, find_mean, find_sum
 from provenance.query.verdict.sparse import find_sparse, untouched
 from provenance.query.verdict.stack import find_stack, stack_candidates
+from provenance.query.verdict.tuned import find_tuned
 from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, precedence
 from provenance.schemas.enums import MergeMethod
 
 FAR_BETTER, NOTHING_LEFT = 4.0, 0.02
 """How much less a sum of changes must leave over than a mean does, and what a mean leaves that needs no other."""
+
+MIN_HUB, SHARED, SUM_LEFT = 6, 0.1, 0.1
+"""A sum of changes of which no order tells: nodes needed, least squared cosine of a summand, most that is left over."""
 
 MIN_SPARSE, SPARSE_BASES, UNTOUCHED = 3, 4, 0.02
 """A merge of sparse changes: relatives needed, bases tried, and the least share of cells equal to the base's."""
@@ -71,7 +75,7 @@ class MergeFinder:
         for node in rest:
             if (merge := self._sparse(node, rest)) is not None:
                 accepted[node] = merge
-        return accepted
+        return accepted | self._from_the_hub([node for node in rest if node not in accepted])
 
     def below(self, node: int, merges: Mapping[int, Merge]) -> set[int]:
         """The node and all merges that descend from it."""
@@ -115,6 +119,45 @@ class MergeFinder:
         sums = [find_sum(self.frame, self.nodes[node], base, parents) for base in bases if base not in parents]
         best = min((found for found in sums if found is not None), key=lambda found: found.left_over, default=mean)
         return best if FAR_BETTER * best.left_over < mean.left_over else mean
+
+    def _from_the_hub(self, nodes: Sequence[int]) -> dict[int, Merge]:
+        """Sums and means of changes from the node that all others are nearest to, found without any order.
+
+        From M + R = A + B nothing follows about which of the four is the base. But what else comes from the base is
+        nearer to it than to the other three.
+        """
+        if len(nodes) < MIN_HUB:
+            return {}
+        hub = min(nodes, key=lambda node: float(self.distance[node, nodes].sum()))
+        found: dict[int, Merge] = {}
+        squared = self.frame.squared
+        base = self.nodes[hub]
+        for node in nodes:
+            member = self.nodes[node]
+            near = [self.nodes[o] for o in nodes if o not in (node, hub) and self._may_be_parent(o, node)]
+            if node == hub or len(near) < 2 or not self._blendable(node, hub):
+                continue
+            inner = (squared[base, member] + squared[base, near] - squared[member, near]) / 2
+            shared = inner.clip(0) ** 2 >= SHARED * squared[base, member] * squared[base, near]
+            if shared.sum() < 2:
+                continue
+            parts = [place for place, part in zip(near, shared, strict=True) if part]
+            merge = find_sum(self.frame, member, base, parts)
+            if merge is None or merge.left_over > SUM_LEFT:
+                merge = find_tuned(self.frame, member, base, parts)
+            if merge is not None and self._is_hub(hub, node, merge, nodes):
+                found[node] = merge
+        return found
+
+    def _is_hub(self, hub: int, node: int, merge: Merge, nodes: Sequence[int]) -> bool:
+        """Whether those that have no part in a sum are nearest to its base, and none to the sum itself."""
+        corners = [hub, node, *map(self.node, merge.weights)]
+        others = [other for other in nodes if other not in corners]
+        nearest = [corners[int(np.argmin(self.distance[other, corners]))] for other in others]
+        return nearest.count(hub) >= 2 and node not in nearest
+
+    def _may_be_parent(self, other: int, node: int) -> bool:
+        return self._blendable(node, other) and self.odds(other, node) > -CLEAR and not self._made_from(other, node)
 
     def _sparse(self, node: int, others: Sequence[int]) -> Merge | None:
         """A merge of sparse changes: it kept many cells of its base as they are."""

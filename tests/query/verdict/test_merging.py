@@ -135,3 +135,24 @@ def test_light_fine_tunes_roundings_and_prunings_make_no_merge_of_their_parent()
 def test_a_base_of_which_a_sparse_merge_is_stored_is_none_itself() -> None:
     merged = ties([dare(ONE, ROOT, 0.5, 1), dare(TWO, ROOT, 0.5, 2)], ROOT, 1)
     assert set(family({**STORE, "merge": merged}).merges) == {9}
+
+
+def test_a_merge_that_was_trained_on_for_long_is_seen_from_the_base() -> None:
+    """Its parents hardly lie on opposite sides of it any more: what came after is as large as what they differ by."""
+    _, weights = merge_of(trained(linear([ONE, TWO], [0.5, 0.5]), 71, 0.2))
+    assert weights == {"child-0": pytest.approx(0.5, abs=0.1), "child-1": pytest.approx(0.5, abs=0.1)}
+
+
+def test_a_sum_of_changes_needs_no_dates_where_others_show_the_base() -> None:
+    merge, weights = merge_of(linear([ONE, TWO, ROOT], [1, 1, -1]))
+    assert (merge.method, merge.reference) == (MergeMethod.TASK_ARITHMETIC, 0)
+    assert weights == {"child-0": pytest.approx(1, abs=0.02), "child-1": pytest.approx(1, abs=0.02)}
+
+
+def test_siblings_that_learnt_the_same_are_no_merges_of_each_other() -> None:
+    rng = np.random.default_rng(7)
+    common = {name: rng.normal(0, 0.25 * float(t.std()), t.shape).astype(np.float32) for name, t in ROOT.items()}
+    siblings = {
+        f"same-{n}": {name: t + common[name] for name, t in trained(ROOT, 50 + n, 0.2).items()} for n in range(4)
+    }
+    assert family({**STORE, **siblings}).merges == {}
