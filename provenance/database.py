@@ -334,6 +334,22 @@ class Database:
             raise IndexMissingError(f"{self.store.path}: no lineage yet; run `provenance lineage --refresh`")
         return Rows(LineageRow, map(LineageRow.from_row, rows))
 
+    def recipe(self, model: str, options: CrawlOptions | None = None) -> str:
+        """The configuration with which mergekit would make a merge from its stored parents.
+
+        Args:
+            model: as in `find`.
+            options: how a model that is not stored is read.
+
+        Raises:
+            UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
+            NotAMergeError: it is no merge of stored checkpoints.
+        """
+        from provenance.query.engine import judge
+        from provenance.query.lineage.recipe import recipe
+
+        return recipe(judge(self.find(model, options), self.catalogue))
+
     def evaluate(self, truth: str | os.PathLike[str]) -> Evaluation:
         """Measure the answers about every checkpoint of a truth table.
 

@@ -11,6 +11,7 @@ import numpy as np
 from provenance.indexer.dossier_meta import DossierMeta
 from provenance.indexer.signature import published_score
 from provenance.query.catalogue import Catalogue
+from provenance.query.changes.energy import role_changes
 from provenance.query.engine import assessments
 from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.evidence.profile_correlation import profile_score
@@ -18,7 +19,7 @@ from provenance.query.statistics.curves import kl_divergence, wasserstein
 from provenance.query.verdict.deep import deepen
 from provenance.query.verdict.rule import SUSPICION
 from provenance.schemas.products import DeepReading
-from provenance.schemas.results import ComparedModel, Comparison, Controls, CurveScores, Evidence, Spread
+from provenance.schemas.results import ComparedModel, Comparison, Controls, CurveScores, Evidence, RoleChange, Spread
 from provenance.schemas.tabular import Rows
 
 MAX_CONTROLS = 200
@@ -53,6 +54,7 @@ def compare(pair: Pair, catalogue: Catalogue, reading: DeepReading | None = None
         license=assessment.meta.license,
         created_at=assessment.meta.created_at,
         evidence=Rows(Evidence, assessment.evidence),
+        changes=Rows(RoleChange, role_changes(pair) if assessment.is_relative else ()),
         curves=_curves(pair),
         controls=controls(pair, map(Subject, others)),
     )

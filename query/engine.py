@@ -13,7 +13,7 @@ from provenance.query.verdict.deep import by_products, deep_verdict, deepen, rer
 from provenance.query.verdict.rule import MIN_MATRICES, Assessment, assess, model_verdict, settle
 from provenance.schemas.enums import ModelVerdict
 from provenance.schemas.products import DeepReading
-from provenance.schemas.results import Answer, Candidate, Evidence, ModelSummary, SearchedStore
+from provenance.schemas.results import Answer, Candidate, Evidence, LayerRun, ModelSummary, SearchedStore
 from provenance.schemas.tabular import Rows
 
 
@@ -124,5 +124,7 @@ def _candidate(rank: int, a: Assessment) -> Candidate:
         merge_weight=a.merge_weight,
         license=a.meta.license,
         created_at=a.meta.created_at,
+        merge=a.merge,
+        layers=Rows(LayerRun, a.layers),
         evidence=Rows(Evidence, a.evidence),
     )
