@@ -26,10 +26,9 @@ from provenance.indexer.generation import (
     generation_name,
     keys_of,
     open_generation,
-    sha256_of,
 )
 from provenance.indexer.signature import DIMENSION, SKETCH_DIMENSION, SPEC, product_vector, signature, sketch
-from provenance.indexer.store.files import replace_text, sync
+from provenance.indexer.store.files import replace_text, sha256_of, sync
 from provenance.indexer.store.rows import PRODUCT_COLUMNS, product_sketch
 from provenance.indexer.vectors import ExactIndex, FlatIndex
 from provenance.schemas import tables

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from provenance.indexer.generation import CURRENT, GENERATION_MANIFEST, sha256_of
+from provenance.indexer.generation import CURRENT, GENERATION_MANIFEST
+from provenance.indexer.store.files import sha256_of
 
 _NEXT = "run `provenance index`, which rebuilds the index"
 

@@ -166,12 +166,6 @@ def generation_name(sequence: int, digest: str) -> str:
     return f"generation-{sequence:08d}-{digest[:16]}"
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hex, read in pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def open_generation(index_path: Path) -> Generation:
     """Open the live generation.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 
+from provenance.indexer.store.files import sha256_of
 from provenance.indexer.store.manifest import Manifest, Part
 from provenance.indexer.store.parts import stream_part
 from provenance.indexer.store.tombstones import DATED, FORGOTTEN_REPOS
@@ -49,6 +50,8 @@ def _part_problem(store: Path, table: str, part: Part) -> str | None:
         size = (store / part.path).stat().st_size
         if size != part.bytes:
             return f"{part.path} has {size} bytes, the manifest says {part.bytes}"
+        if part.sha256 is not None and sha256_of(store / part.path) != part.sha256:
+            return f"{part.path} is not what was written: its SHA-256 differs"
         rows = sum(piece.num_rows for piece in stream_part(store, table, part))
     except FileNotFoundError:
         return f"{part.path} is missing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import time
@@ -94,3 +95,9 @@ def remove_abandoned(folder: Path, before: float) -> int:
         except FileNotFoundError:  # its writer has just finished or discarded it
             continue
     return removed
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hex, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -12,6 +13,7 @@ from provenance.schemas.errors import StoreCorruptError
 from provenance.schemas.tables import LATER_TABLES, TABLES
 
 MANIFEST = "MANIFEST"
+_DIGEST = "sha256"
 
 # Only such paths are ever opened or unlinked, so that an untrusted manifest cannot point out of its store.
 _PART_PATH = re.compile(r"(?P<table>[a-z]+)/part-\d{8,}-[0-9a-f]{16}\.parquet")
@@ -24,11 +26,15 @@ def part_path(table: str, sequence: int, token: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One immutable Parquet file of a table: `path` relative to the store, number of rows, size in bytes."""
+    """One immutable Parquet file of a table: `path` relative to the store, number of rows, size in bytes, SHA-256.
+
+    The digest, in hex, is null for parts that were written before there were any (until format 2).
+    """
 
     path: str
     rows: int
     bytes: int
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +84,11 @@ class Manifest:
         return Manifest(self.sequence, self.parts, kept), expired
 
     def to_json(self) -> str:
-        """The text of the MANIFEST file."""
+        """The text of the MANIFEST file. Its last field is the digest of the others."""
         tables = {table: [asdict(part) for part in parts] for table, parts in self.parts.items()}
         retired = [asdict(part) for part in self.retired]
-        return json.dumps({"sequence": self.sequence, "tables": tables, "retired": retired}, indent=1) + "\n"
+        content = {"sequence": self.sequence, "tables": tables, "retired": retired}
+        return _text(content | {_DIGEST: _digest(content)})
 
     @classmethod
     def parse(cls, text: str) -> Manifest:
@@ -92,6 +99,7 @@ class Manifest:
         """
         try:
             data = json.loads(text)
+            _check_digest(data, text)
             tables = {**dict.fromkeys(LATER_TABLES, ()), **data["tables"]}
             parts = {table: tuple(_part(table, entry) for entry in tables[table]) for table in TABLES}
             retired = tuple(RetiredPart(_checked_path(entry["path"]), float(entry["at"])) for entry in data["retired"])
@@ -105,7 +113,25 @@ class Manifest:
 
 
 def _part(table: str, entry: Mapping[str, Any]) -> Part:
-    return Part(_checked_path(entry["path"], table), int(entry["rows"]), int(entry["bytes"]))
+    path = _checked_path(entry["path"], table)
+    return Part(path, int(entry["rows"]), int(entry["bytes"]), entry.get("sha256"))
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_text(content).encode()).hexdigest()
+
+
+def _check_digest(data: Mapping[str, Any], text: str) -> None:
+    """Raises ValueError: a byte differs from what was written. A manifest of format 2 has no digest."""
+    content = {key: value for key, value in data.items() if key != _DIGEST}
+    if unknown := content.keys() - {"sequence", "tables", "retired"}:
+        raise ValueError(f"it has the unknown field {min(unknown)!r}")
+    if _DIGEST in data and (data[_DIGEST] != _digest(content) or _text(data) != text):
+        raise ValueError("it is not what was written: its SHA-256 differs")
 
 
 def _checked_path(path: str, table: str | None = None) -> str:

@@ -12,7 +12,7 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from provenance.indexer.store.files import sync, temporary_name, try_lock
+from provenance.indexer.store.files import sha256_of, sync, temporary_name, try_lock
 from provenance.indexer.store.manifest import Part, part_path
 from provenance.schemas.errors import StoreCorruptError, StoreError
 from provenance.schemas.tables import LATER_TABLES, schema
@@ -34,6 +34,7 @@ class PartWriter:
         self.table = table
         self._store = store
         self._rows = 0
+        self._digest: str | None = None
         if table in LATER_TABLES:
             (store / table).mkdir(exist_ok=True)
         self._temporary = store / table / temporary_name()
@@ -63,13 +64,14 @@ class PartWriter:
         self._writer.close()
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._digest = sha256_of(self._temporary)
 
     def publish(self, sequence: int) -> Part:
         """Give the finished part its name. It is not live until it is in a manifest."""
         path = part_path(self.table, sequence, secrets.token_hex(8))
         self._temporary.rename(self._store / path)
         sync(self._temporary.parent)
-        return Part(path, self._rows, os.fstat(self._file.fileno()).st_size)
+        return Part(path, self._rows, os.fstat(self._file.fileno()).st_size, self._digest)
 
 
 def conform(table: str, rows: pa.Table) -> pa.Table:
