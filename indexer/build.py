@@ -27,6 +27,7 @@ from provenance.indexer.generation import (
     keys_of,
     open_generation,
 )
+from provenance.indexer.pages import write_checksums
 from provenance.indexer.signature import DIMENSION, SKETCH_DIMENSION, SPEC, product_vector, signature, sketch
 from provenance.indexer.store.files import replace_text, sha256_of, sync
 from provenance.indexer.store.rows import PRODUCT_COLUMNS, product_sketch
@@ -151,6 +152,7 @@ def build_index(
         for name, rows in vectors.items():
             index.build(rows).save(folder / files[name])
         np.savez(folder / "background.npz", allow_pickle=False, **dict(learn_backgrounds(dossiers)))
+        write_checksums(folder)
         info = {
             "build": build,
             "checkpoints": len(dossiers),

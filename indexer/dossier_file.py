@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from provenance.indexer.arrays import map_array
 from provenance.indexer.dossier import FACT, Dossier
 from provenance.indexer.dossier_meta import DossierMeta
+from provenance.indexer.pages import CheckedArray, CheckedFile
 from provenance.indexer.product_file import ProductFile
 from provenance.schemas.errors import StoreCorruptError
 from provenance.schemas.sampling import SAMPLE_CELLS
@@ -21,23 +22,22 @@ class DossierFile:
     Their sketches of products lie beside them.
 
     Raises:
-        StoreCorruptError: the files are inconsistent, or the metadata of a row cannot be read.
-        OSError, ValueError: a file is missing, truncated, or contains something else.
+        StoreCorruptError: a file is missing or damaged, or they do not fit each other.
     """
 
-    def __init__(self, folder: Path, *, products: bool) -> None:
-        """Map the files in `folder`; an index of an earlier version has no `products`."""
-        self._samples = map_array(folder / "samples.npy", np.float16)
-        self._facts = map_array(folder / "facts.npy", FACT)
-        self._fact_offsets = map_array(folder / "fact_offsets.npy", np.int64)
-        self._meta = np.memmap(folder / "meta.jsonl", dtype=np.uint8, mode="r") if len(self._samples) else None
-        self._meta_offsets = map_array(folder / "meta_offsets.npy", np.int64)
-        self._products = ProductFile(folder) if products else None
-        lengths = len(self._facts), 0 if self._meta is None else len(self._meta)
+    def __init__(self, folder: Path, sums: Mapping[str, NDArray[np.uint32]]) -> None:
+        """Map the files in `folder`; `sums` are its checksums."""
+        self._samples = CheckedArray(folder / "samples.npy", sums, np.float16)
+        self._facts = CheckedArray(folder / "facts.npy", sums, FACT)
+        self._fact_offsets = CheckedArray(folder / "fact_offsets.npy", sums, np.int64)
+        self._meta = CheckedFile(folder / "meta.jsonl", sums)
+        self._meta_offsets = CheckedArray(folder / "meta_offsets.npy", sums, np.int64)
+        self._products = ProductFile(folder, sums)
         if (
             not len(self._samples) + 1 == len(self._fact_offsets) == len(self._meta_offsets)
-            or (self._products is not None and len(self._products) != len(self._samples))
-            or (int(self._fact_offsets[-1]), int(self._meta_offsets[-1])) != lengths
+            or len(self._products) != len(self._samples)
+            or (int(self._fact_offsets[len(self)]), int(self._meta_offsets[len(self)]))
+            != (len(self._facts), len(self._meta))
         ):
             raise StoreCorruptError(f"{folder}: the files of the index do not fit each other; run `provenance index`")
 
@@ -51,9 +51,7 @@ class DossierFile:
 
     def meta(self, row: int) -> DossierMeta:
         """Metadata of one checkpoint."""
-        if self._meta is None:
-            raise IndexError(row)
-        raw = self._meta[int(self._meta_offsets[row]) : int(self._meta_offsets[row + 1])].tobytes()
+        raw = self._meta.read(int(self._meta_offsets[row]), int(self._meta_offsets[row + 1])).tobytes()
         try:
             return DossierMeta.from_line(raw)
         except ValueError as error:
@@ -63,8 +61,7 @@ class DossierFile:
 
     def __getitem__(self, row: int) -> Dossier:
         facts = self._facts[int(self._fact_offsets[row]) : int(self._fact_offsets[row + 1])]
-        products = self._products[row] if self._products is not None else None
-        return Dossier(self.meta(row), np.asarray(facts), np.asarray(self._samples[row]), products)
+        return Dossier(self.meta(row), facts, self._samples[row], self._products[row])
 
     @staticmethod
     def write(folder: Path, dossiers: Sequence[Dossier]) -> None:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
+from io import BytesIO
+from itertools import takewhile
 from pathlib import Path
 from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
@@ -19,9 +22,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.indexer.arrays import map_array
 from provenance.indexer.dossier_file import DossierFile
 from provenance.indexer.dossier_meta import DossierMeta
+from provenance.indexer.pages import CHECKSUMS, CheckedArray, CheckedFile, read_checksums
 from provenance.indexer.vectors import open_index
 from provenance.schemas.errors import IndexMissingError, StoreCorruptError
 from provenance.schemas.products import PRODUCTS_SPEC
@@ -35,6 +38,13 @@ GENERATION_MANIFEST = "manifest.json"
 
 SKETCH = "sketch"
 """Name of the index of weight-sample sketches. That of products is `PRODUCTS_SPEC`, others are signature specs."""
+
+DIGITS = 16
+"""Of the digest of a generation's manifest, in its name."""
+
+_CHECKED_AT_ONCE = 256 << 20
+"""Vectors of up to so many bytes are checked when they are first searched. Of more, only `verify` checks all: damaged
+vectors hide candidates, but no evidence is taken from them."""
 
 KEY = np.dtype([("hash", "<u8"), ("row", "<u4")])
 
@@ -50,6 +60,8 @@ class Generation:
         info: its manifest: `checkpoints` (count), `parts` (parts of the table `checkpoints` it covers), `forgotten`
             (repos forgotten before it was built, with the time), `spec`, `kind`.
         dossiers: one per checkpoint.
+        keys: see `find`.
+        sums: checksums of its files.
         hidden: rows of repos forgotten since; only `dossiers` and `vectors` still contain them.
     """
 
@@ -57,7 +69,8 @@ class Generation:
     folder: Path
     info: Mapping[str, Any]
     dossiers: DossierFile
-    keys: NDArray[np.void]
+    keys: CheckedArray
+    sums: Mapping[str, NDArray[np.uint32]]
     hidden: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
@@ -106,21 +119,27 @@ class Generation:
         The kinds are `id`, `repo`, `content`, `fingerprint`, `sha256` and `parent` (a declared one).
         """
         wanted = key_hash(kind, text)
-        low = int(np.searchsorted(self.keys["hash"], wanted, side="left"))
-        high = int(np.searchsorted(self.keys["hash"], wanted, side="right"))
-        return [row for row in map(int, self.keys["row"][low:high]) if row not in self.hidden]
+        places = range(len(self.keys))
+        low = bisect_left(places, wanted, key=lambda place: self.keys[place]["hash"])
+        found = takewhile(lambda key: key["hash"] == wanted, (self.keys[place] for place in places[low:]))
+        return [row for key in found if (row := int(key["row"])) not in self.hidden]
 
     def vectors(self, name: str) -> VectorIndex:
         """The vector index of a signature spec, of the sketches (`SKETCH`), or of the products (`PRODUCTS_SPEC`).
 
         Raises:
             IndexMissingError: this generation has no vectors of that name.
+            StoreCorruptError: they are damaged.
         """
         files = self.info["vectors"]
         if name not in files:
             known = ", ".join(sorted(set(files) - {SKETCH, PRODUCTS_SPEC}))
             raise IndexMissingError(f"the index holds no signatures {name!r}; name those that it has: {known}")
-        return open_index(self.folder / files[name])
+        path = self.folder / files[name]
+        file = CheckedFile(path, self.sums)
+        if len(file) <= _CHECKED_AT_ONCE:
+            file.read(0, len(file))
+        return open_index(path)
 
     def background(self) -> dict[str, NDArray[np.float64]]:
         """Sorted scores of unrelated pairs, by line of evidence.
@@ -129,8 +148,8 @@ class Generation:
             StoreCorruptError: they are missing or damaged.
         """
         try:
-            # Opened here, because numpy does not close a file that it cannot read.
-            with (self.folder / "background.npz").open("rb") as file, np.load(file) as stored:
+            file = CheckedFile(self.folder / "background.npz", self.sums)
+            with np.load(BytesIO(file.read(0, len(file)).tobytes())) as stored:
                 return {name: stored[name] for name in stored.files}
         except (*_UNREADABLE, AttributeError, BadZipFile) as error:  # numpy returns an array if it is not an archive
             raise _damaged(self.folder, error) from error
@@ -163,7 +182,7 @@ def generation_name(sequence: int, digest: str) -> str:
         sequence: sequence number of the store's manifest that it covers.
         digest: SHA-256 of its own manifest, in hex.
     """
-    return f"generation-{sequence:08d}-{digest[:16]}"
+    return f"generation-{sequence:08d}-{digest[:DIGITS]}"
 
 
 def open_generation(index_path: Path) -> Generation:
@@ -179,10 +198,15 @@ def open_generation(index_path: Path) -> Generation:
         raise IndexMissingError(f"{index_path.parent}: not indexed yet; run `provenance index`") from None
     folder = index_path / name
     try:
-        info = json.loads((folder / GENERATION_MANIFEST).read_text(encoding="utf-8"))
-        info = {field: info[field] for field in ("checkpoints", "parts", "forgotten", "spec", "kind", "vectors")}
-        dossiers = DossierFile(folder, products=PRODUCTS_SPEC in info["vectors"])
-        return Generation(name, folder, info, dossiers, map_array(folder / "keys.npy", KEY))
+        content = (folder / GENERATION_MANIFEST).read_bytes()
+        if not name.endswith(hashlib.sha256(content).hexdigest()[:DIGITS]):
+            raise ValueError(f"{GENERATION_MANIFEST} is not what was written")
+        info = json.loads(content)
+        if CHECKSUMS not in info["files"]:
+            raise IndexMissingError(f"{folder}: built by an earlier version; run `provenance index`")
+        sums = read_checksums(folder, info["files"])
+        keys = CheckedArray(folder / "keys.npy", sums, KEY)
+        return Generation(name, folder, info, DossierFile(folder, sums), keys, sums)
     except _UNREADABLE as error:
         raise _damaged(folder, error) from error
 

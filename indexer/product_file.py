@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from provenance.indexer.arrays import map_array
+from provenance.indexer.pages import CheckedArray, CheckedFile
 from provenance.schemas.errors import StoreCorruptError
 from provenance.schemas.products import ANCHORS, ProductSketch
 
@@ -19,23 +20,23 @@ class ProductFile:
     Few checkpoints have anchors of their own, so each kind is written once.
 
     Raises:
-        StoreCorruptError: the files are inconsistent.
-        OSError, ValueError: a file is missing, truncated, or contains something else.
+        StoreCorruptError: a file is missing or damaged, or they do not fit each other.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._sketches = map_array(folder / "products.npy", np.float16)
-        self._layers = map_array(folder / "product_layers.npy", np.int64)
-        self._offsets = map_array(folder / "product_offsets.npy", np.int64)
-        self._kinds = map_array(folder / "product_kinds.npy", np.int64)
-        kinds = json.loads((folder / "product_tokens.json").read_text(encoding="utf-8"))
-        self._anchors = [(tuple(anchors), None if tokens is None else tuple(tokens)) for anchors, tokens in kinds]
-        n = int(self._offsets[-1])
+    def __init__(self, folder: Path, sums: Mapping[str, NDArray[np.uint32]]) -> None:
+        """Map the files in `folder`; `sums` are its checksums."""
+        self._sketches = CheckedArray(folder / "products.npy", sums, np.float16)
+        self._layers = CheckedArray(folder / "product_layers.npy", sums, np.int64)
+        self._offsets = CheckedArray(folder / "product_offsets.npy", sums, np.int64)
+        self._kinds = CheckedArray(folder / "product_kinds.npy", sums, np.int64)
+        tokens = CheckedFile(folder / "product_tokens.json", sums)
+        kinds = json.loads(tokens.read(0, len(tokens)).tobytes())
+        self._anchors = [(tuple(anchors), None if words is None else tuple(words)) for anchors, words in kinds]
+        n = int(self._offsets[len(self._offsets) - 1])
         if (
             self._sketches.shape != (n, 2, ANCHORS, ANCHORS)
             or len(self._layers) != n
             or len(self._offsets) != len(self._kinds) + 1
-            or self._kinds.max(initial=-1) >= len(self._anchors)
         ):
             raise StoreCorruptError(f"{folder}: the files of the index do not fit each other; run `provenance index`")
 
@@ -47,10 +48,11 @@ class ProductFile:
         return len(self._kinds)
 
     def __getitem__(self, row: int) -> ProductSketch | None:
-        if self._kinds[row] < 0:
+        kind = int(self._kinds[row])
+        if kind < 0:
             return None
         here = slice(int(self._offsets[row]), int(self._offsets[row + 1]))
-        anchors, tokens = self._anchors[int(self._kinds[row])]
+        anchors, tokens = self._anchors[kind]
         vo, fu = self._sketches[here].astype(np.float32).swapaxes(0, 1)
         return ProductSketch(tuple(self._layers[here].tolist()), vo, fu, anchors, tokens=tokens)
 

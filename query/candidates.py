@@ -42,7 +42,7 @@ def candidates(
         for name, vector in vectors.items():
             if vector.any():
                 rows.update(generation.nearest(name, vector, pool))
-        if query.products is not None and PRODUCTS_SPEC in generation.info["vectors"]:
+        if query.products is not None:
             rows.update(generation.nearest(PRODUCTS_SPEC, product_vector(query.products), pool, NEAR))
         rows.update(_by_name(query, generation))
         if len(rows) < pool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import provenance
@@ -13,6 +15,7 @@ from provenance.indexer import check_index
 from provenance.indexer.build import KINDS
 from provenance.indexer.check_index import index_problems
 from provenance.indexer.generation import CURRENT, open_generation
+from provenance.schemas.errors import IndexMissingError, StoreCorruptError
 from tests.support.command_line import MINIATURE
 
 
@@ -67,6 +70,29 @@ def test_a_flipped_byte_in_any_file_is_found_and_named(store: Path, place: float
         assert problem.endswith("run `provenance index`, which rebuilds the index")
         path.write_bytes(whole)
     assert problems(store) == []
+
+
+def test_a_damaged_index_never_gives_another_answer(store: Path) -> None:
+    """A query checks what it reads: it fails with the remedy, or does not touch the damage."""
+    rng = np.random.default_rng(0)
+
+    def answer() -> str:
+        with provenance.open(store) as database:
+            try:
+                return json.dumps(database.query("sedge-200k").to_dict(), default=str)
+            except (StoreCorruptError, IndexMissingError) as error:
+                return str(error)
+
+    expected, refused = answer(), 0
+    for path in live_files(store):
+        whole = path.read_bytes()
+        for at in rng.integers(0, len(whole), 2).tolist():
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << int(rng.integers(8))]) + whole[at + 1 :])
+            found = answer()
+            assert found == expected or "run `provenance index`" in found, (path.name, at)
+            refused += found != expected
+        path.write_bytes(whole)
+    assert refused > len(live_files(store))
 
 
 def test_every_byte_of_the_small_files_counts(store: Path) -> None:

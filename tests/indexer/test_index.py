@@ -297,6 +297,7 @@ FILES = (
     "meta.jsonl",
     "meta_offsets.npy",
     "background.npz",
+    "checksums.npz",
     f"{SPEC}.faiss",
     f"{SKETCH}.faiss",
     f"{PRODUCTS_SPEC}.faiss",
