@@ -82,6 +82,11 @@ class Dossier:
     def checkpoint_id(self) -> str:
         return self.meta.checkpoint_id
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether it has a token embedding, without which its products cannot be sketched."""
+        return bool((self.facts["role"] == ROLE_CODE[Role.EMBEDDING]).any())
+
     def curve(self, role: Role, statistic: str = "std") -> NDArray[np.float64]:
         """One statistic of one dense role over the layers, in layer order `[n_layers]`."""
         facts = self.facts

@@ -53,7 +53,7 @@ class ProductFile:
             return None
         here = slice(int(self._offsets[row]), int(self._offsets[row + 1]))
         anchors, tokens = self._anchors[kind]
-        vo, fu = self._sketches[here].astype(np.float32).swapaxes(0, 1)
+        vo, fu = self._sketches[here].swapaxes(0, 1)  # not copied: a catalogue holds many
         return ProductSketch(tuple(self._layers[here].tolist()), vo, fu, anchors, tokens=tokens)
 
     @staticmethod

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from provenance.indexer.dossier import Dossier
     from provenance.indexer.store.transfer import Taken
     from provenance.query.catalogue import Catalogue
+    from provenance.query.lineage.refresh import LineageRefresh
     from provenance.schemas.evaluation import Evaluation
     from provenance.schemas.figures import Arrival, CompactionFigures, IndexFigures, RepoFigures, StoreStatus
     from provenance.schemas.results import Answer, Comparison, LineageRow, ModelDescription
@@ -310,15 +311,15 @@ class Database:
         with self.sql() as connection:
             return describe(dossier, connection)
 
-    def refresh_lineage(self) -> Iterable[str]:
-        """Bring the table `lineage` up to date; yields the checkpoint id of each model once it is examined.
+    def refresh_lineage(self) -> LineageRefresh:
+        """Bring the table `lineage` up to date, while the result is iterated over.
 
-        New checkpoints are examined, and their stored relatives: a new checkpoint may be the parent of one of them.
-        Everything is written at the end, so that a reader never sees a partial result.
+        New checkpoints are examined, and what may descend from them. What was examined is written every five minutes
+        and at the end; a refresh that is killed goes on from there.
         """
-        from provenance.query.lineage.refresh import refresh_lineage
+        from provenance.query.lineage.refresh import LineageRefresh
 
-        return refresh_lineage(self.store, self.catalogue)
+        return LineageRefresh(self.store, self.catalogue)
 
     def lineage(self) -> Rows[LineageRow]:
         """The rows of the table `lineage`.

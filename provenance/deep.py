@@ -158,7 +158,7 @@ class Weigher:
             SourceError, CheckpointError: as `open`, of the model; a candidate that cannot be read has a note instead.
         """
         model = None
-        if found.model.products is None and catalogue.has_products:
+        if found.model.products is None and found.model.has_tokens and catalogue.has_products:
             model = self.open(found.model, name)
             if (own := self._sketch(model, before)) is not None:
                 found = judge(replace(found.model, products=own), catalogue)
@@ -166,7 +166,13 @@ class Weigher:
             if before is not None and model is None:
                 before(0)
             return found
-        model = model or self.open(found.model, name)
+        try:
+            model = model or self.open(found.model, name)
+        except ProvenanceError as error:
+            if found.model.products is None:
+                raise
+            # Compared with all others already: those that are left say why they are not.
+            return found.deepened(examined, [DeepReading(None, None, note=str(error))] * len(examined))
         return found.deepened(examined, self.read(model, [self._opened(a.pair.b.dossier) for a in examined], before))
 
     def _sketch(self, model: Weights, before: Callable[[int], object] | None) -> ProductSketch | None:

@@ -176,7 +176,7 @@ def show_bytes(n: float) -> str:
 def say_reading(n: int) -> None:
     """Say on stderr how many bytes of weights will be read."""
     if n == 0:
-        click.echo("no weights are read: what --deep compares is stored", err=True)
+        click.echo("no weights are read: all that --deep can compare is stored", err=True)
         return
     click.echo(f"reading {show_bytes(n)} of weights ({n:,} bytes)", err=True)
 

@@ -33,8 +33,12 @@ class Judgement:
         return replace(self, candidates=tuple(a for a in self.candidates if a.probability >= min_probability))
 
     def undecided(self, n: int) -> list[Assessment]:
-        """The best `n` candidates that are no relatives, and whose products are not known."""
-        return [one for one in self.candidates if not one.is_relative and one.pair.products is None][:n]
+        """The best `n` candidates that are no relatives, and whose products are not known but could be read."""
+
+        def could_be_read(one: Assessment) -> bool:
+            return one.pair.products is None and one.pair.a.dossier.has_tokens and one.pair.b.dossier.has_tokens
+
+        return [one for one in self.candidates if not one.is_relative and could_be_read(one)][:n]
 
     def deepened(self, examined: Sequence[Assessment], readings: Sequence[DeepReading]) -> Judgement:
         """The same after reading the weights of some of its candidates anew."""

@@ -32,11 +32,11 @@ class ProductSketch:
     """The products of one checkpoint's layers between anchor tokens: see `crawler.products`.
 
     Two sketches may be compared where `anchors[i]` is the same token in both vocabularies. Those that a crawl stores
-    have the anchors of `crawler.anchors.spread_anchors` and values of float16.
+    have the anchors of `crawler.anchors.spread_anchors` and values of float16, as which an index maps them.
 
     Attributes:
         layers: layer numbers, rising.
-        vo: float32 `[layers, k, k]` between `k` anchors, double-centred, of unit norm; NaN for a layer without.
+        vo: `[layers, k, k]` between `k` anchors, double-centred, of unit norm; NaN for a layer without.
         fu: the same of the feed-forward matrices.
         anchors: token ids of the `k` anchors.
         notes: why something is missing, in words.
@@ -44,8 +44,8 @@ class ProductSketch:
     """
 
     layers: tuple[int, ...]
-    vo: NDArray[np.float32]
-    fu: NDArray[np.float32]
+    vo: NDArray[np.float32] | NDArray[np.float16]
+    fu: NDArray[np.float32] | NDArray[np.float16]
     anchors: tuple[int, ...]
     notes: tuple[str, ...] = ()
     tokens: tuple[str, ...] | None = None

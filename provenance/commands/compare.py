@@ -27,8 +27,8 @@ def compare(a: str, b: str, store: str | None, output: str | None, plot: str | N
     A and B are checkpoint ids or repo ids in the store, or local folders (./…). The scores of the curves are shown with
     those of stored strangers of the same shape, which show what the architecture alone explains.
 
-    Weights that were permuted, rotated or rescaled to hide their origin need --deep. A checkpoint crawled from the
-    hub is read from there again; one crawled from a folder must be named by that folder.
+    Weights that were permuted, rotated or rescaled to hide their origin show it where both were read whole. Others need
+    --deep: one crawled from the hub is read from there again, one crawled from a folder must be named by that folder.
 
     \b
     Examples:

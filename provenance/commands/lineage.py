@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     help="Default: tree on a terminal, json elsewhere. mergekit: the recipe of a merge, in YAML.",
 )
 @click.option("--descendants", is_flag=True, help="Only what descends from MODEL.")
-@click.option("--refresh", is_flag=True, help="First examine new checkpoints and their relatives.")
+@click.option("--refresh", is_flag=True, help="First examine new checkpoints and what may descend from them.")
 def lineage(model: str | None, store: str | None, output: str | None, descendants: bool, refresh: bool) -> None:
     """Show the graph around MODEL, or all of it.
 
@@ -48,11 +48,13 @@ def lineage(model: str | None, store: str | None, output: str | None, descendant
         raise click.UsageError("--format mergekit prints the recipe of one merge: name the MODEL")
     with open_database(store) as database:
         if refresh:
+            found = database.refresh_lineage()
             with click.progressbar(
-                database.refresh_lineage(), label="examining", file=sys.stderr, show_pos=True
+                found, length=found.total, label="examining", file=sys.stderr, show_pos=True
             ) as examined:
-                count = sum(1 for _ in examined)
-            click.echo(f"{count} checkpoints examined", err=True)
+                for _ in examined:
+                    examined.length = found.total  # grows with what may descend from new ones
+            click.echo(f"{found.total} checkpoints examined", err=True)
         if output == "mergekit" and model is not None:
             click.echo(clean_lines(database.recipe(model)), nl=False)
             return

@@ -33,5 +33,5 @@ sample_option = click.option(
 deep_option = click.option(
     "--deep",
     is_flag=True,
-    help="Read the weights again and compare what no inner disguise changes; first prints how many bytes.",
+    help="Compare what no inner disguise changes where it is not stored: reads weights; first prints how many bytes.",
 )

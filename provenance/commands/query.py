@@ -48,8 +48,9 @@ def query(
     """Name the suspected parents of MODEL.
 
     MODEL is a checkpoint id or repo id in the store, a local folder (./…), or a repo of the hub. A model
-    that is not stored is fingerprinted first, and kept only with --save. With --deep, the weights of MODEL and of
-    up to five candidates not known to be relatives are read again, which reveals weights disguised on purpose.
+    that is not stored is fingerprinted first, and kept only with --save. Weights disguised on purpose are recognised
+    where both were read whole (local folders, --mode full). With --deep, MODEL and up to five candidates that are no
+    known relatives are read again where they were not.
 
     \b
     The answer is one of

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,60 +13,111 @@ import pyarrow.compute as pc
 from provenance.query.catalogue import Catalogue
 from provenance.query.engine import judge
 from provenance.query.lineage.rows import lineage_rows, verdict_row
+from provenance.query.verdict.rule import Assessment
 from provenance.schemas import tables
+from provenance.schemas.enums import Direction
 from provenance.schemas.results import LineageRow, VerdictRow
-from provenance.schemas.tabular import Record, Rows
-
-R = TypeVar("R", bound=Record)
+from provenance.schemas.tabular import Rows
 
 if TYPE_CHECKING:
+    from provenance.indexer.dossier import Dossier
     from provenance.indexer.store.store import Store
 
+WRITE_SECONDS = 300.0
+"""What was examined is written this often: a refresh that is killed goes on from there."""
 
-def refresh_lineage(store: Store, catalogue: Catalogue) -> Iterator[str]:
-    """Examine new checkpoints and their relatives, and replace `lineage` and `verdicts`.
 
-    Args:
-        store: the store.
-        catalogue: its checkpoints.
+class LineageRefresh:
+    """Examines new checkpoints and what may descend from them, and updates `lineage` and `verdicts`.
 
-    Yields:
-        the checkpoint id of each model after its examination.
+    Iterate over it to do so; it yields the checkpoint id of each model after its examination.
+
+    Attributes:
+        total: models examined and waiting; it grows while new ones are found to be the ancestors of others.
     """
-    dossiers = catalogue.dossiers()
-    current = {d.meta.fingerprint_id: d for d in dossiers}
-    by_repo = {d.repo_id: d for d in dossiers}
-    kept = [row for row in _stored(store, "verdicts", VerdictRow) if row.fingerprint_id in current]
-    known = {row.fingerprint_id for row in kept}
-    rows: list[LineageRow] = []
-    verdicts: list[VerdictRow] = []
-    examined: set[str | None] = set()
-    queue = [d for key, d in current.items() if key not in known]
-    new_repos = {d.repo_id for d in queue}
-    while queue:
-        dossier = queue.pop()
-        if dossier.meta.fingerprint_id in examined:
-            continue
-        examined.add(dossier.meta.fingerprint_id)
-        judgement = judge(dossier, catalogue)
+
+    def __init__(self, store: Store, catalogue: Catalogue) -> None:
+        """Find what is new in a store.
+
+        Args:
+            store: the store.
+            catalogue: its checkpoints.
+        """
+        self._store, self._catalogue = store, catalogue
+        dossiers = catalogue.dossiers()
+        self._by_repo = {d.repo_id: d for d in dossiers}
+        self._current = pa.array([d.checkpoint_id for d in dossiers], pa.string())
+        self._fingerprints = pa.array([d.meta.fingerprint_id for d in dossiers], pa.string())
+        known = set(store.read("verdicts", ["fingerprint_id"])["fingerprint_id"].to_pylist())
+        self._queue = [d for d in dossiers if d.meta.fingerprint_id not in known]
+        self._seen = {d.checkpoint_id for d in self._queue}
+        self._new = frozenset(self._seen)
+        self.total = len(self._queue)
+        self._rows: list[LineageRow] = []
+        self._verdicts: list[VerdictRow] = []
+
+    def __iter__(self) -> Iterator[str]:
+        written = time.monotonic()
+        while self._queue:
+            dossier = self._queue.pop()
+            self._examine(dossier)
+            if not self._queue or time.monotonic() - written > WRITE_SECONDS:
+                self._write()
+                written = time.monotonic()
+            yield dossier.checkpoint_id
+        if self.total:
+            self._store.write_views()
+
+    def _examine(self, dossier: Dossier) -> None:
+        judgement = judge(dossier, self._catalogue)
         now = datetime.now(UTC)
-        rows += lineage_rows(judgement, now)
-        verdicts.append(verdict_row(judgement, now))
-        if dossier.repo_id in new_repos:
-            # A relative of a new checkpoint may have a new parent or sibling.
-            queue += [by_repo[c.repo_id] for c in judgement.candidates if c.is_relative]
-        yield dossier.checkpoint_id
-    replaced = {row.checkpoint_id for row in verdicts}
-    unchanged = {d.checkpoint_id for d in dossiers} - replaced
-    rows += [row for row in _stored(store, "lineage", LineageRow) if row.child_id in unchanged]
-    verdicts += [row for row in kept if row.checkpoint_id not in replaced]
-    if examined:
-        rows, verdicts = _without_forgotten(store, rows, verdicts)
-        rows.sort(key=lambda row: (row.child, row.rank or 0, row.parent))
-        verdicts.sort(key=lambda row: row.checkpoint_id)
-        store.replace("lineage", Rows(LineageRow, rows).to_arrow().cast(tables.schema("lineage")))
-        store.replace("verdicts", Rows(VerdictRow, verdicts).to_arrow().cast(tables.schema("verdicts")))
-        store.write_views()
+        self._rows += lineage_rows(judgement, now)
+        self._verdicts.append(verdict_row(judgement, now))
+        if dossier.checkpoint_id in self._new:
+            for candidate in filter(may_descend, judgement.candidates):
+                other = self._by_repo[candidate.repo_id]
+                if other.checkpoint_id not in self._seen:
+                    self._seen.add(other.checkpoint_id)
+                    self._queue.append(other)
+                    self.total += 1
+
+    def _write(self) -> None:
+        """Put what was examined in the place of what was said of the same models.
+
+        Models that wait have no verdict until they are examined, so that a killed refresh does not forget them.
+        """
+        rows, verdicts = _without_forgotten(self._store, self._rows, self._verdicts)
+        replaced = pa.array([row.checkpoint_id for row in self._verdicts], pa.string())
+        waiting = pa.array([dossier.checkpoint_id for dossier in self._queue], pa.string())
+        lineage, known = self._store.read("lineage"), self._store.read("verdicts")
+        child = lineage["child_id"]
+        lineage = lineage.filter(pc.and_(_in(child, self._current), pc.invert(_in(child, replaced))))
+        known = known.filter(_in(known["fingerprint_id"], self._fingerprints))
+        known = known.filter(pc.invert(_in(known["checkpoint_id"], pa.concat_arrays([replaced, waiting]))))
+        new_rows = Rows(LineageRow, rows).to_arrow().cast(tables.schema("lineage"))
+        new_verdicts = Rows(VerdictRow, verdicts).to_arrow().cast(tables.schema("verdicts"))
+        order = [("child", "ascending"), ("rank", "ascending"), ("parent", "ascending")]
+        lineage = pa.concat_tables([lineage, new_rows])
+        # A parent that only a card names has no rank, and comes first.
+        keys = pa.table(
+            {name: pc.fill_null(lineage[name], 0) if name == "rank" else lineage[name] for name, _ in order}
+        )
+        self._store.replace("lineage", lineage.take(pc.sort_indices(keys, order)))
+        self._store.replace("verdicts", pa.concat_tables([known, new_verdicts]).sort_by("checkpoint_id"))
+        self._rows, self._verdicts = [], []
+
+
+def may_descend(candidate: Assessment) -> bool:
+    """Whether a candidate of a new model may have it as an ancestor.
+
+    The table holds what each model descends from. So an arrival changes what is said of its descendants, and of those
+    relatives whose direction is open; a sibling among thousands, or an ancestor, keeps its rows.
+    """
+    return candidate.is_relative and candidate.direction in (Direction.CHILD, Direction.UNKNOWN)
+
+
+def _in(values: pa.ChunkedArray, some: pa.Array) -> pa.ChunkedArray:
+    return pc.is_in(values, value_set=some)
 
 
 def invalidate_verdicts(store: Store, parents: Collection[str]) -> None:
@@ -79,11 +131,6 @@ def invalidate_verdicts(store: Store, parents: Collection[str]) -> None:
     invalid = pc.is_in(verdicts["checkpoint_id"], value_set=children.combine_chunks())
     if pc.any(invalid).as_py():
         store.replace("verdicts", verdicts.filter(pc.invert(invalid)))
-
-
-def _stored(store: Store, table: str, kind: type[R]) -> list[R]:
-    """The rows of a table."""
-    return [kind.from_row(row) for row in store.read(table).to_pylist()]
 
 
 def _without_forgotten(

@@ -18,6 +18,7 @@ from provenance.schemas.products import Product, ProductSketch
 
 Table = NDArray[np.float64]
 Pairs = NDArray[np.int64]
+Sketches = NDArray[np.float32] | NDArray[np.float16]
 
 MIN_LAYERS = 6
 """With fewer layers no number of agreeing ones convicts."""
@@ -102,7 +103,7 @@ def compare_products(a: ProductSketch, b: ProductSketch) -> ProductMatch:
     return ProductMatch(_symmetric(vo, same if as_deep else align(fu)), _symmetric(fu, same if as_deep else align(vo)))
 
 
-def correlations(a: NDArray[np.float32], b: NDArray[np.float32]) -> Table:
+def correlations(a: Sketches, b: Sketches) -> Table:
     """`[La, Lb]` Pearson correlation of every layer of `a` `[La, k, k]` with every one of `b`; NaN without a sketch."""
     x, y = (_standard(sketches.reshape(len(sketches), -1).astype(np.float64)) for sketches in (a, b))
     table: Table = x @ y.T

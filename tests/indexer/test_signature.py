@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +16,13 @@ from provenance.indexer.signature import (
     N_SKETCH_KEYS,
     POINTS,
     SPEC,
+    product_vector,
     published_score,
     resample,
     signature,
     sketch,
 )
+from provenance.schemas.products import ProductSketch
 from provenance.schemas.roles import ATTENTION
 
 if TYPE_CHECKING:
@@ -336,3 +339,38 @@ def test_every_public_constant_of_the_spec_is_in_its_name() -> None:
     roles, statistic, scaling, points = SPEC.split("-")
     assert roles == "".join(ATTENTION)
     assert (statistic, scaling, points) == ("std", "z", str(POINTS))
+
+
+# --- products
+
+
+def products(layers: int, seed: int = 1) -> ProductSketch:
+    """Sketches of a model whose layers have nothing to do with each other."""
+    vo, fu = np.random.default_rng(seed).normal(0, 1 / 16, (2, layers, 16, 16)).astype(np.float32)
+    return ProductSketch(tuple(range(layers)), vo, fu, tuple(range(16)))
+
+
+@given(st.integers(1, 40), st.floats(0, 2), st.integers(0, 1000))
+def test_product_vectors_estimate_the_correlation_of_the_layers(layers: int, noise: float, seed: int) -> None:
+    model, other = products(layers, seed), products(layers, seed + 5000)
+    copy = replace(model, vo=model.vo + noise * other.vo, fu=model.fu + noise * other.fu)
+    a, b = product_vector(model), product_vector(copy)
+    assert np.linalg.norm(a) == pytest.approx(1, abs=1e-6)
+    assert a @ b == pytest.approx(1 / math.sqrt(1 + noise**2), abs=0.3)
+    assert abs(a @ product_vector(products(layers, seed + 9000))) < 0.4
+
+
+def test_product_vectors_of_a_model_cut_in_depth_stay_near() -> None:
+    model = products(24)
+    cut = replace(model, layers=tuple(range(20)), vo=model.vo[:20], fu=model.fu[:20])
+    assert product_vector(model) @ product_vector(products(24)) == pytest.approx(1)
+    assert product_vector(model) @ product_vector(cut) > product_vector(model) @ product_vector(products(20, 2)) + 0.1
+
+
+def test_what_is_missing_of_the_products_is_left_out() -> None:
+    model = products(12)
+    holed = replace(model, vo=model.vo.copy(), fu=np.full_like(model.fu, np.nan))
+    holed.vo[3] = np.nan
+    assert product_vector(model) @ product_vector(holed) > 0.5
+    assert not product_vector(None).any()
+    assert not product_vector(replace(holed, vo=holed.fu)).any()

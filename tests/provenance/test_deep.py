@@ -18,7 +18,11 @@ from provenance.crawler.engine.options import CrawlOptions
 from provenance.database import Database
 from provenance.deep import Weigher
 from provenance.demo_hub import LoopbackHub, folder_repos
+from provenance.indexer.dossier import FACT
+from provenance.indexer.signature import product_vector
+from provenance.query.candidates import NEAR, candidates
 from provenance.schemas.errors import SourceError
+from provenance.schemas.products import PRODUCTS_SPEC
 from provenance.schemas.results import Comparison, Evidence
 from tests.conftest import LLAMA_CONFIG, Tensors, llama, trained
 from tests.support.command_line import Run
@@ -334,6 +338,22 @@ def test_where_products_are_stored_any_query_finds_the_origin_and_nothing_is_rea
     assert whole.compare(model, root).to_dict() == whole.compare(model, root, deep=True).to_dict()
 
 
+def test_the_search_by_products_names_relatives_alone(whole: Database, models: Path) -> None:
+    generation = whole.catalogue.generation
+    assert generation is not None
+
+    def near(name: str) -> list[str]:
+        vector = product_vector(whole.find(name).products)
+        rows = generation.nearest(PRODUCTS_SPEC, vector, 10, NEAR)
+        return [generation.dossiers[row].repo_id for row in rows]
+
+    assert near(str(models / "thief/copy")) == ["org/root", "org/twin"]
+    assert near("else/where") == ["else/where"]
+    nothing_but_products = replace(whole.find(str(models / "thief/copy")), facts=np.zeros(0, FACT))
+    found = candidates(nothing_but_products, generation, (), pool=1)
+    assert [dossier.repo_id for dossier in found] == ["org/root"]
+
+
 def test_a_model_without_stored_products_is_read_once_and_searched_with(whole: Database, models: Path) -> None:
     model, said = str(models / "thief/copy"), list[int]()
     plain = whole.query(model, options=SAMPLED)
@@ -405,7 +425,7 @@ def test_the_command_says_what_it_reads_on_stderr(run: Run, local: Database, mod
     assert done.status == 0, done.err
     (line,) = [line for line in done.json["evidence"] if line["kind"] == "products"]
     assert set(line) == {"kind", "value", "p_value", "log10_p", "n", "note"}
-    assert done.err == "no weights are read: what --deep compares is stored\n"
+    assert done.err == "no weights are read: all that --deep can compare is stored\n"
     assert "bytes read" not in line["note"]
     table = run("compare", "--deep", *arguments, "--store", str(local.store.path), "--format", "table")
     assert "products" in table.out
