@@ -75,7 +75,7 @@ class MergeFinder:
         for node in rest:
             if (merge := self._sparse(node, rest)) is not None:
                 accepted[node] = merge
-        return accepted | self._from_the_hub([node for node in rest if node not in accepted])
+        return accepted | self._from_the_hub([node for node in rest if node not in accepted], accepted)
 
     def below(self, node: int, merges: Mapping[int, Merge]) -> set[int]:
         """The node and all merges that descend from it."""
@@ -120,7 +120,7 @@ class MergeFinder:
         best = min((found for found in sums if found is not None), key=lambda found: found.left_over, default=mean)
         return best if FAR_BETTER * best.left_over < mean.left_over else mean
 
-    def _from_the_hub(self, nodes: Sequence[int]) -> dict[int, Merge]:
+    def _from_the_hub(self, nodes: Sequence[int], accepted: Mapping[int, Merge]) -> dict[int, Merge]:
         """Sums and means of changes from the node that all others are nearest to, found without any order.
 
         From M + R = A + B nothing follows about which of the four is the base. But what else comes from the base is
@@ -137,6 +137,8 @@ class MergeFinder:
             near = [self.nodes[o] for o in nodes if o not in (node, hub) and self._may_be_parent(o, node)]
             if node == hub or len(near) < 2 or not self._blendable(node, hub):
                 continue
+            if any(self.odds(m, node) >= CLEAR and self.distance[m, node] < self.distance[hub, node] for m in accepted):
+                continue  # it comes from a merge, and has its parents from there
             inner = (squared[base, member] + squared[base, near] - squared[member, near]) / 2
             shared = inner.clip(0) ** 2 >= SHARED * squared[base, member] * squared[base, near]
             if shared.sum() < 2:
