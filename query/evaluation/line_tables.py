@@ -42,8 +42,11 @@ def line_table(pairs: Sequence[tuple[Judged, Assessment]], truth: Mapping[str, T
 def _strengths(candidate: Assessment) -> dict[str, float]:
     """The strength of each line in favour of a candidate; lines without evidence are omitted."""
     a, b = (subject.dossier.curves() for subject in (candidate.pair.a, candidate.pair.b))
+    # The weight of a merge's parent is no line of evidence about a pair.
     strengths: dict[str, float | None] = {
-        e.kind: -(e.log10_p or 0.0) if e.kind in CONVICTING else e.value for e in candidate.evidence
+        e.kind: -(e.log10_p or 0.0) if e.kind in CONVICTING else e.value
+        for e in candidate.evidence
+        if any(e.kind == line.name for line in LINES)
     }
     for kind, distance in (("wasserstein", wasserstein(a, b)), ("kl_divergence", kl_divergence(a, b))):
         strengths[kind] = None if distance is None else -distance

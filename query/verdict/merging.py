@@ -75,7 +75,7 @@ class MergeFinder:
         for node in rest:
             if (merge := self._sparse(node, rest)) is not None:
                 accepted[node] = merge
-        return accepted | self._from_the_hub([node for node in rest if node not in accepted])
+        return accepted | self._from_the_hub([node for node in rest if node not in accepted], accepted)
 
     def below(self, node: int, merges: Mapping[int, Merge]) -> set[int]:
         """The node and all merges that descend from it."""
@@ -120,7 +120,7 @@ class MergeFinder:
         best = min((found for found in sums if found is not None), key=lambda found: found.left_over, default=mean)
         return best if FAR_BETTER * best.left_over < mean.left_over else mean
 
-    def _from_the_hub(self, nodes: Sequence[int]) -> dict[int, Merge]:
+    def _from_the_hub(self, nodes: Sequence[int], accepted: Mapping[int, Merge]) -> dict[int, Merge]:
         """Sums and means of changes from the node that all others are nearest to, found without any order.
 
         From M + R = A + B nothing follows about which of the four is the base. But what else comes from the base is
@@ -134,14 +134,17 @@ class MergeFinder:
         base = self.nodes[hub]
         for node in nodes:
             member = self.nodes[node]
-            near = [self.nodes[o] for o in nodes if o not in (node, hub) and self._may_be_parent(o, node)]
+            near = [self.nodes[o] for o in nodes if o not in (node, hub) and self._blendable(node, o)]
             if node == hub or len(near) < 2 or not self._blendable(node, hub):
                 continue
+            if any(self.odds(m, node) >= CLEAR and self.distance[m, node] < self.distance[hub, node] for m in accepted):
+                continue  # it comes from a merge, and has its parents from there
             inner = (squared[base, member] + squared[base, near] - squared[member, near]) / 2
             shared = inner.clip(0) ** 2 >= SHARED * squared[base, member] * squared[base, near]
-            if shared.sum() < 2:
+            alike = [place for place, part in zip(near, shared, strict=True) if part]
+            parts = [place for place in alike if self._may_be_parent(self.node(place), node)] if len(alike) > 1 else []
+            if len(parts) < 2:
                 continue
-            parts = [place for place, part in zip(near, shared, strict=True) if part]
             merge = find_sum(self.frame, member, base, parts)
             if merge is None or merge.left_over > SUM_LEFT:
                 merge = find_tuned(self.frame, member, base, parts)
@@ -157,16 +160,20 @@ class MergeFinder:
         return nearest.count(hub) >= 2 and node not in nearest
 
     def _may_be_parent(self, other: int, node: int) -> bool:
-        return self._blendable(node, other) and self.odds(other, node) > -CLEAR and not self._made_from(other, node)
+        return self.odds(other, node) > -CLEAR and not self._made_from(other, node)
 
     def _sparse(self, node: int, others: Sequence[int]) -> Merge | None:
         """A merge of sparse changes: it kept many cells of its base as they are."""
-        near = [other for other in others if other != node and self._blendable(node, other)]
-        places = [self.nodes[other] for other in near if not self._made_from(other, node)]
-        if len(places) < MIN_SPARSE:
+        near = [self.nodes[other] for other in others if other != node and self._blendable(node, other)]
+        if len(near) < MIN_SPARSE:
             return None
-        same = untouched(self.frame, self.nodes[node], places)
-        bases = [places[i] for i in np.argsort(-same, kind="stable")[:SPARSE_BASES] if same[i] >= UNTOUCHED]
+        same = untouched(self.frame, self.nodes[node], near)
+        if same.max() < UNTOUCHED:
+            return None
+        older = np.array([not self._made_from(self.node(place), node) for place in near])
+        places = [place for place, keep in zip(near, older, strict=True) if keep]
+        order = np.argsort(-same[older], kind="stable")[:SPARSE_BASES]
+        bases = [places[i] for i in order if same[older][i] >= UNTOUCHED]
         found = [find_sparse(self.frame, self.nodes[node], base, [p for p in places if p != base]) for base in bases]
         # Where nothing was rescaled, the merge equals its base and its parents alike in many cells.
         return min((merge for merge in found if merge), key=lambda merge: merge.left_over, default=None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def test_frozen_roles_and_layers_are_seen_and_energies_are_those_of_the_change()
     assert found["q"].layers == (0, 1, 2, 3, 4, 5)
     assert found["q"].unchanged == (0, 1, 3, 5)
     assert found["q"].energies[2] == pytest.approx(0.09, rel=0.3)
-    assert found["q"].energy == pytest.approx(np.mean(found["q"].energies))
+    assert found["q"].energy == pytest.approx(sum(energy or 0.0 for energy in found["q"].energies) / 6)
     assert all(row.equal and row.energy in (0, None) for role, row in found.items() if role != "q")
     assert found["q"].equal is False
 
@@ -48,7 +50,7 @@ def test_embeddings_are_known_by_their_rows_and_moments() -> None:
 def test_a_merged_lora_has_its_rank() -> None:
     rng = np.random.default_rng(5)
 
-    def add(name: str, tensor: NDArray[np.float32]) -> NDArray[np.float64]:
+    def add(name: str, tensor: NDArray[np.float32]) -> NDArray[Any]:
         if "q_proj" not in name:
             return tensor
         return tensor + 0.003 * rng.normal(size=(len(tensor), 2)) @ rng.normal(size=(2, tensor.shape[1]))

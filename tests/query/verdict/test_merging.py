@@ -125,7 +125,7 @@ def test_light_fine_tunes_roundings_and_prunings_make_no_merge_of_their_parent()
 
     def grid(_: str, tensor: np.ndarray) -> np.ndarray:
         step = np.abs(tensor).max(axis=1, keepdims=True) / 7
-        return np.round(tensor / step) * step
+        return np.asarray(np.round(tensor / step) * step)
 
     others = {f"light-{n}": trained(ONE, 30 + n, 0.003) for n in range(3)}
     found = family({**STORE, **others, "cut": mapped(ONE, cut), "rounded": mapped(ONE, grid)})
