@@ -29,13 +29,17 @@ from provenance.indexer.generation import (
 )
 from provenance.indexer.pages import write_checksums
 from provenance.indexer.signature import DIMENSION, SKETCH_DIMENSION, SPEC, product_vector, signature, sketch
+from provenance.indexer.store.check import part_problems
 from provenance.indexer.store.files import replace_text, sha256_of, sync
 from provenance.indexer.store.rows import PRODUCT_COLUMNS, product_sketch
+from provenance.indexer.store.swap import writing
+from provenance.indexer.store.tombstones import TOMBSTONES
 from provenance.indexer.vectors import ExactIndex, FlatIndex
 from provenance.schemas import tables
-from provenance.schemas.errors import ProvenanceError
+from provenance.schemas.errors import ProvenanceError, StoreCorruptError
 from provenance.schemas.products import PRODUCTS_SPEC
 from provenance.schemas.sampling import SAMPLED_EXPERTS
+from provenance.schemas.tables import FINGERPRINT_TABLES
 
 if TYPE_CHECKING:
     from provenance.indexer.store.manifest import Manifest
@@ -114,6 +118,7 @@ def build_index(
     *,
     kind: str = "auto",
     spec: str = SPEC,
+    skip_damaged: bool = False,
 ) -> Generation:
     """Build a new generation over all latest checkpoints, store the signatures that are missing, and switch to it.
 
@@ -123,60 +128,79 @@ def build_index(
             lines of evidence belong to `query`.
         kind: one of `KINDS`.
         spec: the signature; currently only `SPEC`.
+        skip_damaged: leave out the checkpoints with rows in damaged parts, instead of refusing.
 
     Raises:
         ProvenanceError: an unknown signature spec or kind of index.
+        StoreCorruptError: parts of the store are damaged.
+        StoreError: the index cannot be written.
     """
     if kind not in KINDS:
         raise ProvenanceError(f"no index of kind {kind!r}; there is {', '.join(KINDS)}")
     if spec != SPEC:
         raise ProvenanceError(f"no signature spec {spec!r}; there is {SPEC}")
     manifest = store.manifest()
-    forgotten = store.tombstones(manifest)
-    dossiers = load_dossiers(store, manifest)
+    damaged = _damaged_parts(store, manifest, skip=skip_damaged)
+    readable = manifest.without(damaged)
+    forgotten = store.tombstones(readable)
+    dossiers = [d for d in load_dossiers(store, readable) if not damaged or (len(d.values) and len(d.facts))]
     signatures = _stacked([signature(d.curves()).vector for d in dossiers], DIMENSION)
-    sketches = _stacked([sketch(*sketch_cells(d)) for d in dossiers], SKETCH_DIMENSION)
-    products = _stacked([product_vector(d.products) for d in dossiers], SKETCH_DIMENSION)
-
-    store.index_path.mkdir(exist_ok=True)
-    remove_unused_generations(store)
-    build = uuid.uuid4().hex
-    folder = store.index_path / f".generation-{build}{_UNFINISHED}"
-    folder.mkdir()
-    try:
+    vectors = {
+        spec: signatures,
+        SKETCH: _stacked([sketch(*sketch_cells(d)) for d in dossiers], SKETCH_DIMENSION),
+        PRODUCTS_SPEC: _stacked([product_vector(d.products) for d in dossiers], SKETCH_DIMENSION),
+    }
+    backgrounds = dict(learn_backgrounds(dossiers))
+    index = KINDS[kind]
+    info: dict[str, Any] = {
+        "build": uuid.uuid4().hex,
+        "checkpoints": len(dossiers),
+        "parts": [part.path for part in manifest.parts["checkpoints"]],
+        "forgotten": {repo: at.isoformat() for repo, at in forgotten.items()},
+        "spec": spec,
+        "kind": kind,
+        "vectors": {name: f"{name}{index.SUFFIX}" for name in vectors},
+    }
+    with writing(store.path) as stack:
+        store.index_path.mkdir(exist_ok=True)
+        remove_unused_generations(store)
+        folder = store.index_path / f".generation-{info['build']}{_UNFINISHED}"
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder.mkdir()
         DossierFile.write(folder, dossiers)
         np.save(folder / "keys.npy", keys_of([d.meta for d in dossiers]))
-        index = KINDS[kind]
-        vectors = {spec: signatures, SKETCH: sketches, PRODUCTS_SPEC: products}
-        files = {name: f"{name}{index.SUFFIX}" for name in vectors}
         for name, rows in vectors.items():
-            index.build(rows).save(folder / files[name])
-        np.savez(folder / "background.npz", allow_pickle=False, **dict(learn_backgrounds(dossiers)))
+            index.build(rows).save(folder / info["vectors"][name])
+        np.savez(folder / "background.npz", allow_pickle=False, **backgrounds)
         write_checksums(folder)
-        info = {
-            "build": build,
-            "checkpoints": len(dossiers),
-            "parts": [part.path for part in manifest.parts["checkpoints"]],
-            "forgotten": {repo: at.isoformat() for repo, at in forgotten.items()},
-            "spec": spec,
-            "kind": kind,
-            "vectors": files,
-            "files": {
-                path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-                for path in sorted(folder.iterdir())
-            },
+        info["files"] = {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())
         }
         (folder / GENERATION_MANIFEST).write_text(json.dumps(info, indent=1), encoding="utf-8")
         for path in folder.iterdir():
             sync(path)
-        name = generation_name(manifest.sequence, sha256_of(folder / GENERATION_MANIFEST))
-        folder.rename(store.index_path / name)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    _switch(store.index_path, name)
-    _store_signatures(store, manifest, dossiers, signatures, spec)
+        live = generation_name(manifest.sequence, sha256_of(folder / GENERATION_MANIFEST))
+        folder.rename(store.index_path / live)
+        _switch(store.index_path, live)
+    if not damaged:
+        _store_signatures(store, manifest, dossiers, signatures, spec)
     return open_generation(store.index_path)
+
+
+def _damaged_parts(store: Store, manifest: Manifest, *, skip: bool) -> dict[str, str]:
+    """The damaged parts that may be left out, and what is wrong with them.
+
+    Raises:
+        StoreCorruptError: there are some, and they may not.
+    """
+    damaged = part_problems(store.path, manifest, ("checkpoints", *FINGERPRINT_TABLES))
+    # Without its tombstones, a store would show what was forgotten.
+    needed = part_problems(store.path, manifest, (TOMBSTONES,))
+    if needed or (damaged and not skip):
+        found = [*needed.values(), *damaged.values()]
+        way = "" if needed else ", or run `provenance index --skip-damaged`, which leaves out what has rows in them"
+        raise StoreCorruptError(f"damaged parts: {'; '.join(found[:5])}; restore them from a backup{way}")
+    return damaged
 
 
 def _store_signatures(store: Store, manifest: Manifest, dossiers: Sequence[Dossier], vectors: Any, spec: str) -> None:

@@ -98,19 +98,15 @@ class Database:
         finally:
             self.refresh()
 
-    def index(self, *, kind: str = "auto", spec: str | None = None) -> IndexFigures:
-        """Build a new generation of the index over all latest checkpoints.
-
-        Raises:
-            ProvenanceError: an unknown signature spec.
-        """
+    def index(self, *, kind: str = "auto", spec: str | None = None, skip_damaged: bool = False) -> IndexFigures:
+        """Build a new generation of the index over all latest checkpoints; see `indexer.build.build_index`."""
         from provenance.indexer.build import build_index
         from provenance.indexer.signature import SPEC
         from provenance.query.evidence.backgrounds import learn_backgrounds
         from provenance.schemas.figures import IndexFigures
 
         self.refresh()
-        generation = build_index(self.store, learn_backgrounds, kind=kind, spec=spec or SPEC)
+        generation = build_index(self.store, learn_backgrounds, kind=kind, spec=spec or SPEC, skip_damaged=skip_damaged)
         self.store.write_views()
         return IndexFigures(generation.name, len(generation), generation.info["spec"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -13,7 +13,7 @@ from provenance.indexer.store.parts import stream_part
 from provenance.indexer.store.tombstones import DATED, FORGOTTEN_REPOS
 from provenance.indexer.store.views import parts_source
 from provenance.schemas.errors import StoreCorruptError
-from provenance.schemas.tables import FINGERPRINT_TABLES
+from provenance.schemas.tables import FINGERPRINT_TABLES, TABLES
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "checkpoints": ("fingerprint_id",),
@@ -39,10 +39,15 @@ _IDS: Mapping[str, tuple[str, ...]] = {
 """Columns that contain repo ids, alone or as part of a checkpoint id."""
 
 
-def part_problems(store: Path, manifest: Manifest) -> list[str]:
-    """One line for every part that is missing, unreadable, or differs from its entry in the manifest."""
-    problems = [_part_problem(store, table, part) for table, parts in manifest.parts.items() for part in parts]
-    return [problem for problem in problems if problem]
+def part_problems(store: Path, manifest: Manifest, tables: Collection[str] = TABLES) -> dict[str, str]:
+    """The parts of some tables that are missing, unreadable, or differ from their entry in the manifest.
+
+    Returns:
+        the path of each, and what is wrong with it, in a line.
+    """
+    parts = [(table, part) for table in tables for part in manifest.parts[table]]
+    problems = {part.path: _part_problem(store, table, part) for table, part in parts}
+    return {path: problem for path, problem in problems.items() if problem}
 
 
 def _part_problem(store: Path, table: str, part: Part) -> str | None:
@@ -50,13 +55,16 @@ def _part_problem(store: Path, table: str, part: Part) -> str | None:
         size = (store / part.path).stat().st_size
         if size != part.bytes:
             return f"{part.path} has {size} bytes, the manifest says {part.bytes}"
-        if part.sha256 is not None and sha256_of(store / part.path) != part.sha256:
-            return f"{part.path} is not what was written: its SHA-256 differs"
+        if part.sha256 is not None:
+            same = sha256_of(store / part.path) == part.sha256
+            return None if same else f"{part.path} is not what was written: its SHA-256 differs"
         rows = sum(piece.num_rows for piece in stream_part(store, table, part))
     except FileNotFoundError:
         return f"{part.path} is missing"
     except StoreCorruptError as error:
         return str(error)
+    except OSError as error:
+        return f"{part.path} cannot be read ({error.strerror})"
     return None if rows == part.rows else f"{part.path} has {rows} rows, the manifest says {part.rows}"
 
 

@@ -77,6 +77,11 @@ class Manifest:
         retired = self.retired + tuple(RetiredPart(path, now) for path in sorted(gone))
         return Manifest(self.sequence + 1, {table: tuple(live) for table, live in parts.items()}, retired)
 
+    def without(self, paths: Collection[str]) -> Manifest:
+        """This manifest as if some parts were not there, to read the rest."""
+        kept = {table: tuple(part for part in parts if part.path not in paths) for table, parts in self.parts.items()}
+        return Manifest(self.sequence, kept, self.retired)
+
     def expire(self, before: float) -> tuple[Manifest, list[str]]:
         """This manifest without the parts retired at or before `before` (Unix seconds), and their paths."""
         kept = tuple(part for part in self.retired if part.at > before)

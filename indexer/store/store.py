@@ -258,7 +258,7 @@ class Store:
     def verify(self) -> list[str]:
         """The problems of the store, one line each; empty if there are none. Reads every byte of every live part."""
         state = self.manifest()
-        problems = check.part_problems(self.path, state)
+        problems = list(check.part_problems(self.path, state).values())
         if set(self._lost(state)) - self.manifest().paths():
             return self.verify()  # some were compacted away during the check
         if problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ FORMAT, LOCK = "FORMAT", "LOCK"
 FORMAT_TEXT = json.dumps({"format": FORMAT_VERSION}) + "\n"
 
 _LOCK_SECONDS = 60.0
+_FULL = 1 << 20  # a disk with fewer free bytes is full
 
 
 def read_manifest(store: Path) -> Manifest:
@@ -48,7 +50,9 @@ def writing(store: Path) -> Iterator[ExitStack]:
         with ExitStack() as stack:
             yield stack
     except OSError as error:
-        raise StoreError(f"cannot write to the store at {store}: {error}; nothing of this was committed") from error
+        full = store.exists() and shutil.disk_usage(store).free < _FULL
+        why = "the disk is full" if full else str(error)
+        raise StoreError(f"cannot write to the store at {store}: {why}; nothing of this was committed") from error
 
 
 @contextmanager

@@ -17,7 +17,10 @@ from provenance.commands.options import store_option
     help="flat: FAISS, exact: plain numpy; both search exhaustively. auto: flat.",
 )
 @click.option("--spec", default="qkvo-std-z-64", show_default=True, help="Signature to index; the only one so far.")
-def index(store: str | None, kind: str, spec: str) -> None:
+@click.option(
+    "--skip-damaged", is_flag=True, help="Leave out the checkpoints with rows in damaged parts, instead of refusing."
+)
+def index(store: str | None, kind: str, spec: str, skip_damaged: bool) -> None:
     """Build the search index over the store.
 
     Computes the signatures and sketches that queries search, and learns how high unrelated checkpoints score. Queries
@@ -31,5 +34,5 @@ def index(store: str | None, kind: str, spec: str) -> None:
     from provenance import open as open_database
 
     with open_database(store) as database:
-        built = database.index(kind=kind, spec=spec)
+        built = database.index(kind=kind, spec=spec, skip_damaged=skip_damaged)
     click.echo(f"indexed {built.checkpoints} checkpoints ({built.spec}) as {built.generation}", err=True)

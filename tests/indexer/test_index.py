@@ -357,6 +357,34 @@ def test_a_damaged_index_says_so_and_can_be_built_again(indexed: Database) -> No
     assert [c.repo_id for c in indexed.query("org/model-1").candidates] == ["org/model-2"]
 
 
+@pytest.mark.parametrize("table", ["checkpoints", "tensors", "samples", "files", "signatures", "products"])
+def test_damaged_parts_are_refused_or_left_out(indexed: Database, write_repo: WriteRepo, table: str) -> None:
+    models = write_repo("org/model-3", llama(3, layers=3)).parents[1]
+    indexed.crawl([models])
+    indexed.index()
+    part = indexed.store.manifest().parts[table][-1]
+    path = indexed.store.path / part.path
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    path.write_bytes(damaged)
+    with pytest.raises(StoreCorruptError, match=rf"{part.path} is not what was written.*--skip-damaged"):
+        indexed.index()
+    assert indexed.query("org/model-1").candidates  # the index as it was
+    built = indexed.index(skip_damaged=True)
+    if table in ("tensors", "samples", "checkpoints"):
+        assert built.checkpoints < 3
+    assert [c.repo_id for c in indexed.query("org/model-1").candidates if c.repo_id == "org/model-2"]
+
+
+def test_damaged_tombstones_are_never_left_out(indexed: Database) -> None:
+    indexed.forget(["org/model-2"])
+    part = indexed.store.manifest().parts["tombstones"][-1]
+    path = indexed.store.path / part.path
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(StoreCorruptError, match=r"tombstones.* restore them from a backup$"):
+        indexed.index(skip_damaged=True)
+
+
 @pytest.mark.parametrize("content", [b"", b"generation-of-old\n", b"\xff\xfe\0", b"../../elsewhere"])
 def test_a_damaged_name_of_the_live_generation(indexed: Database, content: bytes) -> None:
     (indexed.store.index_path / CURRENT).write_bytes(content)
