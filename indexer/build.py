@@ -106,10 +106,19 @@ def load_dossiers(store: Store, manifest: Manifest, fingerprints: Sequence[str] 
 
 
 def unindexed_fingerprints(store: Store, manifest: Manifest, generation: Generation | None) -> list[str]:
-    """Fingerprint ids of latest checkpoints that are not in the live generation."""
+    """Fingerprint ids of latest checkpoints that are not in the live generation, sorted."""
+    if generation is None:
+        with store.connect(manifest) as connection:
+            rows = connection.execute("select fingerprint_id from latest_checkpoints").fetchall()
+        return sorted(row[0] for row in rows)
+    covered = {part.path for part in manifest.parts["checkpoints"] if generation.covers(part)}
+    recent = store.read("checkpoints", ["fingerprint_id"], manifest=manifest.without(covered))["fingerprint_id"]
+    new = [found for found in recent.to_pylist() if not generation.find("fingerprint", found)]
+    if not new:
+        return []
     with store.connect(manifest) as connection:
-        rows = connection.execute("select fingerprint_id from latest_checkpoints").fetchall()
-    return sorted(row[0] for row in rows if not (generation and generation.find("fingerprint", row[0])))
+        latest = "select fingerprint_id from latest_checkpoints where fingerprint_id in (select unnest($new))"
+        return sorted(row[0] for row in connection.execute(latest, {"new": new}).fetchall())
 
 
 def build_index(
@@ -155,7 +164,7 @@ def build_index(
     info: dict[str, Any] = {
         "build": uuid.uuid4().hex,
         "checkpoints": len(dossiers),
-        "parts": [part.path for part in manifest.parts["checkpoints"]],
+        "sequence": manifest.sequence,
         "forgotten": {repo: at.isoformat() for repo, at in forgotten.items()},
         "spec": spec,
         "kind": kind,

@@ -11,7 +11,6 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
 from io import BytesIO
 from itertools import takewhile
 from pathlib import Path
@@ -30,6 +29,7 @@ from provenance.schemas.errors import IndexMissingError, StoreCorruptError
 from provenance.schemas.products import PRODUCTS_SPEC
 
 if TYPE_CHECKING:
+    from provenance.indexer.store.manifest import Part
     from provenance.schemas.protocols import VectorIndex
 
 CURRENT = "CURRENT"
@@ -57,7 +57,7 @@ class Generation:
 
     Attributes:
         name: folder name.
-        info: its manifest: `checkpoints` (count), `parts` (parts of the table `checkpoints` it covers), `forgotten`
+        info: its manifest: `checkpoints` (count), `sequence` (of the store's manifest it covers), `forgotten`
             (repos forgotten before it was built, with the time), `spec`, `kind`.
         dossiers: one per checkpoint.
         keys: see `find`.
@@ -79,10 +79,9 @@ class Generation:
     def __bool__(self) -> bool:
         return True  # also without any checkpoint
 
-    @cached_property
-    def parts(self) -> frozenset[str]:
-        """Parts of the table `checkpoints` that this generation covers."""
-        return frozenset(self.info["parts"])
+    def covers(self, part: Part) -> bool:
+        """Whether all rows of a part of `checkpoints` were there when this generation was built."""
+        return part.newest <= int(self.info["sequence"])
 
     def without(self, forgotten: Mapping[str, datetime]) -> Generation:
         """This generation, without the repos that were forgotten after it was built.

@@ -104,7 +104,7 @@ def open_catalogue(store: Store) -> Catalogue:
     """
     manifest = store.manifest()
     generation = open_live(store)
-    if generation is not None and all(part.path in generation.parts for part in manifest.parts["checkpoints"]):
+    if generation is not None and all(map(generation.covers, manifest.parts["checkpoints"])):
         return Catalogue(generation)
     # Imported here: a query of an indexed store reads no tables.
     from provenance.indexer.build import load_dossiers, unindexed_fingerprints

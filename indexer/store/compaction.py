@@ -76,7 +76,7 @@ def rewrite(
 
     with writing(store) as stack, unless_replaced(store, table, paths):
         writer = stage(stack, store, table, map(keep, pieces) if keep else pieces)
-        swap(store, grace, [writer], choose)
+        swap(store, grace, [writer], choose, max(part.newest for part in group))
     return first
 
 

@@ -26,15 +26,22 @@ def part_path(table: str, sequence: int, token: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One immutable Parquet file of a table: `path` relative to the store, number of rows, size in bytes, SHA-256.
+    """One immutable Parquet file of a table.
 
-    The digest, in hex, is null for parts that were written before there were any (until format 2).
+    Attributes:
+        path: relative to the store.
+        rows: their number.
+        bytes: its size.
+        sha256: its digest in hex; null if it was written before there were any (until format 2).
+        newest: sequence of the manifest in which its newest row first was live. Rows move to other parts, but what a
+            generation of the index covers is not changed by that.
     """
 
     path: str
     rows: int
     bytes: int
     sha256: str | None = None
+    newest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,8 @@ class Manifest:
 
 def _part(table: str, entry: Mapping[str, Any]) -> Part:
     path = _checked_path(entry["path"], table)
-    return Part(path, int(entry["rows"]), int(entry["bytes"]), entry.get("sha256"))
+    newest = int(entry.get("newest", path.split("-")[1]))
+    return Part(path, int(entry["rows"]), int(entry["bytes"]), entry.get("sha256"), newest)
 
 
 def _text(content: Mapping[str, Any]) -> str:

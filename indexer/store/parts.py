@@ -66,12 +66,23 @@ class PartWriter:
         os.fsync(self._file.fileno())
         self._digest = sha256_of(self._temporary)
 
-    def publish(self, sequence: int) -> Part:
-        """Give the finished part its name. It is not live until it is in a manifest."""
+    def publish(self, sequence: int, newest: int | None = None) -> Part:
+        """Give the finished part its name. It is not live until it is in a manifest.
+
+        Args:
+            sequence: of that manifest.
+            newest: as in `Part`; null if its rows are new.
+        """
         path = part_path(self.table, sequence, secrets.token_hex(8))
         self._temporary.rename(self._store / path)
         sync(self._temporary.parent)
-        return Part(path, self._rows, os.fstat(self._file.fileno()).st_size, self._digest)
+        return Part(
+            path,
+            self._rows,
+            os.fstat(self._file.fileno()).st_size,
+            self._digest,
+            sequence if newest is None else newest,
+        )
 
 
 def conform(table: str, rows: pa.Table) -> pa.Table:

@@ -76,11 +76,16 @@ def stage(stack: ExitStack, store: Path, table: str, pieces: Iterable[pa.Table])
 
 
 def swap(
-    store: Path, grace: float, writers: Sequence[PartWriter], choose: Callable[[Manifest], frozenset[str]]
+    store: Path,
+    grace: float,
+    writers: Sequence[PartWriter],
+    choose: Callable[[Manifest], frozenset[str]],
+    newest: int | None = None,
 ) -> Manifest:
     """Make the staged parts live, and retire the paths that `choose` selects from the current manifest.
 
-    If one of those paths is no longer live, another process was first, and nothing is changed.
+    If one of those paths is no longer live, another process was first, and nothing is changed. `newest` is that of the
+    staged parts, null if their rows are new.
 
     Returns:
         the manifest now current.
@@ -91,7 +96,7 @@ def swap(
         if not replaced <= current.paths():
             return current
         _convert(store)
-        added = [(writer.table, writer.publish(current.sequence + 1)) for writer in writers]
+        added = [(writer.table, writer.publish(current.sequence + 1, newest)) for writer in writers]
         successor = current.successor(added, replaced, time.time())
         replace_text(store / MANIFEST, successor.to_json())
         return expire(store, grace, successor)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import provenance
 from provenance.crawler.engine.options import CrawlOptions
 from provenance.database import Database
-from provenance.indexer.build import build_index, load_dossiers
+from provenance.indexer.build import build_index, load_dossiers, unindexed_fingerprints
 from provenance.indexer.dossier import FACT, Dossier, dossier_of, sketch_cells
 from provenance.indexer.dossier_meta import META_COLUMNS, DossierMeta
 from provenance.indexer.generation import CURRENT, SKETCH, Generation, open_generation
@@ -383,6 +383,27 @@ def test_damaged_tombstones_are_never_left_out(indexed: Database) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(StoreCorruptError, match=r"tombstones.* restore them from a backup$"):
         indexed.index(skip_damaged=True)
+
+
+def test_compaction_changes_nothing_for_the_index(indexed: Database, write_repo: WriteRepo) -> None:
+    """It knows when rows came, not in which part they lie."""
+    live = open_generation(indexed.store.index_path)
+    models = write_repo("org/model-3", llama(3, layers=3)).parents[1]
+    indexed.crawl([models])
+    before = indexed.store.manifest()
+    (new,) = unindexed_fingerprints(indexed.store, before, live)
+    indexed.compact()
+    after = indexed.store.manifest()
+    assert len(after.parts["checkpoints"]) < len(before.parts["checkpoints"])
+    assert unindexed_fingerprints(indexed.store, after, live) == [new]
+    indexed.index()
+    write_repo("org/model-4", llama(4, layers=3))
+    indexed.compact()
+    live = open_generation(indexed.store.index_path)
+    assert all(map(live.covers, indexed.store.manifest().parts["checkpoints"]))
+    indexed.crawl([models])
+    indexed.compact()
+    assert len(unindexed_fingerprints(indexed.store, indexed.store.manifest(), live)) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"generation-of-old\n", b"\xff\xfe\0", b"../../elsewhere"])
