@@ -204,8 +204,8 @@ def _checkpoint_row(
     metadata = listed.metadata
     sizes = {file.path: file.size for file in listed.files}
     elements: Counter[str] = Counter()
-    for entry in entries:
-        elements[entry.dtype] += entry.n_elements
+    for entry in {(entry.file, entry.start, entry.stop): entry for entry in entries}.values():
+        elements[entry.dtype] += entry.n_elements  # of tied tensors, which share their bytes, once
     with_role = [row for row in rows if row.role != Role.OTHER]
     return CheckpointRow(
         checkpoint_id=str(identity),

@@ -20,7 +20,7 @@ from provenance.crawler.formats.dtypes import is_numeric
 from provenance.crawler.formats.safetensors import DTYPE_BITS
 from provenance.schemas.roles import MAIN_STACK, VECTORS, Role
 from provenance.schemas.sampling import OFFSETS, VECTOR_BUDGET, is_sampled, matrix_cells, sequence
-from provenance.schemas.tensors import LogicalTensor, OutputRows, TensorEntry
+from provenance.schemas.tensors import LogicalTensor, Order, OutputRows, TensorEntry
 
 KIB, MIB = 1024, 1024 * 1024
 MAX_RANGE_BYTES = 16 * MIB
@@ -127,13 +127,15 @@ def plan_ranges(plans: Iterable[MatrixPlan], gap_bytes: int) -> dict[str, list[B
         for first, last in plan.bands:
             start = plan.offset + first * plan.row_bytes
             pieces[plan.entry.file].append(Piece(plan, first, start, start + (last - first) * plan.row_bytes))
-    return {file: list(_coalesce(sorted(own, key=lambda p: p.start), gap_bytes)) for file, own in pieces.items()}
+    # Tensors may share bytes (tied weights of a PyTorch file): the pieces of one matrix stay together all the same.
+    return {file: list(_coalesce(sorted(own, key=lambda p: p.plan.offset), gap_bytes)) for file, own in pieces.items()}
 
 
 def _coalesce(pieces: Sequence[Piece], gap_bytes: int) -> Iterator[ByteRange]:
     group: list[Piece] = []
     for piece in pieces:
-        if group and (piece.start - group[-1].stop > gap_bytes or piece.stop - group[0].start > MAX_RANGE_BYTES):
+        apart = group and not 0 <= piece.start - group[-1].stop <= gap_bytes
+        if apart or (group and piece.stop - group[0].start > MAX_RANGE_BYTES):
             yield ByteRange(group[0].start, group[-1].stop, tuple(group))
             group = []
         group.append(piece)
@@ -143,7 +145,7 @@ def _coalesce(pieces: Sequence[Piece], gap_bytes: int) -> Iterator[ByteRange]:
 
 def _plan_matrix(parts: tuple[LogicalTensor, ...], size: SampleSize | None) -> MatrixPlan | None:
     entry = parts[0].entry
-    if not is_numeric(entry.dtype) or entry.n_elements == 0:
+    if not is_numeric(entry.dtype) or entry.n_elements == 0 or entry.order is Order.APART:
         return None
     item_bytes = DTYPE_BITS[entry.dtype] // 8
     rows, columns = _stored_shape(parts[0])

@@ -27,7 +27,7 @@ from provenance.crawler.architectures.names import (
 from provenance.crawler.architectures.notes import FLOAT_DTYPES, Notes
 from provenance.crawler.architectures.stacks import Place
 from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, ROLE_BY_NAME, VECTORS, Role
-from provenance.schemas.tensors import LogicalTensor, TensorEntry
+from provenance.schemas.tensors import LogicalTensor, Order, TensorEntry
 
 _BIAS_OF_PART: dict[str, Role] = {"q": Role.QUERY_BIAS, "k": Role.KEY_BIAS, "v": Role.VALUE_BIAS}
 _QUERIES = (Role.QUERY, Role.QUERY_B)
@@ -62,8 +62,10 @@ class Context:
         """Refuse tensors whose stored numbers are not the weights.
 
         Raises:
-            Unresolved: integers, packed values, or 8-bit floats with a separate scale tensor.
+            Unresolved: integers, packed values, 8-bit floats with a separate scale tensor, or values that lie apart.
         """
+        if entry.order is Order.APART:
+            raise Unresolved("a strided view, whose values lie apart in the file")
         if entry.dtype not in FLOAT_DTYPES:
             raise Unresolved("packed or integer values")
         if entry.dtype.startswith("F8"):
