@@ -17,9 +17,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.crawler.adapters import Adapter, base_of, read_adapter
 from provenance.crawler.architectures import read_names
 from provenance.crawler.formats.dtypes import is_float
 from provenance.crawler.formats.header import read_header
+from provenance.crawler.metadata import with_base
 from provenance.crawler.plan import SampleSize, plan_matrices, plan_ranges
 from provenance.crawler.sample import weight_sample
 from provenance.crawler.scan import scan_matrices
@@ -75,17 +77,35 @@ def fingerprint(
     else:
         measured = _measure(reader, resolved.tensors, size)
         rows = [_tensor_row(tensor, measured.get(_key(tensor))) for tensor in resolved.tensors]
-        sample = weight_sample(
-            (tensor, measured[key].cells) for tensor in resolved.tensors if (key := _key(tensor)) in measured
-        )
+        cells = [(tensor, measured[key].cells) for tensor in resolved.tensors if (key := _key(tensor)) in measured]
+        if resolved.adapter:
+            if listed.config is not None:  # of its base
+                config, config_note = read_config(reader, listed.config_file)
+            adapter = read_adapter(reader, entries, config)
+            resolved = _with_updates(resolved, adapter)
+            listed = replace(listed, metadata=with_base(listed.metadata, repo, base_of(config)))
+            rows += adapter.rows
+            cells += zip(adapter.resolved.tensors, adapter.cells, strict=True)
+        sample = weight_sample(cells)
     identity = listed.identity
     if identity.revision == UNKNOWN_REVISION:
         header = sorted(f"{entry.name}|{entry.dtype}|{entry.shape}" for entry in entries)
-        cells = sorted(f"{row.name}|{row.part}|{row.digest}" for row in rows)
-        identity = replace(identity, revision=_digest(header + cells))
+        sampled = sorted(f"{row.name}|{row.part}|{row.digest}" for row in rows)
+        identity = replace(identity, revision=_digest(header + sampled))
     mode = Mode.FULL if size is None else Mode.SAMPLED
     checkpoint = _checkpoint_row(identity, listed, resolved, entries, rows, reader, config_note, mode, now)
     return Fingerprint(checkpoint, listed.files, tuple(rows), sample)
+
+
+def _with_updates(resolved: ResolvedRoles, adapter: Adapter) -> ResolvedRoles:
+    """The roles of an adapter's stored tensors, with the layers and the width of what it changes."""
+    updates = adapter.resolved
+    return replace(
+        resolved,
+        n_layers=updates.n_layers,
+        hidden_size=updates.hidden_size,
+        notes=(*adapter.notes, *resolved.notes),
+    )
 
 
 def _check_entries(entries: Sequence[TensorEntry], repo: str) -> None:

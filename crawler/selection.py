@@ -40,8 +40,9 @@ CONFIG_FILES = ("config.json", "params.json", "adapter_config.json", PIPELINE_FI
 """Files that make a folder look like a checkpoint even without weights."""
 
 _CONFIGS = CONFIG_FILES[:2]  # those that describe the weights in the same folder, the better one first
+_ADAPTER_CONFIG = "adapter_config.json"
 
-_INDEXED, _OTHER = 2, 5  # ranks of sets without a standard name
+_INDEXED, _ADAPTER, _OTHER = 2, 4, 5  # ranks of sets; those without a standard name are indexed or other
 
 _UNREAD: tuple[tuple[tuple[str, ...], str], ...] = (
     ((".bin", ".pt", ".pth"), "states of a training, or no weights ({})"),
@@ -88,7 +89,7 @@ def _format(name: str, main: str, ending: str, state: str | None = None) -> _For
     standard = f"{main}|diffusion_pytorch_model|adapter_model"
     return _Format(
         name,
-        {main: 0, "diffusion_pytorch_model": 1, "consolidated": 3, "adapter_model": 4},
+        {main: 0, "diffusion_pytorch_model": 1, "consolidated": 3, "adapter_model": _ADAPTER},
         (  # only standard names have variants: `sd_xl_base_1.0` is a name, not variant `0`
             re.compile(rf"(?P<stem>{standard})(?:\.(?P<variant>[^.]+?))?{_SHARD}(?:\.(?P<late>[^.]+))?{end}"),
             re.compile(rf"(?P<stem>consolidated)\.(?P<number>\d{{1,6}}){end}"),
@@ -207,7 +208,8 @@ def _select_folder(folder: str, names: Sequence[str], read_json: Callable[[str],
         checkpoints = [(s, files) for s, files in checkpoints if len(files) == most]
         if len(checkpoints) > 1:
             raise _ambiguous(folder, [s for s, _ in checkpoints], kind)
-    config = next((_join(folder, name) for name in _CONFIGS if name in names), None)
+    order = (_ADAPTER_CONFIG, *_CONFIGS) if best == _ADAPTER else _CONFIGS
+    config = next((_join(folder, name) for name in order if name in names), None)
     return [
         Selection(folder or None, s.variant, tuple(_join(folder, name) for name in files), config)
         for s, files in sorted(checkpoints, key=lambda pair: pair[0].variant or "")

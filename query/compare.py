@@ -99,6 +99,8 @@ def _related(a: Subject, b: Subject) -> bool:
 
 def _curves(pair: Pair) -> CurveScores:
     a, b = pair.a.dossier, pair.b.dossier
+    if not pair.of_one_kind:
+        return CurveScores(None, None, None, None)
     return CurveScores(
         published_score=published_score(a.curves(), b.curves()),
         profile_correlation=profile_score(a, b),

@@ -9,6 +9,7 @@ from provenance.indexer.dossier import Dossier
 from provenance.query.candidates import candidates
 from provenance.query.catalogue import Catalogue
 from provenance.query.evidence.pair import Pair
+from provenance.query.verdict.adapter import with_merged_adapters
 from provenance.query.verdict.deep import deep_verdict, deepen, rerank
 from provenance.query.verdict.rule import MIN_MATRICES, Assessment, assess, model_verdict, settle
 from provenance.schemas.enums import ModelVerdict
@@ -96,11 +97,13 @@ def assessments(
     recalled += [dossier for dossier in also if dossier.checkpoint_id not in known]
     subject = catalogue.subject(model)
     pairs = [Pair(subject, catalogue.subject(other), catalogue.background) for other in recalled]
-    return settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
+    settled = settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
+    return with_merged_adapters(settled, catalogue.n_checkpoints)
 
 
 def _judgeable(model: Dossier) -> bool:
-    return len(model.matrices.facts) >= MIN_MATRICES
+    """Whether the weights suffice to say that a model has no parent; an adapter's say nothing of its base."""
+    return not model.meta.adapter and len(model.matrices.facts) >= MIN_MATRICES
 
 
 def _candidate(rank: int, a: Assessment) -> Candidate:

@@ -112,8 +112,8 @@ def assess(pair: Pair, n_store: int) -> Assessment:
 
 
 def judgeable(pair: Pair) -> bool:
-    """Whether both checkpoints have enough sampled matrices to say anything."""
-    return all(len(subject.dossier.matrices.facts) >= MIN_MATRICES for subject in (pair.a, pair.b))
+    """Whether both checkpoints have enough sampled matrices to say anything, and are of one kind."""
+    return pair.of_one_kind and all(len(subject.dossier.matrices.facts) >= MIN_MATRICES for subject in (pair.a, pair.b))
 
 
 def settle(assessments: Sequence[Assessment]) -> list[Assessment]:

@@ -80,7 +80,12 @@ ONE_CHECKPOINT = {
     "an adapter alone": (
         ["adapter_config.json", "adapter_model.safetensors", "training_args.bin"],
         ["adapter_model.safetensors"],
-        None,
+        "adapter_config.json",
+    ),
+    "an adapter's own config goes before that of its base": (
+        ["adapter_model.safetensors", "adapter_config.json", "config.json"],
+        ["adapter_model.safetensors"],
+        "adapter_config.json",
     ),
     "an adapter goes before unknown names": (
         ["adapter_model.safetensors", "non_lora_trainables.safetensors"],
