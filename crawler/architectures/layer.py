@@ -18,7 +18,7 @@ from provenance.crawler.architectures.names import (
     GATED_QUERY,
     HEAD_AXIS,
     NO_SOFTMAX,
-    NO_SOFTMAX_FAMILIES,
+    POINTWISE,
     ROLE_OF_STEM,
     ROTARY_STEMS,
     VARIANTS,
@@ -102,10 +102,9 @@ class _Layer:
         stems = {place.stem for place in places}
         self.readers = tuple(r for r in READ_RESIDUAL if r != Role.VALUE or BOTTLENECK not in stems)
         self.linear = {module for module, _, member in (stem.rpartition(".") for stem in stems) if member in NO_SOFTMAX}
-        none = any(word in NO_SOFTMAX_FAMILIES for word in places[0].container.split("."))
         known = _roles(stems)
         self.roles = {
-            stem: _OTHER if role in ATTENTION and (none or stem.rpartition(".")[0] in self.linear) else role
+            stem: _OTHER if role in ATTENTION and stem.rpartition(".")[0] in self.linear else role
             for stem in stems
             if (role := known.get(stem)) is not None
         }
@@ -198,8 +197,9 @@ class _Layer:
     def _matrix(self, place: Place, role: Role, fused: Fused | None) -> Iterator[LogicalTensor]:
         entry, stem = place.entry, place.stem
         self.context.check_values(entry)
-        apart = stem in HEAD_AXIS and len(entry.shape) == 3
-        stored = (entry.shape[0], entry.shape[1] * entry.shape[2]) if apart else entry.shape
+        stored = entry.shape
+        if len(stored) == 3 and (stem in HEAD_AXIS or (stem in POINTWISE and stored[2] == 1)):
+            stored = stored[0], stored[1] * stored[2]
         if len(stored) != 2 or 0 in stored:
             raise Unresolved(f"shape {list(entry.shape)[:4]} is no matrix")
         if role in _QUERIES and not self.latent_fits:
@@ -268,7 +268,7 @@ def _holds_experts(place: Place) -> bool:
 
 def _conv1d(matrices: Mapping[str, tuple[int, ...]]) -> bool | None:
     """Whether tensors with GPT-2's names are stored `[in, out]`; null if the layer's attention does not show it."""
-    if "attn.attention.q_proj" in matrices:
+    if "attn.attention.q_proj" in matrices or "attn.kv" in matrices:
         return False
     rows, columns = matrices.get("attn.c_attn", (0, 0))
     if 0 < 3 * rows == columns:
