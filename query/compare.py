@@ -15,10 +15,11 @@ from provenance.query.engine import assessments
 from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.evidence.profile_correlation import profile_score
 from provenance.query.statistics.curves import kl_divergence, wasserstein
+from provenance.query.unread import notes_of
 from provenance.query.verdict.deep import deepen
 from provenance.query.verdict.rule import SUSPICION
 from provenance.schemas.products import DeepReading
-from provenance.schemas.results import ComparedModel, Comparison, Controls, CurveScores, Evidence, Spread
+from provenance.schemas.results import ComparedModel, Comparison, Controls, CurveScores, Evidence, Note, Spread
 from provenance.schemas.tabular import Rows
 
 MAX_CONTROLS = 200
@@ -55,6 +56,7 @@ def compare(pair: Pair, catalogue: Catalogue, reading: DeepReading | None = None
         evidence=Rows(Evidence, assessment.evidence),
         curves=_curves(pair),
         controls=controls(pair, map(Subject, others)),
+        notes=Rows(Note, [*notes_of(pair.a.dossier), *notes_of(pair.b.dossier)]),
     )
 
 

@@ -9,12 +9,13 @@ from provenance.indexer.dossier import Dossier
 from provenance.query.candidates import candidates
 from provenance.query.catalogue import Catalogue
 from provenance.query.evidence.pair import Pair
+from provenance.query.unread import notes_of
 from provenance.query.verdict.adapter import with_merged_adapters
 from provenance.query.verdict.deep import deep_verdict, deepen, rerank
 from provenance.query.verdict.rule import MIN_MATRICES, Assessment, assess, model_verdict, settle
 from provenance.schemas.enums import ModelVerdict
 from provenance.schemas.products import DeepReading
-from provenance.schemas.results import Answer, Candidate, Evidence, ModelSummary, SearchedStore
+from provenance.schemas.results import Answer, Candidate, Evidence, ModelSummary, Note, SearchedStore
 from provenance.schemas.tabular import Rows
 
 
@@ -54,6 +55,7 @@ class Judgement:
             SearchedStore(self.n_checkpoints, self.n_unindexed, self.generation),
             self.verdict,
             Rows(Candidate, (_candidate(rank, a) for rank, a in enumerate(self.candidates[:k], start=1))),
+            Rows(Note, notes_of(self.model)),
         )
 
 

@@ -93,7 +93,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         _FINGERPRINT,
         _CHECKPOINT,
         ("name", STRING, "name of the stored tensor"),
-        ("part", STRING, "part of a fused tensor (q, k, gate, …), null for a whole tensor; update: B·A of an adapter, under the name of B"),
+        ("part", STRING, "part of a fused tensor (q, k, gate, …), null for a whole one; update: B·A of an adapter"),
         ("role", STRING, "what it does: q k v o gate up down …, other when unknown"),
         ("layer", INT, "0-based layer in its stack"),
         ("stack", STRING, "main for the stack that makes the curves, else its own name"),

@@ -7,11 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 
 import provenance
+from provenance.cli import provenance as command_line
 from provenance.database import Database
-from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
+from provenance.schemas.enums import Direction, ModelVerdict, NoteKind, Relation, Verdict
 from provenance.schemas.results import Answer, Candidate
 from tests.conftest import llama
 
@@ -82,6 +84,8 @@ def test_a_bare_adapter_says_nothing_of_its_base(database: Database) -> None:
     answer, found = ask(database, "lora/first")
     assert answer.verdict is ModelVerdict.INCONCLUSIVE
     assert answer.model.declared_parents == ("org/base",)
+    (note,) = answer.notes
+    assert note.text == "an adapter alone: its weights say nothing of its base, which is declared to be org/base"
     for name in ("org/base", "org/other", "org/small", "org/merged"):
         assert found[name].verdict is Verdict.INCONCLUSIVE
         assert (found[name].score, found[name].probability) == (0.0, 0.0)
@@ -134,3 +138,17 @@ def test_an_adapter_and_a_model_compared(database: Database) -> None:
     found = database.compare("lora/first", "org/base")
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.curves.published_score is None
+    assert [note.kind for note in found.notes] == [NoteKind.ADAPTER_ALONE]
+
+
+def test_the_notes_are_printed(database: Database) -> None:
+    model, store = "lora/first", str(database.store.path)
+    for arguments, words in (
+        (["query", model], "an adapter alone: its weights say nothing of its base"),
+        (["compare", model, "org/base"], "an adapter alone: its weights say nothing of its base"),
+        (["show", model], "an adapter alone (LoRA): rank 4, scale 2, 30 targets"),
+    ):
+        result = CliRunner().invoke(command_line, [*arguments, "--store", store, "--format", "table"])
+        assert result.exit_code == 0, result.output
+        assert words in result.output
+    assert list(database.query("org/base").notes) == []
