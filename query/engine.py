@@ -9,10 +9,10 @@ from provenance.indexer.dossier import Dossier
 from provenance.query.candidates import candidates
 from provenance.query.catalogue import Catalogue
 from provenance.query.evidence.pair import Pair
-from provenance.query.unread import notes_of
+from provenance.query.unread import MIN_MATRICES, notes_of
 from provenance.query.verdict.adapter import with_merged_adapters
 from provenance.query.verdict.deep import deep_verdict, deepen, rerank
-from provenance.query.verdict.rule import MIN_MATRICES, Assessment, assess, model_verdict, settle
+from provenance.query.verdict.rule import Assessment, assess, model_verdict, settle
 from provenance.schemas.enums import ModelVerdict
 from provenance.schemas.products import DeepReading
 from provenance.schemas.results import Answer, Candidate, Evidence, ModelSummary, Note, SearchedStore

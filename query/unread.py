@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from provenance.indexer.dossier import Dossier
-from provenance.query.verdict.rule import MIN_MATRICES
 from provenance.schemas.enums import NoteKind
 from provenance.schemas.results import Note
 from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, ROLE_CODE
+
+MIN_MATRICES = 4
+"""Checkpoints with fewer sampled layer matrices cannot be judged."""
 
 _ATTENTION = [ROLE_CODE[role] for role in ATTENTION + LATENT_ATTENTION]
 
