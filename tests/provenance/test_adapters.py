@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +140,17 @@ def test_an_adapter_and_a_model_compared(database: Database) -> None:
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.curves.published_score is None
     assert [note.kind for note in found.notes] == [NoteKind.ADAPTER_ALONE]
+
+
+def test_accuracy_is_measured_beside_adapters(database: Database, tmp_path: Path) -> None:
+    truth = tmp_path / "truth.csv"
+    rows = ["org/base,,org/base", "org/other,,org/other", "org/small,,org/small", "org/merged,org/base,org/base",
+            "lora/first,org/base,org/base", "lora/stranger,org/other,org/other"]  # fmt: skip
+    header = "model,parents,root,relation,declared_base,created_at,attack,weights_derived\n"
+    truth.write_text(header + "".join(f"{row},x,,,false,true\n" for row in rows))
+    found = database.evaluate(truth)
+    assert found.models.stored == len(rows)
+    assert "adapter_targets" not in {line.line for line in found.lines}
 
 
 def test_the_notes_are_printed(database: Database) -> None:
