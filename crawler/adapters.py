@@ -45,7 +45,7 @@ _KINDS = (
     ("vera_", "VeRA"),
     ("prompt_embeddings", "prompt tuning"),
 )
-_MAX_RANK = 4096
+_MAX_ELEMENTS = 2**24  # of a factor: rank 1,024 of 16,384 inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +181,15 @@ def _pairs(entries: Sequence[TensorEntry], config: Mapping[str, object]) -> tupl
             odd += 1
         else:
             pairs[module] = _Pair(a, b, _scale(module, a.shape[0], config))
-    return pairs, [f"{odd} targets have no two factors that fit each other"] if odd else []
+    return pairs, [
+        f"the updates of {odd} targets are not known: they lack two matrices that fit each other"
+    ] if odd else []
 
 
 def _fit(a: TensorEntry, b: TensorEntry) -> bool:
     matrices = len(a.shape) == len(b.shape) == 2 and 0 not in a.shape + b.shape
     stored = is_float(a.dtype) and is_float(b.dtype) and a.order is b.order is Order.ROWS
-    return matrices and stored and a.shape[0] == b.shape[1] <= _MAX_RANK
+    return matrices and stored and a.shape[0] == b.shape[1] and max(a.n_elements, b.n_elements) <= _MAX_ELEMENTS
 
 
 def _scale(module: str, rank: int, config: Mapping[str, object]) -> float:

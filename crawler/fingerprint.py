@@ -55,7 +55,7 @@ def fingerprint(
         size: how much is read; null reads every weight (mode `full`).
         now: the time of the fingerprint, timezone-aware.
         earlier: a fingerprint of the same mode, of files with the same digests: with it only the headers are read,
-            unless the config decides which rows of a tensor have which role.
+            unless the config decides which rows of a tensor have which role, or they are of an adapter.
 
     Raises:
         HeaderError: a weight file's header violates the format.
@@ -71,7 +71,8 @@ def fingerprint(
         config, config_note = read_config(reader, listed.config_file)
     resolved = reading.with_config(config)
     # With another config, a fused tensor may be split differently into parts of the same names and shapes.
-    known = None if earlier is None or reading.needs_config else _same_layout(resolved.tensors, earlier.tensors)
+    anew = earlier is None or reading.needs_config or resolved.adapter
+    known = None if earlier is None or anew else _same_layout(resolved.tensors, earlier.tensors)
     if earlier is not None and known is not None and _as_planned(resolved.tensors, known, size):
         rows, sample = known, earlier.sample
     else:

@@ -13,11 +13,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from provenance.crawler.fingerprint import fingerprint
+from provenance.crawler.local.folders import find_local, listed_checkpoints
 from provenance.crawler.plan import SAMPLE_SIZES
 from provenance.schemas.records import Fingerprint, TensorRow
 from provenance.schemas.roles import Role
 from provenance.schemas.sampling import matrix_cells, sequence
-from tests.crawler.test_fingerprint import fingerprint_of, visit
+from tests.crawler.test_fingerprint import NOW, fingerprint_of, visit
 
 WIDTH, INNER, RANK, LAYERS = 48, 80, 4, 3
 SHAPES = {
@@ -182,8 +184,14 @@ def test_factors_that_do_not_fit_are_noted(tmp_path: Path) -> None:
     tensors[f"{prefix}.1.self_attn.q_proj.lora_B.weight"] = torch.ones(WIDTH, RANK + 1)
     tensors[f"{prefix}.2.self_attn.q_proj.lora_A.weight"] = torch.ones(RANK)
     found = fingerprint_of(write_adapter(tmp_path / "a", tensors, CONFIG))
-    assert "3 targets have no two factors that fit each other" in found.checkpoint.notes
+    assert any(note.startswith("the updates of 3 targets are not known") for note in found.checkpoint.notes)
     assert len(updates(found)) == LAYERS * len(SHAPES) - 3
+
+
+def test_absurdly_large_factors_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("provenance.crawler.adapters._MAX_ELEMENTS", RANK * WIDTH)
+    found = fingerprint_of(write_adapter(tmp_path / "a", lora(), CONFIG))
+    assert {row.role for row in updates(found).values()} == {Role.QUERY, Role.VALUE}
 
 
 def test_infinite_factors_have_no_norm(tmp_path: Path) -> None:
@@ -200,3 +208,17 @@ def test_factors_far_apart_are_read_alone(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert apart.tensors == together.tensors
     assert len(more.ranges) > len(reader.ranges)
     assert len(reader.ranges) == 4  # the header in two, the config, all factors at once
+
+
+def test_an_adapter_is_read_again_beside_an_earlier_fingerprint(tmp_path: Path) -> None:
+    """Its files are small, and its scale and its base are in no weight file."""
+    tensors = {f"base_model.model.model.layers.{n}.self_attn.k_proj.ia3_l": torch.ones(WIDTH, 1) for n in range(2)}
+    for name, weights in (("ia3", tensors), ("lora", lora())):
+        folder = write_adapter(tmp_path / name, weights, CONFIG)
+        first = fingerprint_of(folder)
+        (repo,) = find_local(folder)
+        (listed,) = listed_checkpoints(repo)
+        with repo.reader() as reader:
+            again = fingerprint(listed, reader, size=None, now=NOW, earlier=first)
+        assert (again.tensors, again.checkpoint.notes) == (first.tensors, first.checkpoint.notes)
+        assert again.checkpoint.declared_parents == ("org/base",)
