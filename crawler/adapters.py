@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from provenance.crawler.architectures import resolve_roles
 from provenance.crawler.architectures.rows import rows_index
+from provenance.crawler.cells import cell_positions
 from provenance.crawler.formats.dtypes import decode, is_float
-from provenance.crawler.plan import MAX_RANGE_BYTES, cell_positions
+from provenance.crawler.plan import MAX_RANGE_BYTES
 from provenance.schemas.protocols import TensorReader
 from provenance.schemas.records import TensorRow
 from provenance.schemas.sampling import OFFSETS, TILE

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-ANCHORS = 16
+from provenance.crawler.hub.answers import AbandonedError
+from provenance.schemas.errors import CheckpointError
+from provenance.schemas.products import ANCHORS
+from provenance.schemas.protocols import TensorReader
+
+SPAN = 1 << 14
+"""Anchors lie below this id, however large the vocabulary: every model of 16,384 tokens or more has the same ones."""
+
+_MAX_TOKENIZER = 64 * 1024 * 1024
+_MAX_TOKEN = 64
 
 
 def spread_anchors(vocabulary: int, count: int = ANCHORS) -> tuple[int, ...]:
     """Ids spread evenly over a vocabulary, or over the smaller one of two whose ids mean the same tokens.
 
-    They are the middles of `count` equal parts of the largest power of two that fits. So a vocabulary that was
-    extended, padded or cut a little keeps its anchors, and a stored sketch can be compared as it is.
+    They are the middles of `count` equal parts of the largest power of two that fits, `SPAN` at most. So a vocabulary
+    that was extended, padded or cut keeps its anchors, and a stored sketch can be compared as it is.
 
     Args:
         vocabulary: rows of the embedding.
@@ -26,7 +36,7 @@ def spread_anchors(vocabulary: int, count: int = ANCHORS) -> tuple[int, ...]:
     """
     if vocabulary < count:
         raise ValueError(f"a vocabulary of {vocabulary} tokens has no {count} anchors")
-    span = 1 << (vocabulary.bit_length() - 1)
+    span = min(SPAN, 1 << (vocabulary.bit_length() - 1))
     return tuple((2 * i + 1) * span // (2 * count) for i in range(count))
 
 
@@ -77,6 +87,34 @@ def common_anchors(
     if first and second and (by_id is None or any(first.get(place) != second.get(place) for place in by_id)):
         return shared_anchors(a, b, count)
     return None if by_id is None else (by_id, by_id)
+
+
+def anchor_tokens(tokenizer: Mapping[str, Any] | None, anchors: Sequence[int]) -> tuple[str, ...] | None:
+    """The strings of some tokens, cut to a stored length, empty for an id without; null without a vocabulary."""
+    wanted, found = set(anchors), dict[int, str]()
+    for token, place in token_ids(tokenizer or {}).items():
+        if place in wanted:
+            found[place] = token[:_MAX_TOKEN].encode("utf-8", "backslashreplace").decode()
+    return tuple(found.get(place, "") for place in anchors) if found else None
+
+
+def read_tokenizer(reader: TensorReader, path: str) -> Mapping[str, Any] | None:
+    """A `tokenizer.json` as parsed; null where there is none that can be used.
+
+    Raises:
+        AbandonedError: the crawl was stopped.
+    """
+    try:
+        length = reader.size(path)
+        if length > _MAX_TOKENIZER:
+            return None
+        (data,) = reader.read(path, [(0, length)])
+        found = json.loads(bytes(data))
+    except AbandonedError:
+        raise
+    except (CheckpointError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:

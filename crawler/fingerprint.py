@@ -1,4 +1,4 @@
-"""One checkpoint in, one fingerprint out: header -> roles -> ranges -> statistics and weight sample.
+"""One checkpoint in, one fingerprint out: header -> roles -> ranges -> statistics, weight sample, sketched products.
 
 `fingerprint` is a pure, picklable function of a listed checkpoint and a reader. It depends neither on the source of the
 bytes nor on the destination of the result.
@@ -12,22 +12,30 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provenance.crawler.adapters import Adapter, base_of, read_adapter
+from provenance.crawler.anchors import anchor_tokens, read_tokenizer, spread_anchors
 from provenance.crawler.architectures import read_names
 from provenance.crawler.formats.dtypes import is_float
 from provenance.crawler.formats.header import read_header
+from provenance.crawler.formats.packing.packed import PackedEntry
+from provenance.crawler.formats.packing.recognise import Unpacked, may_be_packed, unpack
+from provenance.crawler.formats.safetensors import MAX_TENSORS
 from provenance.crawler.metadata import with_base
-from provenance.crawler.plan import SampleSize, plan_matrices, plan_ranges
+from provenance.crawler.plan import SampleSize, plan_matrices
+from provenance.crawler.product_plan import plan_products, vocabulary
+from provenance.crawler.products import ProductSums
 from provenance.crawler.sample import weight_sample
-from provenance.crawler.scan import scan_matrices
+from provenance.crawler.scan import See, scan_matrices
 from provenance.schemas.enums import Mode, Stage
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId
+from provenance.schemas.products import ANCHORS, ProductSketch
 from provenance.schemas.protocols import TensorReader
 from provenance.schemas.records import CheckpointRow, Fingerprint, ListedCheckpoint, TensorRow
 from provenance.schemas.roles import Role
@@ -63,24 +71,34 @@ def fingerprint(
         CheckpointError: any other reason why this checkpoint cannot be read.
     """
     repo = listed.identity.repo_id
-    entries = [entry for path in listed.weight_files for entry in read_header(reader, path, repo)]
+    entries: list[TensorEntry] = []
+    for path in listed.weight_files:
+        entries += read_header(reader, path, repo)
+        if len(entries) > MAX_TENSORS:
+            raise WeightsError(f"{repo}: more than {MAX_TENSORS:,} tensors are not read", stage=Stage.HEADER)
     _check_entries(entries, repo)
     config, config_note = listed.config, list[str]()
-    reading = read_names(entries)
-    if config is None or reading.needs_config:
+    whole = config is None or may_be_packed(entries)  # a listing has a part of the config only
+    if whole:
         config, config_note = read_config(reader, listed.config_file)
-    resolved = reading.with_config(config)
+    unpacked = unpack(entries, config, reader)
+    reading = read_names(unpacked.entries)
+    if reading.needs_config and not whole:
+        config, config_note = read_config(reader, listed.config_file)
+    resolved = reading.with_config(config or listed.config)
     # With another config, a fused tensor may be split differently into parts of the same names and shapes.
     anew = earlier is None or reading.needs_config or resolved.adapter
     known = None if earlier is None or anew else _same_layout(resolved.tensors, earlier.tensors)
     if earlier is not None and known is not None and _as_planned(resolved.tensors, known, size):
-        rows, sample = known, earlier.sample
+        rows, sample, products = known, earlier.sample, earlier.products
     else:
-        measured = _measure(reader, resolved.tensors, size)
+        sums = _product_sums(reader, resolved) if size is None else None
+        measured = _measure(reader, resolved.tensors, size, sums.add if sums else None)
+        products = _stored_products(reader, listed, sums.sketch()) if sums else None
         rows = [_tensor_row(tensor, measured.get(_key(tensor))) for tensor in resolved.tensors]
         cells = [(tensor, measured[key].cells) for tensor in resolved.tensors if (key := _key(tensor)) in measured]
         if resolved.adapter:
-            if listed.config is not None:  # of its base
+            if not whole:
                 config, config_note = read_config(reader, listed.config_file)
             adapter = read_adapter(reader, entries, config)
             resolved = _with_updates(resolved, adapter)
@@ -94,8 +112,8 @@ def fingerprint(
         sampled = sorted(f"{row.name}|{row.part}|{row.digest}" for row in rows)
         identity = replace(identity, revision=_digest(header + sampled))
     mode = Mode.FULL if size is None else Mode.SAMPLED
-    checkpoint = _checkpoint_row(identity, listed, resolved, entries, rows, reader, config_note, mode, now)
-    return Fingerprint(checkpoint, listed.files, tuple(rows), sample)
+    checkpoint = _checkpoint_row(identity, listed, resolved, unpacked, rows, reader, config_note, mode, now)
+    return Fingerprint(checkpoint, listed.files, tuple(rows), sample, products)
 
 
 def _with_updates(resolved: ResolvedRoles, adapter: Adapter) -> ResolvedRoles:
@@ -159,12 +177,29 @@ class _Measured:
     cells: NDArray[np.float64] | None
 
 
-def _measure(reader: TensorReader, tensors: Sequence[LogicalTensor], size: SampleSize | None) -> dict[_Key, _Measured]:
-    ranges = plan_ranges(plan_matrices(tensors, size), size.gap_bytes if size else 0)
+def _product_sums(reader: TensorReader, resolved: ResolvedRoles) -> ProductSums | None:
+    """What takes the products of a checkpoint that is read whole; null where no tokens can be sketched between."""
+    n_tokens = vocabulary(resolved)
+    return ProductSums(reader, plan_products(resolved, spread_anchors(n_tokens))) if n_tokens >= ANCHORS else None
+
+
+def _stored_products(reader: TensorReader, listed: ListedCheckpoint, sketch: ProductSketch) -> ProductSketch | None:
+    """A sketch as it is stored, with the strings of its tokens; null if nothing of it is finite."""
+    if not any(np.isfinite(values).any() for values in (sketch.vo, sketch.fu)):
+        return None
+    path = PurePosixPath(listed.config_file or listed.weight_files[0]).with_name("tokenizer.json")
+    tokens = anchor_tokens(read_tokenizer(reader, str(path)), sketch.anchors)
+    vo, fu = (values.astype(np.float16).astype(np.float32) for values in (sketch.vo, sketch.fu))
+    return replace(sketch, vo=vo, fu=fu, tokens=tokens)
+
+
+def _measure(
+    reader: TensorReader, tensors: Sequence[LogicalTensor], size: SampleSize | None, see: See | None
+) -> dict[_Key, _Measured]:
+    plans, gap_bytes = plan_matrices(tensors, size), size.gap_bytes if size else 0
     return {
         _key(scan.tensor): _Measured(scan.statistics(), scan.digest(), scan.cells)
-        for path, planned in ranges.items()
-        for scan in scan_matrices(reader, path, planned)
+        for scan in scan_matrices(reader, plans, gap_bytes, see)
     }
 
 
@@ -215,7 +250,7 @@ def _checkpoint_row(
     identity: CheckpointId,
     listed: ListedCheckpoint,
     resolved: ResolvedRoles,
-    entries: Sequence[TensorEntry],
+    unpacked: Unpacked,
     rows: Sequence[TensorRow],
     reader: TensorReader,
     config_note: Sequence[str],
@@ -225,8 +260,17 @@ def _checkpoint_row(
     metadata = listed.metadata
     sizes = {file.path: file.size for file in listed.files}
     elements: Counter[str] = Counter()
-    for entry in {(entry.file, entry.start, entry.stop): entry for entry in entries}.values():
-        elements[entry.dtype] += entry.n_elements  # of tied tensors, which share their bytes, once
+    parameters, n_tensors = 0, 0
+    counted: set[tuple[str, int, int]] = set()
+    for entry in unpacked.entries:
+        stored = entry.stored if isinstance(entry, PackedEntry) else 0
+        n_tensors += stored or 1
+        place = (entry.file, entry.start, entry.stop)
+        if place in counted and not stored:
+            continue  # tied to another: they share their bytes
+        counted.add(place)
+        elements[entry.dtype] += entry.n_elements
+        parameters += entry.n_elements if stored or is_float(entry.dtype) else 0
     with_role = [row for row in rows if row.role != Role.OTHER]
     return CheckpointRow(
         checkpoint_id=str(identity),
@@ -253,10 +297,10 @@ def _checkpoint_row(
         hidden_size=resolved.hidden_size,
         n_heads=resolved.n_heads,
         n_kv_heads=resolved.n_kv_heads,
-        n_parameters=sum(n for dtype, n in elements.items() if is_float(dtype)),
+        n_parameters=parameters,
         dtype=elements.most_common(1)[0][0] if elements else None,
-        quantization=resolved.quantization,
-        n_tensors=len(entries),
+        quantization=resolved.quantization or unpacked.method,
+        n_tensors=n_tensors,
         n_files=len(listed.weight_files),
         total_bytes=sum(sizes[path] for path in listed.weight_files),
         bytes_read=reader.bytes_read,
@@ -269,7 +313,7 @@ def _checkpoint_row(
         resolved=len(with_role),
         unresolved=len(rows) - len(with_role),
         adapter=resolved.adapter,
-        notes=(*resolved.notes, *config_note),
+        notes=(*resolved.notes, *unpacked.notes, *config_note),
     )
 
 

@@ -9,25 +9,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.crawler.architectures.rows import rows_index
-from provenance.crawler.formats.dtypes import is_numeric
+from provenance.crawler.cells import wanted_rows
+from provenance.crawler.formats.dtypes import decode, is_numeric
+from provenance.crawler.formats.packing.packed import Bytes, PackedEntry, Span
 from provenance.crawler.formats.safetensors import DTYPE_BITS
-from provenance.schemas.roles import MAIN_STACK, VECTORS, Role
-from provenance.schemas.sampling import OFFSETS, VECTOR_BUDGET, is_sampled, matrix_cells, sequence
-from provenance.schemas.tensors import LogicalTensor, Order, OutputRows, TensorEntry
+from provenance.crawler.packed_bands import aligned, as_stored, packed_bands, width_of
+from provenance.schemas.tensors import LogicalTensor, Order, TensorEntry
+
+Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 KIB, MIB = 1024, 1024 * 1024
 MAX_RANGE_BYTES = 16 * MIB
 """Maximum bytes of a single read; it limits memory for a tensor of any size."""
 
-MAX_VECTOR_ELEMENTS = 1 << 20
-"""Of a longer vector only the cells of the sample are read."""
+BATCH_BYTES = 16 * MIB
+"""Maximum bytes of packed matrices that wait for those of their scales, which lie elsewhere."""
+
+PACKED_GAP = 2
+"""How many times as long a gap may be in a packed checkpoint, whose matrices have more and shorter spans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,8 @@ wider matrices (7B models and larger) the two read the same bands, and less coul
 class MatrixPlan:
     """One stored matrix, the logical tensors in it, and the bands of stored rows to read.
 
-    Vectors are matrices of one column. `bands` are half-open row intervals, increasing and disjoint.
+    Vectors are matrices of one column. `bands` are half-open row intervals, increasing and disjoint. `offset` and
+    `item_bytes` are those of a matrix that is stored as it is; a packed one knows itself where its bytes are.
     """
 
     entry: TensorEntry
@@ -74,6 +80,29 @@ class MatrixPlan:
     def row_bytes(self) -> int:
         return self.columns * self.item_bytes
 
+    def spans(self, low: int, high: int) -> Sequence[Span]:
+        """The bytes of a band: one run, or one in each of the tensors that make a packed matrix."""
+        if isinstance(self.entry, PackedEntry):
+            before = self.parts[0].element_offset // self.columns
+            return self.entry.packing.spans(before + low, before + high)
+        start = self.offset + low * self.row_bytes
+        return (Span(self.entry.file, start, start + (high - low) * self.row_bytes),)
+
+    def decode(self, bands: Sequence[tuple[int, int]], data: Sequence[Sequence[Bytes]]) -> Floats:
+        """The weights `[rows, columns]` of some bands, one after the other, from the bytes of the spans of each.
+
+        Raises:
+            CheckpointError: the bytes of a packed matrix make no sense.
+        """
+        if isinstance(self.entry, PackedEntry):
+            before = self.parts[0].element_offset // self.columns
+            read = self.entry.packing.rows
+            with np.errstate(all="ignore"):  # scales may be infinite or NaN; so are the weights then: they are counted
+                found = [read(before + low, before + high, own) for (low, high), own in zip(bands, data, strict=True)]
+            return found[0] if len(found) == 1 else np.concatenate(found)
+        joined = data[0][0] if len(data) == 1 else b"".join(own[0] for own in data)
+        return decode(joined, self.entry.dtype).reshape(-1, self.columns)
+
     @property
     def complete(self) -> bool:
         """Whether every row is read."""
@@ -82,10 +111,18 @@ class MatrixPlan:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One band of one matrix inside a byte range."""
+    """One span of one band of one matrix inside a byte range.
+
+    Attributes:
+        rows: the band, as a half-open interval of stored rows.
+        index: which of the band's spans it is.
+        of: how many spans the band has.
+    """
 
     plan: MatrixPlan
-    first_row: int
+    rows: tuple[int, int]
+    index: int
+    of: int
     start: int
     stop: int
 
@@ -122,29 +159,59 @@ def plan_ranges(plans: Iterable[MatrixPlan], gap_bytes: int) -> dict[str, list[B
     Returns:
         file -> ranges in increasing order, none longer than `MAX_RANGE_BYTES` unless a single row is.
     """
-    pieces: dict[str, list[Piece]] = defaultdict(list)
+    return _ranges(((plan, band) for plan in plans for band in plan.bands), gap_bytes)
+
+
+def plan_batches(plans: Iterable[MatrixPlan], gap_bytes: int) -> Iterator[dict[str, list[ByteRange]]]:
+    """As `plan_ranges`, but no more than `BATCH_BYTES` of packed matrices at a time.
+
+    A matrix stored as it is can be measured when its bytes arrive, a packed one when those of its scales have arrived
+    too. So all matrices of a checkpoint without packed ones are one batch.
+    """
+    plans = list(plans)
+    if any(isinstance(plan.entry, PackedEntry) for plan in plans):
+        gap_bytes *= PACKED_GAP
+    batch: list[tuple[MatrixPlan, tuple[int, int]]] = []
+    waiting = 0
     for plan in plans:
-        for first, last in plan.bands:
-            start = plan.offset + first * plan.row_bytes
-            pieces[plan.entry.file].append(Piece(plan, first, start, start + (last - first) * plan.row_bytes))
-    # Tensors may share bytes (tied weights of a PyTorch file): the pieces of one matrix stay together all the same.
-    return {file: list(_coalesce(sorted(own, key=lambda p: p.plan.offset), gap_bytes)) for file, own in pieces.items()}
+        for band in plan.bands:
+            own = sum(s.stop - s.start for s in plan.spans(*band)) if isinstance(plan.entry, PackedEntry) else 0
+            if batch and waiting + own > BATCH_BYTES:
+                yield _ranges(batch, gap_bytes)
+                batch, waiting = [], 0
+            batch.append((plan, band))
+            waiting += own
+    if batch:
+        yield _ranges(batch, gap_bytes)
+
+
+def _ranges(bands: Iterable[tuple[MatrixPlan, tuple[int, int]]], gap_bytes: int) -> dict[str, list[ByteRange]]:
+    pieces: dict[str, list[Piece]] = defaultdict(list)
+    for plan, band in bands:
+        spans = plan.spans(*band)
+        for i, span in enumerate(spans):
+            pieces[span.file].append(Piece(plan, band, i, len(spans), span.start, span.stop))
+    return {file: list(_coalesce(sorted(own, key=lambda p: p.start), gap_bytes)) for file, own in pieces.items()}
 
 
 def _coalesce(pieces: Sequence[Piece], gap_bytes: int) -> Iterator[ByteRange]:
     group: list[Piece] = []
+    stop = 0
     for piece in pieces:
-        apart = group and not 0 <= piece.start - group[-1].stop <= gap_bytes
-        if apart or (group and piece.stop - group[0].start > MAX_RANGE_BYTES):
-            yield ByteRange(group[0].start, group[-1].stop, tuple(group))
-            group = []
+        # Spans of scales that several bands share overlap; `stop` is the last byte of any of them.
+        if group and (piece.start - stop > gap_bytes or max(stop, piece.stop) - group[0].start > MAX_RANGE_BYTES):
+            yield ByteRange(group[0].start, stop, tuple(group))
+            group, stop = [], 0
         group.append(piece)
+        stop = max(stop, piece.stop)
     if group:
-        yield ByteRange(group[0].start, group[-1].stop, tuple(group))
+        yield ByteRange(group[0].start, stop, tuple(group))
 
 
 def _plan_matrix(parts: tuple[LogicalTensor, ...], size: SampleSize | None) -> MatrixPlan | None:
     entry = parts[0].entry
+    if isinstance(entry, PackedEntry):
+        return _plan_packed(entry, tuple(as_stored(part) for part in parts), size)
     if not is_numeric(entry.dtype) or entry.n_elements == 0 or entry.order is Order.APART:
         return None
     item_bytes = DTYPE_BITS[entry.dtype] // 8
@@ -152,12 +219,29 @@ def _plan_matrix(parts: tuple[LogicalTensor, ...], size: SampleSize | None) -> M
     if size is None:
         bands = _chunks(rows, columns * item_bytes)
     else:
-        wanted = sorted({band for part in parts for band in _wanted_rows(part, rows)})
+        wanted = sorted({band for part in parts for band in wanted_rows(part, rows)})
         bands = _stretch(wanted, rows, columns * item_bytes, size.band_bytes)
     if not bands:
         return None
     offset = entry.start + parts[0].element_offset * item_bytes
     return MatrixPlan(entry, parts, offset, rows, columns, item_bytes, bands)
+
+
+def _plan_packed(entry: PackedEntry, parts: tuple[LogicalTensor, ...], size: SampleSize | None) -> MatrixPlan | None:
+    packing = entry.packing
+    rows, columns = _stored_shape(parts[0])
+    if columns != packing.shape[1]:  # a stack that was not split into its matrices
+        rows, columns = packing.shape
+    if size is None:
+        bands = packed_bands(entry, [(0, rows)])
+    else:
+        wanted = aligned(sorted({band for part in parts for band in wanted_rows(part, rows)}), rows, packing.step)
+        # As many weights as of a matrix of 16 bits: a band is for its number of weights.
+        bands = packed_bands(entry, _stretch(wanted, rows, 2 * columns, size.band_bytes))
+        width = width_of(parts, columns, sum(high - low for low, high in bands), size.band_bytes)
+        packing = packing.narrowed(width) if width < columns else packing
+        entry, columns = replace(entry, packing=packing), packing.shape[1]
+    return MatrixPlan(entry, parts, entry.start, rows, columns, 0, bands) if bands else None
 
 
 def _stored_shape(part: LogicalTensor) -> tuple[int, int]:
@@ -174,52 +258,6 @@ def _stored_shape(part: LogicalTensor) -> tuple[int, int]:
 def _chunks(rows: int, row_bytes: int) -> tuple[tuple[int, int], ...]:
     step = max(1, MAX_RANGE_BYTES // row_bytes)
     return tuple((start, min(rows, start + step)) for start in range(0, rows, step))
-
-
-def _wanted_rows(part: LogicalTensor, rows: int) -> Iterable[tuple[int, int]]:
-    """Stored rows that hold a part's sample cells, as half-open intervals."""
-    if len(part.shape) == 1 and part.entry.n_elements <= MAX_VECTOR_ELEMENTS:
-        return [(0, rows)]
-    where = cell_positions(part)
-    if where is None or not len(where):
-        return []
-    if len(part.shape) == 1:
-        return [(0, int(where[:, 0].max()) + 1)]
-    return _tile_rows(part.role, (part.shape[0], part.shape[1]), part.transposed, part.rows)
-
-
-def cell_positions(tensor: LogicalTensor) -> NDArray[np.int64] | None:
-    """Stored `(row, column)` of every sample cell `[n, 2]` in sampling order, or null if the tensor has none."""
-    if tensor.stack != MAIN_STACK or not is_sampled(tensor.role, tensor.expert):
-        return None
-    if len(tensor.shape) != 2 and not (len(tensor.shape) == 1 and tensor.role in VECTORS):
-        return None
-    return _cells(tensor.role, tensor.shape, tensor.transposed, tensor.rows)
-
-
-# The layers of a model have the same shapes: what depends only on role and shape is computed once.
-@lru_cache(maxsize=128)
-def _cells(role: Role, shape: tuple[int, ...], transposed: bool, rows: OutputRows | None) -> NDArray[np.int64]:
-    if len(shape) == 1:
-        out = np.arange(min(shape[0], VECTOR_BUDGET))
-        column = np.zeros_like(out)
-    else:
-        _, out, column = sequence()[matrix_cells((shape[0], shape[1]), role)].T
-    stored = out if rows is None else rows_index(rows)[out]
-    positions = np.stack([column, stored] if transposed else [stored, column], axis=1)
-    positions.flags.writeable = False
-    return positions
-
-
-@lru_cache(maxsize=128)
-def _tile_rows(
-    role: Role, shape: tuple[int, int], transposed: bool, rows: OutputRows | None
-) -> tuple[tuple[int, int], ...]:
-    """For each line of tiles along the stored rows, the interval of rows from its first to its last cell."""
-    tiles = sequence()[matrix_cells(shape, role), 0]
-    lines = tiles % len(OFFSETS) if transposed else tiles // len(OFFSETS)
-    stored = _cells(role, shape, transposed, rows)[:, 0]
-    return tuple((int(stored[lines == line].min()), int(stored[lines == line].max()) + 1) for line in np.unique(lines))
 
 
 def _stretch(

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from provenance.crawler.architectures.rows import rows_index
+from provenance.crawler.formats.dtypes import is_numeric
+from provenance.crawler.formats.packing.packed import PackedEntry
 from provenance.crawler.formats.safetensors import DTYPE_BITS
-from provenance.crawler.plan import MAX_RANGE_BYTES, ByteRange, MatrixPlan, plan_ranges
+from provenance.crawler.packed_bands import as_stored, packed_bands
+from provenance.crawler.plan import (
+    MAX_RANGE_BYTES,
+    ByteRange,
+    MatrixPlan,
+    plan_batches,
+    plan_ranges,
+)
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.products import Product
 from provenance.schemas.roles import MAIN_STACK, Role
-from provenance.schemas.tensors import LogicalTensor, ResolvedRoles
+from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorEntry
 
 PRODUCTS = {
     Product.VO: (Role.VALUE, Role.OUTPUT, Role.ATTENTION_NORM),
@@ -69,15 +78,15 @@ class ProductPlan:
         # Parallel attention and feed-forward may share one norm.
         return plan_ranges(dict.fromkeys((self.embedding, *self.gains.values())), 0)
 
-    def layer_ranges(self, layer: int) -> dict[str, list[ByteRange]]:
-        """The matrices of one layer."""
+    def layer_ranges(self, layer: int) -> Iterator[dict[str, list[ByteRange]]]:
+        """The matrices of one layer, in batches that fit memory."""
         terms = [term for product in Product for term in self.terms.get((layer, product), ())]
-        return plan_ranges([plan for term in terms for plan in (term.reads, term.writes)], 0)
+        return plan_batches([plan for term in terms for plan in (term.reads, term.writes)], 0)
 
     @cached_property
     def n_bytes(self) -> int:
         """Bytes that `read_products` reads."""
-        stages = [self.first_ranges(), *(self.layer_ranges(layer) for layer in self.layers)]
+        stages = [self.first_ranges(), *(batch for layer in self.layers for batch in self.layer_ranges(layer))]
         return sum(r.stop - r.start for stage in stages for ranges in stage.values() for r in ranges)
 
 
@@ -99,10 +108,12 @@ def plan_products(
     Raises:
         WeightsError: the checkpoint has no token embedding, or anchors lie beyond it.
     """
-    main = [tensor for tensor in resolved.tensors if tensor.stack == MAIN_STACK and tensor.entry.n_elements]
-    embedding = next((tensor for tensor in main if tensor.role is Role.EMBEDDING), None)
+    main = _main(resolved)
+    embedding = _embedding(main)
     if embedding is None:
         raise WeightsError("no token embedding was found, and products are compared between tokens; nothing to sketch")
+    if as_stored(embedding) is not embedding:
+        raise WeightsError("the token embedding is packed across its rows, and single rows of it cannot be read")
     if len(set(anchors)) != len(anchors) or not all(0 <= token < embedding.shape[0] for token in anchors):
         raise WeightsError(f"anchors must be different tokens of the {embedding.shape[0]} in the vocabulary")
     found: dict[int, dict[Role, list[LogicalTensor]]] = defaultdict(lambda: defaultdict(list))
@@ -138,6 +149,25 @@ def plan_products(
         centred=any(f"{name.removesuffix('weight')}bias" in names for name in norms if name.endswith("weight")),
         notes=tuple(f"{note} (layers {', '.join(map(str, where))})" for note, where in notes.items()),
     )
+
+
+def vocabulary(resolved: ResolvedRoles) -> int:
+    """Rows of the token embedding; 0 without one whose single rows can be read."""
+    found = _embedding(_main(resolved))
+    return 0 if found is None or as_stored(found) is not found else found.shape[0]
+
+
+def _main(resolved: ResolvedRoles) -> list[LogicalTensor]:
+    """The tensors of the main stack whose numbers can be read."""
+    return [t for t in resolved.tensors if t.stack == MAIN_STACK and t.entry.n_elements and _is_read(t.entry)]
+
+
+def _is_read(entry: TensorEntry) -> bool:
+    return isinstance(entry, PackedEntry) or is_numeric(entry.dtype)
+
+
+def _embedding(tensors: Iterable[LogicalTensor]) -> LogicalTensor | None:
+    return next((tensor for tensor in tensors if tensor.role is Role.EMBEDDING and len(tensor.shape) == 2), None)
 
 
 class _Declined(Exception):
@@ -182,6 +212,7 @@ def _whole(tensor: LogicalTensor) -> MatrixPlan:
 
 def _factor(tensor: LogicalTensor) -> MatrixPlan:
     """All of a matrix, or the stored rows of its part of a fused one; stored transposed, a part is no rows."""
+    tensor = as_stored(tensor)
     if tensor.rows is None or tensor.transposed:
         return _whole(tensor)
     stored = np.sort(rows_index(tensor.rows))
@@ -191,6 +222,8 @@ def _factor(tensor: LogicalTensor) -> MatrixPlan:
 
 def _rows_of(tensor: LogicalTensor, spans: Iterable[tuple[int, int]]) -> MatrixPlan:
     entry, (rows, *columns) = tensor.entry, tensor.stored_shape
+    if isinstance(entry, PackedEntry):
+        return MatrixPlan(entry, (tensor,), entry.start, rows, columns[0], 0, packed_bands(entry, spans))
     item_bytes, width = DTYPE_BITS[entry.dtype] // 8, columns[0] if columns else 1
     step = max(1, MAX_RANGE_BYTES // (width * item_bytes))
     bands = tuple((at, min(high, at + step)) for low, high in spans for at in range(low, high, step))

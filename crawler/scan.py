@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provenance.crawler.architectures.rows import rows_index
-from provenance.crawler.formats.dtypes import decode
-from provenance.crawler.plan import ByteRange, MatrixPlan, cell_positions
+from provenance.crawler.bands import read_bands
+from provenance.crawler.cells import cell_positions
+from provenance.crawler.formats.packing.packed import Bytes
+from provenance.crawler.plan import MatrixPlan, plan_batches
 from provenance.crawler.statistics import Moments
 from provenance.schemas.protocols import TensorReader
 from provenance.schemas.tensors import LogicalTensor, TensorStatistics
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
+
+See: TypeAlias = Callable[[LogicalTensor, int, Floats], object]
+"""Is shown each chunk of a matrix that is read whole: its tensor, the first stored row, the rows `[n, columns]`."""
 
 # With the leading dot: `c_attn.bias` is a bias, `attn.bias` a mask.
 _KNOWN_BUFFERS = (".inv_freq", ".rotary_emb", ".masked_bias", ".position_ids", ".attn.bias", ".attention.bias")
@@ -89,49 +95,51 @@ class _Matrix:
     interpreter lock, so workers wait for each other less with few large calls than with many small ones.
     """
 
-    def __init__(self, plan: MatrixPlan) -> None:
-        self.plan = plan
-        self._complete = plan.complete
-        self._scans = [TensorScan(part, complete=self._complete) for part in plan.parts]
+    def __init__(self, plan: MatrixPlan, see: See | None) -> None:
+        self.plan, self._see = plan, see if plan.complete else None
+        self.scans = [TensorScan(part, complete=plan.complete) for part in plan.parts]
+        self._missing = len(plan.bands)
         self._bands: list[tuple[int, int]] = []
-        self._data: list[memoryview] = []
+        self._data: list[Sequence[Bytes]] = []
 
-    def add(self, first_row: int, data: memoryview) -> None:
-        self._bands.append((first_row, first_row + len(data) // self.plan.row_bytes))
+    def add(self, band: tuple[int, int], data: Sequence[Bytes]) -> bool:
+        """Add the bytes of a band; whether it was the last one."""
+        self._bands.append(band)
         self._data.append(data)
-        if self._complete:
-            self._measure()  # chunk by chunk: a whole matrix may have many
-
-    def finish(self) -> list[TensorScan]:
-        if self._data:
-            self._measure()
-        return self._scans
-
-    def _measure(self) -> None:
-        data = b"".join(self._data) if len(self._data) > 1 else self._data[0]
-        rows = decode(data, self.plan.entry.dtype).reshape(-1, self.plan.columns)
-        for scan in self._scans:
-            scan.feed(self._bands, rows)
-        self._bands, self._data = [], []
+        self._missing -= 1
+        if self.plan.complete or not self._missing:  # chunk by chunk: a whole matrix may have many
+            rows = self.plan.decode(self._bands, self._data)
+            for scan in self.scans:
+                scan.feed(self._bands, rows)
+                if self._see is not None:
+                    self._see(scan.tensor, band[0], rows)
+            self._bands, self._data = [], []
+        return not self._missing
 
 
-def scan_matrices(reader: TensorReader, path: str, ranges: Sequence[ByteRange]) -> Iterator[TensorScan]:
-    """Read the planned ranges of one file and yield each logical tensor once its last band was read.
+def scan_matrices(
+    reader: TensorReader, plans: Sequence[MatrixPlan], gap_bytes: int, see: See | None = None
+) -> Iterator[TensorScan]:
+    """Read the bands of planned matrices and yield each logical tensor once the last band of its matrix was read.
 
     At any time, memory holds one chunk of a matrix that is read whole, or the ranges with the bands of one matrix; only
-    the first and the last of these contain data of other matrices.
+    the first and the last of these contain data of other matrices. Of packed matrices it also holds one batch.
+
+    Args:
+        reader: reads the files.
+        plans: in file order.
+        gap_bytes: bands with at most this many bytes between them are read as one range.
+        see: is shown every matrix that is read whole.
+
+    Raises:
+        CheckpointError: a file is shorter than its header says, cannot be read, or a packed matrix makes no sense.
     """
-    matrix: _Matrix | None = None
-    for planned, data in zip(ranges, reader.read(path, [(r.start, r.stop) for r in ranges]), strict=True):
-        view = memoryview(data)
-        for piece in planned.pieces:
-            if matrix is None or piece.plan is not matrix.plan:
-                if matrix is not None:
-                    yield from matrix.finish()
-                matrix = _Matrix(piece.plan)
-            matrix.add(piece.first_row, view[piece.start - planned.start : piece.stop - planned.start])
-    if matrix is not None:
-        yield from matrix.finish()
+    started: dict[int, _Matrix] = {}
+    for ranges in plan_batches(plans, gap_bytes):
+        for plan, band, data in read_bands(reader, ranges):
+            matrix = started.get(id(plan)) or started.setdefault(id(plan), _Matrix(plan, see))
+            if matrix.add(band, data):
+                yield from started.pop(id(plan)).scans
 
 
 def _as_slice(index: NDArray[np.int64]) -> slice | NDArray[np.int64]:

@@ -55,6 +55,9 @@ _UNREAD: tuple[tuple[tuple[str, ...], str], ...] = (
 WEIGHT_SUFFIXES = (".safetensors", *(suffix for suffixes, _ in _UNREAD for suffix in suffixes))
 """Endings of weight files, including formats that are not read."""
 
+MAX_INDEX_BYTES = 32 * 1024 * 1024
+"""Limit of a shard index. The largest known have 15 MB (140,000 tensors); parsed, one takes 25 times its size."""
+
 _SHARD = r"(?:-(?P<number>\d{5,6})-of-(?P<total>\d{5,6}))?"
 _LONG = 120  # maximum characters of a name in an error
 

@@ -1,4 +1,4 @@
-"""`provenance index`: build a new generation from signatures, sketches, dossiers and keys of all latest checkpoints."""
+"""`provenance index`: build a new generation from vectors, dossiers and keys of all latest checkpoints."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ from provenance.indexer.generation import (
     open_generation,
     sha256_of,
 )
-from provenance.indexer.signature import DIMENSION, SPEC, signature, sketch
+from provenance.indexer.signature import DIMENSION, SKETCH_DIMENSION, SPEC, product_vector, signature, sketch
 from provenance.indexer.store.files import replace_text, sync
+from provenance.indexer.store.rows import PRODUCT_COLUMNS, product_sketch
 from provenance.indexer.vectors import ExactIndex, FlatIndex
 from provenance.schemas import tables
 from provenance.schemas.errors import ProvenanceError
+from provenance.schemas.products import PRODUCTS_SPEC
 from provenance.schemas.sampling import SAMPLED_EXPERTS
 
 if TYPE_CHECKING:
@@ -79,6 +81,11 @@ def load_dossiers(store: Store, manifest: Manifest, fingerprints: Sequence[str] 
         files = rows(f"select fingerprint_id, sha256 from ({_WEIGHT_FILES}) {where}")
         samples = {r["fingerprint_id"]: r["data"] for r in rows(f"select fingerprint_id, data from samples {where}")}
         facts = rows(f"select * from ({_FACT_ROWS}) {where} order by fingerprint_id")
+        columns = ", ".join(PRODUCT_COLUMNS)
+        products = {
+            r["fingerprint_id"]: product_sketch(r)
+            for r in rows(f"select fingerprint_id, {columns} from products {where}")
+        }
     digests: dict[str, list[str]] = {}
     for row in files:
         digests.setdefault(row["fingerprint_id"], []).append(row["sha256"])
@@ -88,6 +95,7 @@ def load_dossiers(store: Store, manifest: Manifest, fingerprints: Sequence[str] 
             meta_of(row, digests.get(row["fingerprint_id"], [])),
             facts_of(by_id.get(row["fingerprint_id"], [])),
             np.frombuffer(samples.get(row["fingerprint_id"], b""), dtype="<f2"),
+            products.get(row["fingerprint_id"]),
         )
         for row in checkpoints
     ]
@@ -126,8 +134,9 @@ def build_index(
     manifest = store.manifest()
     forgotten = store.tombstones(manifest)
     dossiers = load_dossiers(store, manifest)
-    signatures = np.stack([signature(d.curves()).vector for d in dossiers]) if dossiers else _no_vectors()
-    sketches = np.stack([sketch(*sketch_cells(d)) for d in dossiers]) if dossiers else _no_vectors()
+    signatures = _stacked([signature(d.curves()).vector for d in dossiers], DIMENSION)
+    sketches = _stacked([sketch(*sketch_cells(d)) for d in dossiers], SKETCH_DIMENSION)
+    products = _stacked([product_vector(d.products) for d in dossiers], SKETCH_DIMENSION)
 
     store.index_path.mkdir(exist_ok=True)
     remove_unused_generations(store)
@@ -138,9 +147,10 @@ def build_index(
         DossierFile.write(folder, dossiers)
         np.save(folder / "keys.npy", keys_of([d.meta for d in dossiers]))
         index = KINDS[kind]
-        files = {spec: f"{spec}{index.SUFFIX}", SKETCH: f"{SKETCH}{index.SUFFIX}"}
-        index.build(signatures).save(folder / files[spec])
-        index.build(sketches).save(folder / files[SKETCH])
+        vectors = {spec: signatures, SKETCH: sketches, PRODUCTS_SPEC: products}
+        files = {name: f"{name}{index.SUFFIX}" for name in vectors}
+        for name, rows in vectors.items():
+            index.build(rows).save(folder / files[name])
         np.savez(folder / "background.npz", allow_pickle=False, **dict(learn_backgrounds(dossiers)))
         info = {
             "build": build,
@@ -212,5 +222,5 @@ def remove_unused_generations(store: Store) -> None:
             continue
 
 
-def _no_vectors() -> Any:
-    return np.zeros((0, DIMENSION), dtype=np.float32)
+def _stacked(vectors: Sequence[NDArray[np.float32]], dimension: int) -> NDArray[np.float32]:
+    return np.stack(vectors) if vectors else np.zeros((0, dimension), dtype=np.float32)

@@ -19,6 +19,7 @@ from provenance.schemas.roles import ATTENTION, LAYER_MATRICES, MAIN_STACK, ROLE
 from provenance.schemas.sampling import SAMPLED_EXPERTS, SEQUENCE_LENGTH, matrix_cells
 
 if TYPE_CHECKING:
+    from provenance.schemas.products import ProductSketch
     from provenance.schemas.records import Fingerprint
 
 FACT = np.dtype(
@@ -66,11 +67,13 @@ class Dossier:
         meta: listed, declared and measured metadata.
         facts: `[n]` of dtype `FACT`, ordered by role, layer, expert.
         values: float16 `[<= 16384]` sample values, scaled by each fact's exponent.
+        products: what no inner disguise changes of its layers; null where not every weight was read.
     """
 
     meta: DossierMeta
     facts: NDArray[np.void]
     values: NDArray[np.float16] = field(repr=False)
+    products: ProductSketch | None = field(default=None, repr=False)
 
     @property
     def repo_id(self) -> str:
@@ -193,6 +196,7 @@ def dossier_of(fingerprint: Fingerprint) -> Dossier:
         meta_of(checkpoint, [file.sha256 for file in fingerprint.files if is_weights(file.path)]),
         facts_of(rows),
         fingerprint.sample.values,
+        fingerprint.products,
     )
 
 

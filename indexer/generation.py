@@ -19,10 +19,12 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.indexer.dossier_file import DossierFile, map_array
+from provenance.indexer.arrays import map_array
+from provenance.indexer.dossier_file import DossierFile
 from provenance.indexer.dossier_meta import DossierMeta
 from provenance.indexer.vectors import open_index
 from provenance.schemas.errors import IndexMissingError, StoreCorruptError
+from provenance.schemas.products import PRODUCTS_SPEC
 
 if TYPE_CHECKING:
     from provenance.schemas.protocols import VectorIndex
@@ -32,7 +34,7 @@ GENERATION_MANIFEST = "manifest.json"
 """The contents of a generation, with size and digest of its other files. Its own digest is in the folder name."""
 
 SKETCH = "sketch"
-"""Name of the index of weight-sample sketches; the other indexes have the names of signature specs."""
+"""Name of the index of weight-sample sketches. That of products is `PRODUCTS_SPEC`, others are signature specs."""
 
 KEY = np.dtype([("hash", "<u8"), ("row", "<u4")])
 
@@ -82,18 +84,21 @@ class Generation:
         """The rows of all checkpoints, in increasing order."""
         return (row for row in range(len(self.dossiers)) if row not in self.hidden)
 
-    def nearest(self, name: str, vector: NDArray[np.float32], k: int) -> list[int]:
+    def nearest(self, name: str, vector: NDArray[np.float32], k: int, least: float = -np.inf) -> list[int]:
         """Rows of the `k` checkpoints whose vectors are nearest, nearest first.
 
         Args:
             name: as for `vectors`.
             vector: `[dimension]`.
+            k: at most so many.
+            least: only those whose inner product is as large.
 
         Raises:
             IndexMissingError: as `vectors`.
         """
-        _, rows = self.vectors(name).search(vector[None, :], k + len(self.hidden))
-        return [int(row) for row in rows[0] if int(row) not in self.hidden][:k]
+        scores, rows = self.vectors(name).search(vector[None, :], k + len(self.hidden))
+        near = zip(scores[0].tolist(), rows[0].tolist(), strict=True)
+        return [row for score, row in near if row not in self.hidden and score >= least][:k]
 
     def find(self, kind: str, text: str) -> list[int]:
         """Rows of the checkpoints with `text` as their `kind` of key.
@@ -106,14 +111,14 @@ class Generation:
         return [row for row in map(int, self.keys["row"][low:high]) if row not in self.hidden]
 
     def vectors(self, name: str) -> VectorIndex:
-        """The vector index of a signature spec, or of the sketches (`SKETCH`).
+        """The vector index of a signature spec, of the sketches (`SKETCH`), or of the products (`PRODUCTS_SPEC`).
 
         Raises:
             IndexMissingError: this generation has no vectors of that name.
         """
         files = self.info["vectors"]
         if name not in files:
-            known = ", ".join(sorted(set(files) - {SKETCH}))
+            known = ", ".join(sorted(set(files) - {SKETCH, PRODUCTS_SPEC}))
             raise IndexMissingError(f"the index holds no signatures {name!r}; name those that it has: {known}")
         return open_index(self.folder / files[name])
 
@@ -182,7 +187,8 @@ def open_generation(index_path: Path) -> Generation:
     try:
         info = json.loads((folder / GENERATION_MANIFEST).read_text(encoding="utf-8"))
         info = {field: info[field] for field in ("checkpoints", "parts", "forgotten", "spec", "kind", "vectors")}
-        return Generation(name, folder, info, DossierFile(folder), map_array(folder / "keys.npy", KEY))
+        dossiers = DossierFile(folder, products=PRODUCTS_SPEC in info["vectors"])
+        return Generation(name, folder, info, dossiers, map_array(folder / "keys.npy", KEY))
     except _UNREADABLE as error:
         raise _damaged(folder, error) from error
 

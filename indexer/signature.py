@@ -1,10 +1,11 @@
-"""The vectors of a checkpoint for nearest-neighbour search: two unit vectors of fixed length.
+"""The vectors of a checkpoint for nearest-neighbour search: three unit vectors of fixed length.
 
 The **signature** is made of curves (one statistic of one role over the layers). The inner product of two signatures is
 the mean of the Pearson correlations of the resampled curves, so that models of different depth can be compared;
 `published_score` is the exact score of the paper for one pair. The **sketch** is a random projection of the weight
-sample; the inner product of two sketches estimates the cosine of two samples of any number of cells. Both only *recall*
-candidates: neither is evidence.
+sample; the inner product of two sketches estimates the cosine of two samples of any number of cells. The **product
+vector** is one of what no inner disguise changes, and finds disguised copies. They only *recall* candidates: none is
+evidence.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from provenance.schemas.products import ANCHORS
 from provenance.schemas.roles import ATTENTION, ROLES
 from provenance.schemas.sampling import SEQUENCE_LENGTH
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
+
+    from provenance.schemas.products import ProductSketch
 
 SPEC = "qkvo-std-z-64"
 """The name contains every parameter that changes a value: roles, statistic, scaling over the layers, depth points."""
@@ -35,6 +39,10 @@ CONSTANT = 1e-6
 SKETCH_DIMENSION = 256
 N_SKETCH_KEYS = len(ROLES) * SEQUENCE_LENGTH
 """A sketch key is `ROLE_CODE[role] * SEQUENCE_LENGTH + position in provenance.schemas.sampling.sequence()`."""
+
+
+DEPTHS = 8
+"""Depths to which products are resampled: with fewer, strangers are nearer; with more, models cut in depth farther."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,6 +172,26 @@ def sketch(
     if peak == 0:
         return np.zeros(dimension, dtype=np.float32)
     return _unit((values / peak) @ _signs()[keys, :dimension].astype(np.float32))
+
+
+def product_vector(products: ProductSketch | None) -> NDArray[np.float32]:
+    """A random projection of the products of a checkpoint's layers, resampled to `DEPTHS` depths.
+
+    The inner product of two estimates the mean correlation of corresponding layers, with a standard error of 1/16.
+
+    Returns:
+        float32 `[SKETCH_DIMENSION]`, unit length; zero without products.
+    """
+    points = np.zeros((2, DEPTHS, ANCHORS * ANCHORS), dtype=np.float32)
+    for point, values in zip(points, () if products is None else (products.vo, products.fu), strict=False):
+        layers = values.reshape(len(values), -1)
+        layers = layers[np.isfinite(layers).all(axis=1)]
+        if len(layers):
+            depth = np.linspace(0, len(layers) - 1, DEPTHS)
+            above = np.minimum(depth.astype(np.int64) + 1, len(layers) - 1)
+            share = (depth - depth.astype(np.int64))[:, np.newaxis]
+            point[:] = (1 - share) * layers[depth.astype(np.int64)] + share * layers[above]
+    return sketch(np.arange(points.size), points.ravel())
 
 
 @cache

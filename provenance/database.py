@@ -134,8 +134,8 @@ class Database:
             min_probability: candidates below it are left out.
             save: store the model, which then counts as one of the store's checkpoints.
             options: how a model that is not stored is read.
-            deep: read the weights of the model and of its best undecided candidates again, as in `compare`.
-            before_reading: called with the number of bytes of weights that `deep` will read.
+            deep: read what is not stored of the products of the model and of its best undecided candidates.
+            before_reading: called with the number of bytes of weights that `deep` will read, before each stage.
 
         Raises:
             UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
@@ -150,7 +150,7 @@ class Database:
             from provenance.deep import Weigher
 
             with Weigher(self.store, options) as weigher:
-                found = weigher.examine(found, model, before_reading)
+                found = weigher.examine(found, model, self.catalogue, before_reading)
         return found.at_least(min_probability).answer(k)
 
     def find(self, model: str, options: CrawlOptions | None = None) -> Dossier:
@@ -188,7 +188,7 @@ class Database:
             a: as in `find`.
             b: as in `find`.
             plot: a `.png` or `.svg` file for curves and cells.
-            deep: read the weights of both again, and compare what no inner disguise changes.
+            deep: read the weights of both again where their products are not stored, and compare these.
             options: how a model that is not stored is read.
             before_reading: called with the number of bytes of weights that `deep` will read.
 
@@ -203,7 +203,9 @@ class Database:
 
         pair = Pair(Subject(self.find(a, options)), Subject(self.find(b, options)), self.catalogue.background)
         reading = None
-        if deep:
+        if deep and pair.stored is not None and before_reading is not None:
+            before_reading(0)
+        elif deep and pair.stored is None:
             from provenance.deep import Weigher
 
             with Weigher(self.store, options) as weigher:
@@ -331,6 +333,22 @@ class Database:
         if not rows and not self.store.read("verdicts", ["repo_id"]).num_rows:
             raise IndexMissingError(f"{self.store.path}: no lineage yet; run `provenance lineage --refresh`")
         return Rows(LineageRow, map(LineageRow.from_row, rows))
+
+    def recipe(self, model: str, options: CrawlOptions | None = None) -> str:
+        """The configuration with which mergekit would make a merge from its stored parents.
+
+        Args:
+            model: as in `find`.
+            options: how a model that is not stored is read.
+
+        Raises:
+            UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
+            NotAMergeError: it is no merge of stored checkpoints.
+        """
+        from provenance.query.engine import judge
+        from provenance.query.lineage.recipe import recipe
+
+        return recipe(judge(self.find(model, options), self.catalogue))
 
     def evaluate(self, truth: str | os.PathLike[str]) -> Evaluation:
         """Measure the answers about every checkpoint of a truth table.

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from provenance.crawler.anchors import common_anchors
+from provenance.crawler.anchors import anchor_tokens, common_anchors, read_tokenizer, spread_anchors
 from provenance.crawler.architectures import resolve_roles
 from provenance.crawler.engine.tasks import CrawlTask, local_tasks, named_tasks
 from provenance.crawler.fingerprint import read_config
 from provenance.crawler.formats.header import read_header
-from provenance.crawler.product_plan import ProductPlan, plan_products
+from provenance.crawler.formats.packing.recognise import unpack
+from provenance.crawler.product_plan import ProductPlan, plan_products, vocabulary
 from provenance.crawler.products import read_products
+from provenance.query.engine import judge
+from provenance.query.evidence.pair import UNKNOWN_TOKENS
 from provenance.query.origin import origin
 from provenance.resolve import is_path
 from provenance.schemas.enums import Source
 from provenance.schemas.errors import CheckpointError, ProvenanceError, SourceError, UnknownModelError, WeightsError
-from provenance.schemas.products import DeepReading, Product, ProductSketch
+from provenance.schemas.products import ANCHORS, DeepReading, Product, ProductSketch
 from provenance.schemas.protocols import TensorReader
-from provenance.schemas.roles import MAIN_STACK, Role
 from provenance.schemas.tensors import ResolvedRoles
 
 if TYPE_CHECKING:
@@ -31,15 +32,14 @@ if TYPE_CHECKING:
     from provenance.crawler.hub.transport import HubTransport
     from provenance.indexer.dossier import Dossier
     from provenance.indexer.store.store import Store
+    from provenance.query.catalogue import Catalogue
     from provenance.query.engine import Judgement
 
 MAX_CANDIDATES = 5
-"""Candidates of a query that are read: those that come first and are no relatives yet."""
+"""Candidates of a query that are read: those that come first, are no relatives yet, and have no stored products."""
 
 REMOTE_LAYERS = 16
 """Layers of a hub's model that are read, spread evenly: 16 that agree have p = 16^-16."""
-
-_MAX_TOKENIZER = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,6 @@ class Weights:
     resolved: ResolvedRoles
     tokenizer: Mapping[str, Any] | None
     remote: bool
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of its token embedding; 0 without one."""
-        tensors = (t for t in self.resolved.tensors if t.stack == MAIN_STACK and t.role is Role.EMBEDDING)
-        return next((tensor.shape[0] for tensor in tensors if tensor.entry.n_elements), 0)
 
 
 class Weigher:
@@ -99,9 +93,10 @@ class Weigher:
                 complete, reader = self._open.enter_context(task.open(listed))
                 entries = [e for path in complete.weight_files for e in read_header(reader, path, meta.repo_id)]
                 config, _ = read_config(reader, complete.config_file)
+                unpacked = unpack(entries, config, reader).entries
                 beside = PurePosixPath(complete.config_file or complete.weight_files[0]).with_name("tokenizer.json")
                 remote = task.source is Source.HUB
-                return Weights(reader, resolve_roles(entries, config), _tokenizer(reader, str(beside)), remote)
+                return Weights(reader, resolve_roles(unpacked, config), read_tokenizer(reader, str(beside)), remote)
         raise UnknownModelError(f"{meta.checkpoint_id}: its weights are no more where they were; crawl it again")
 
     def read(
@@ -145,20 +140,44 @@ class Weigher:
             readings.append(DeepReading(a, b, cost, note))
         return readings
 
-    def examine(self, found: Judgement, name: str, before: Callable[[int], object] | None = None) -> Judgement:
-        """Read a model and its best candidates that are no relatives yet, and judge them by that too.
+    def examine(
+        self, found: Judgement, name: str, catalogue: Catalogue, before: Callable[[int], object] | None = None
+    ) -> Judgement:
+        """Judge a model by the products of its candidates too, and read what of them is not stored.
+
+        The model itself is read where the products of others are stored: they are searched with it. Then it and its
+        best candidates that are no relatives, and whose products are not known, are read.
 
         Args:
             found: the answer without.
             name: what the user called the model.
-            before: as for `read`.
+            catalogue: what was searched.
+            before: as for `read`; told of the model by itself first, and of no bytes where all is stored.
 
         Raises:
             SourceError, CheckpointError: as `open`, of the model; a candidate that cannot be read has a note instead.
         """
-        examined = found.undecided(MAX_CANDIDATES)
-        model = self.open(found.model, name)
+        model = None
+        if found.model.products is None and catalogue.has_products:
+            model = self.open(found.model, name)
+            if (own := self._sketch(model, before)) is not None:
+                found = judge(replace(found.model, products=own), catalogue)
+        if not (examined := found.undecided(MAX_CANDIDATES)):
+            if before is not None and model is None:
+                before(0)
+            return found
+        model = model or self.open(found.model, name)
         return found.deepened(examined, self.read(model, [self._opened(a.pair.b.dossier) for a in examined], before))
+
+    def _sketch(self, model: Weights, before: Callable[[int], object] | None) -> ProductSketch | None:
+        """The products that a full crawl would store of a model, of one on a network those of attention alone."""
+        if (n_tokens := vocabulary(model.resolved)) < ANCHORS:
+            return None
+        products = [Product.VO] if model.remote else list(Product)
+        plan = plan_products(model.resolved, spread_anchors(n_tokens), products=products)
+        if before is not None:
+            before(plan.n_bytes)
+        return replace(read_products(model.reader, plan), tokens=anchor_tokens(model.tokenizer, plan.anchors))
 
     def _opened(self, candidate: Dossier) -> Weights | str:
         try:
@@ -196,7 +215,8 @@ def _plans(model: Weights, other: Weights) -> tuple[ProductPlan, ProductPlan] | 
     Of two folders all layers and both products. Where bytes come over a network and depths agree, one product of
     `REMOTE_LAYERS` layers: attention's is the smaller, and so many layers prove as much as any store can ask for.
     """
-    anchors = common_anchors((model.vocabulary, other.vocabulary), (model.tokenizer, other.tokenizer))
+    sizes = vocabulary(model.resolved), vocabulary(other.resolved)
+    anchors = common_anchors(sizes, (model.tokenizer, other.tokenizer))
     if anchors is None:
         return "the two share too few tokens, and products are compared between tokens"
     pair = list(zip((model.resolved, other.resolved), anchors, strict=True))
@@ -218,17 +238,4 @@ def _key(plan: ProductPlan) -> object:
 
 def _caveat(a: Weights, b: Weights) -> str:
     known = a.tokenizer is not None and b.tokenizer is not None
-    return "" if known else "no tokenizer.json of both, so equal ids are taken for equal tokens"
-
-
-def _tokenizer(reader: TensorReader, path: str) -> Mapping[str, Any] | None:
-    """A `tokenizer.json` as parsed; null where there is none that can be used."""
-    try:
-        length = reader.size(path)
-        if length > _MAX_TOKENIZER:
-            return None
-        (data,) = reader.read(path, [(0, length)])
-        found = json.loads(bytes(data))
-    except (CheckpointError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
+    return "" if known else UNKNOWN_TOKENS

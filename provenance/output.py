@@ -37,6 +37,11 @@ def clean(text: object) -> str:
     return _CONTROL.sub("�", str(text))
 
 
+def clean_lines(text: str) -> str:
+    """Untrusted text of several lines, each without control and direction-changing characters."""
+    return "\n".join(map(clean, text.split("\n")))
+
+
 def choose_format(given: str | None) -> str:
     """The format asked for, else a table on a terminal and JSON elsewhere."""
     return given or ("table" if sys.stdout.isatty() else "json")
@@ -170,6 +175,9 @@ def show_bytes(n: float) -> str:
 
 def say_reading(n: int) -> None:
     """Say on stderr how many bytes of weights will be read."""
+    if n == 0:
+        click.echo("no weights are read: what --deep compares is stored", err=True)
+        return
     click.echo(f"reading {show_bytes(n)} of weights ({n:,} bytes)", err=True)
 
 

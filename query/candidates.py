@@ -7,10 +7,14 @@ from itertools import islice
 
 from provenance.indexer.dossier import Dossier, sketch_cells
 from provenance.indexer.generation import SKETCH, Generation
-from provenance.indexer.signature import signature, sketch
+from provenance.indexer.signature import product_vector, signature, sketch
+from provenance.schemas.products import PRODUCTS_SPEC
 
 POOL = 100
 """Neighbours taken from each search."""
+
+NEAR = 0.3
+"""Least cosine of product vectors: one that convicts has 0.5 (give or take 1/16), strangers of the zoo 0.31 at most."""
 
 
 def candidates(
@@ -24,8 +28,9 @@ def candidates(
     """Checkpoints that may be relatives of `query`, without its own repo.
 
     They come from the signature search (robust to permutation and long training), the sketch search (robust to changes
-    of depth and shape), equal digests, and declarations of cards in either direction. All checkpoints crawled after the
-    last `provenance index` (`unindexed`) are included.
+    of depth and shape), the search by products (robust to every inner disguise, where both were read whole), equal
+    digests, and declarations of cards in either direction. All checkpoints crawled after the last `provenance index`
+    (`unindexed`) are included.
     """
     recalled: list[Dossier] = list(unindexed)
     if generation is not None and len(generation):
@@ -37,6 +42,8 @@ def candidates(
         for name, vector in vectors.items():
             if vector.any():
                 rows.update(generation.nearest(name, vector, pool))
+        if query.products is not None and PRODUCTS_SPEC in generation.info["vectors"]:
+            rows.update(generation.nearest(PRODUCTS_SPEC, product_vector(query.products), pool, NEAR))
         rows.update(_by_name(query, generation))
         if len(rows) < pool:
             # A small store is examined completely, so that the answer does not depend on the searches.

@@ -50,6 +50,12 @@ class Catalogue:
         return (len(self.generation) if self.generation else 0) + len(self.unindexed)
 
     @property
+    def has_products(self) -> bool:
+        """Whether the products of any checkpoint are known."""
+        indexed = self.generation is not None and self.generation.dossiers.has_products
+        return indexed or any(dossier.products is not None for dossier in self.unindexed)
+
+    @property
     def background(self) -> Background:
         """Scores of unrelated pairs."""
         if self._background is None:

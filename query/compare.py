@@ -11,6 +11,7 @@ import numpy as np
 from provenance.indexer.dossier_meta import DossierMeta
 from provenance.indexer.signature import published_score
 from provenance.query.catalogue import Catalogue
+from provenance.query.changes.energy import role_changes
 from provenance.query.engine import assessments
 from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.evidence.profile_correlation import profile_score
@@ -19,7 +20,16 @@ from provenance.query.unread import notes_of
 from provenance.query.verdict.deep import deepen
 from provenance.query.verdict.rule import SUSPICION
 from provenance.schemas.products import DeepReading
-from provenance.schemas.results import ComparedModel, Comparison, Controls, CurveScores, Evidence, Note, Spread
+from provenance.schemas.results import (
+    ComparedModel,
+    Comparison,
+    Controls,
+    CurveScores,
+    Evidence,
+    Note,
+    RoleChange,
+    Spread,
+)
 from provenance.schemas.tabular import Rows
 
 MAX_CONTROLS = 200
@@ -31,15 +41,15 @@ def compare(pair: Pair, catalogue: Catalogue, reading: DeepReading | None = None
     Args:
         pair: the two models; the second is judged as a parent of the first.
         catalogue: the stored checkpoints, from which the controls are chosen.
-        reading: their weights, read again for `--deep`; null without it.
+        reading: their products, read again for `--deep`; null without it, or where they are stored.
     """
     others = catalogue.dossiers()
     # Judged among all relatives, as `provenance query` does: a pair alone would not show a sibling or a merge.
     candidate = pair.b.dossier
     judged = assessments(pair.a.dossier, catalogue, also=[candidate])
     assessment = next(one for one in judged if one.meta.checkpoint_id == candidate.checkpoint_id)
-    if reading is not None:
-        assessment = deepen(assessment, reading, len(others))
+    if (known := reading or pair.stored) is not None:
+        assessment = deepen(assessment, known, len(others))
     return Comparison(
         a=ComparedModel.from_attributes(pair.a.dossier.meta),
         b=ComparedModel.from_attributes(pair.b.dossier.meta),
@@ -54,6 +64,7 @@ def compare(pair: Pair, catalogue: Catalogue, reading: DeepReading | None = None
         license=assessment.meta.license,
         created_at=assessment.meta.created_at,
         evidence=Rows(Evidence, assessment.evidence),
+        changes=Rows(RoleChange, role_changes(pair) if assessment.is_relative else ()),
         curves=_curves(pair),
         controls=controls(pair, map(Subject, others)),
         notes=Rows(Note, [*notes_of(pair.a.dossier), *notes_of(pair.b.dossier)]),

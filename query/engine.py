@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from provenance.indexer.dossier import Dossier
 from provenance.query.candidates import candidates
 from provenance.query.catalogue import Catalogue
-from provenance.query.evidence.pair import Pair
+from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.unread import MIN_MATRICES, notes_of
 from provenance.query.verdict.adapter import with_merged_adapters
-from provenance.query.verdict.deep import deep_verdict, deepen, rerank
+from provenance.query.verdict.deep import by_products, deep_verdict, deepen, rerank
 from provenance.query.verdict.rule import Assessment, assess, model_verdict, settle
 from provenance.schemas.enums import ModelVerdict
 from provenance.schemas.products import DeepReading
-from provenance.schemas.results import Answer, Candidate, Evidence, ModelSummary, Note, SearchedStore
+from provenance.schemas.results import Answer, Candidate, Evidence, LayerRun, ModelSummary, Note, SearchedStore
 from provenance.schemas.tabular import Rows
 
 
@@ -35,8 +35,8 @@ class Judgement:
         return replace(self, candidates=tuple(a for a in self.candidates if a.probability >= min_probability))
 
     def undecided(self, n: int) -> list[Assessment]:
-        """The best `n` candidates that are no relatives."""
-        return [one for one in self.candidates if not one.is_relative][:n]
+        """The best `n` candidates that are no relatives, and whose products are not known."""
+        return [one for one in self.candidates if not one.is_relative and one.pair.products is None][:n]
 
     def deepened(self, examined: Sequence[Assessment], readings: Sequence[DeepReading]) -> Judgement:
         """The same after reading the weights of some of its candidates anew."""
@@ -45,8 +45,7 @@ class Judgement:
             deepen(one, found[one.meta.checkpoint_id], self.n_checkpoints) if one.meta.checkpoint_id in found else one
             for one in self.candidates
         )
-        verdict = deep_verdict(model_verdict(candidates, judgeable=_judgeable(self.model)), candidates)
-        return replace(self, candidates=tuple(candidates), verdict=verdict)
+        return replace(self, candidates=tuple(candidates), verdict=_verdict(self.model, candidates))
 
     def answer(self, k: int) -> Answer:
         """The public answer, with the `k` best candidates."""
@@ -74,7 +73,7 @@ def judge(model: Dossier, catalogue: Catalogue, *, spec: str | None = None, min_
     assessed = assessments(model, catalogue, spec=spec)
     found = Judgement(
         model,
-        model_verdict(assessed, judgeable=_judgeable(model)),
+        _verdict(model, assessed),
         tuple(assessed),
         catalogue.n_checkpoints,
         len(catalogue.unindexed),
@@ -97,10 +96,15 @@ def assessments(
     recalled = candidates(model, catalogue.generation, catalogue.unindexed, spec=spec)
     known = {dossier.checkpoint_id for dossier in recalled}
     recalled += [dossier for dossier in also if dossier.checkpoint_id not in known]
-    subject = catalogue.subject(model)
+    subject = Subject(model)  # not cached: it may be another reading of a stored checkpoint
     pairs = [Pair(subject, catalogue.subject(other), catalogue.background) for other in recalled]
     settled = settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
-    return with_merged_adapters(settled, catalogue.n_checkpoints)
+    n_store = catalogue.n_checkpoints
+    return with_merged_adapters(by_products(settled, n_store), n_store)
+
+
+def _verdict(model: Dossier, candidates: Sequence[Assessment]) -> ModelVerdict:
+    return deep_verdict(model_verdict(candidates, judgeable=_judgeable(model)), candidates)
 
 
 def _judgeable(model: Dossier) -> bool:
@@ -125,5 +129,7 @@ def _candidate(rank: int, a: Assessment) -> Candidate:
         merge_weight=a.merge_weight,
         license=a.meta.license,
         created_at=a.meta.created_at,
+        merge=a.merge,
+        layers=Rows(LayerRun, a.layers),
         evidence=Rows(Evidence, a.evidence),
     )

@@ -13,6 +13,7 @@ from provenance.schemas.errors import ProvenanceError
 from provenance.schemas.figures import (
     Arrival,
     BudgetFigures,
+    QuantizationFigures,
     ReasonFigures,
     RunFigures,
     StoreFigures,
@@ -73,6 +74,15 @@ group by all
 order by checkpoints desc
 limit 20
 """
+_QUANTIZATION = """
+select quantization as method, count(*) as checkpoints, count(*) filter (coalesce(n_layers, 0) = 0) as unread,
+       min(repo_id) as example
+from latest_checkpoints
+where quantization is not null
+group by all
+order by checkpoints desc, method
+limit 20
+"""
 _STARTED = """
 select min(started_at) as started_at from runs
 where run_id = case when $run = 'last' then (select max(run_id) from runs) else $run end
@@ -86,12 +96,13 @@ order by fingerprinted_at, checkpoint_id
 
 
 def status(store: Store, catalogue: Catalogue) -> StoreStatus:
-    """Statistics of the store, its last runs, failures of the last one by reason, and model types without roles."""
+    """Statistics of the store, its last runs, failures of the last one, model types without roles, and packings."""
     manifest = store.manifest()
     with store.connect(manifest) as connection:
         (figures,) = _rows(connection, _STORE)
         runs = [row | {"budgets": _budgets(row)} for row in _rows(connection, _RUNS)]
         reasons, unresolved = _rows(connection, _REASONS), _rows(connection, _UNRESOLVED)
+        quantization = _rows(connection, _QUANTIZATION)
     figures |= {
         "path": str(store.path),
         "unindexed": len(catalogue.unindexed),
@@ -103,6 +114,7 @@ def status(store: Store, catalogue: Catalogue) -> StoreStatus:
         Rows(RunFigures, map(RunFigures.from_row, runs)),
         Rows(ReasonFigures, map(ReasonFigures.from_row, reasons)),
         Rows(UnresolvedFigures, map(UnresolvedFigures.from_row, unresolved)),
+        Rows(QuantizationFigures, map(QuantizationFigures.from_row, quantization)),
     )
 
 

@@ -69,6 +69,23 @@ class NoteKind(StrEnum):
     """Something that the crawl noted: tensors without a role, and why."""
 
 
+class MergeMethod(StrEnum):
+    """How a merge was made of its parents, in mergekit's words where it has one."""
+
+    LINEAR = "linear"
+    """A weighted mean."""
+    SLERP = "slerp"
+    """A point between two on a great circle."""
+    TASK_ARITHMETIC = "task_arithmetic"
+    """Changes of several children of a base, added to the base."""
+    TIES = "ties"
+    """Parts of such changes: cells trimmed, and elected by sign."""
+    DARE_TIES = "dare_ties"
+    """Cells of such changes dropped at random, the others scaled."""
+    PASSTHROUGH = "passthrough"
+    """Layers of several checkpoints one above the other."""
+
+
 class Null(StrEnum):
     """The kind of a line's null distribution: its distribution over unrelated pairs."""
 
@@ -143,6 +160,8 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     BAD_ANSWER = "bad-answer"
     NETWORK = "network"
+    UNFINISHED = "unfinished"
+    """The crawl ended before all checkpoints of the repo were read."""
     STOPPED = "stopped"
     """The crawl ended first; no outcome."""
     UNEXPECTED = "unexpected"

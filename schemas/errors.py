@@ -13,6 +13,7 @@ ProvenanceError                 something the user can read in one line: what, w
 │   └── StoreCorruptError       a part named in the manifest is missing or damaged
 ├── IndexMissingError           a command needs `provenance index` to have run
 ├── UnknownModelError           the queried model is neither stored nor a readable folder
+├── NotAMergeError              a recipe was asked for of a model that no stored checkpoints were merged into
 └── TruthError                  a truth table for `provenance evaluate` that cannot be used
 """
 
@@ -106,6 +107,10 @@ class IndexMissingError(ProvenanceError):
 
 class UnknownModelError(ProvenanceError):
     """The queried model is neither in the store nor a readable folder."""
+
+
+class NotAMergeError(ProvenanceError):
+    """A recipe was asked for of a model that is no merge of stored checkpoints."""
 
 
 class TruthError(ProvenanceError):

@@ -78,6 +78,16 @@ class UnresolvedFigures(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class QuantizationFigures(Record):
+    """A method by which weights are packed: its checkpoints, those of them of which no layer could be read, and one."""
+
+    method: str
+    checkpoints: int
+    unread: int
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStatus(Versioned):
     """What a store holds, its last runs, and what failed in the last one."""
 
@@ -85,6 +95,7 @@ class StoreStatus(Versioned):
     runs: Rows[RunFigures]
     reasons: Rows[ReasonFigures]
     unresolved: Rows[UnresolvedFigures]
+    quantization: Rows[QuantizationFigures]
 
 
 @dataclass(frozen=True, slots=True)

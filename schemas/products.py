@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+ANCHORS = 16
+"""Tokens between which products are sketched."""
+
+PRODUCTS_SPEC = "products-v1"
+"""Names what a stored sketch is: which products, the rule of its anchors, centring, scale and dtype."""
+
+
 class Product(StrEnum):
     """A product of two matrices of a layer, from the residual stream to the residual stream."""
 
@@ -24,7 +31,8 @@ class Product(StrEnum):
 class ProductSketch:
     """The products of one checkpoint's layers between anchor tokens: see `crawler.products`.
 
-    Two sketches may be compared where `anchors[i]` is the same token in both vocabularies.
+    Two sketches may be compared where `anchors[i]` is the same token in both vocabularies. Those that a crawl stores
+    have the anchors of `crawler.anchors.spread_anchors` and values of float16.
 
     Attributes:
         layers: layer numbers, rising.
@@ -32,6 +40,7 @@ class ProductSketch:
         fu: the same of the feed-forward matrices.
         anchors: token ids of the `k` anchors.
         notes: why something is missing, in words.
+        tokens: the strings of the anchors; null where no tokenizer was read.
     """
 
     layers: tuple[int, ...]
@@ -39,6 +48,12 @@ class ProductSketch:
     fu: NDArray[np.float32]
     anchors: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    tokens: tuple[str, ...] | None = None
+
+    def comparable(self, other: ProductSketch) -> bool:
+        """Whether both are between the same tokens, as far as is known: unknown strings of equal ids count as equal."""
+        known = self.tokens is not None and other.tokens is not None
+        return self.anchors == other.anchors and (not known or self.tokens == other.tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from provenance.schemas.enums import Mode
     from provenance.schemas.identity import CheckpointId
+    from provenance.schemas.products import ProductSketch
     from provenance.schemas.roles import Role
 
 
@@ -169,12 +170,16 @@ class TensorRow:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The result of reading one checkpoint: its rows in the tables of `schemas.tables`, without their keys."""
+    """The result of reading one checkpoint: its rows in the tables of `schemas.tables`, without their keys.
+
+    `products` is null where not every weight was read, or none could be sketched.
+    """
 
     checkpoint: CheckpointRow
     files: tuple[RepoFile, ...]
     tensors: tuple[TensorRow, ...]
     sample: WeightSample
+    products: ProductSketch | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from provenance.schemas.enums import Direction, Mode, ModelVerdict, NoteKind, Relation, Verdict
+from provenance.schemas.enums import Direction, MergeMethod, Mode, ModelVerdict, NoteKind, Relation, Verdict
 from provenance.schemas.tabular import Record, Rows, Versioned
 
 if TYPE_CHECKING:
@@ -32,6 +32,42 @@ class Evidence(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class LayerRun(Record):
+    """Layers `first` to `last` of a model, inclusive, which are layers `start` and the next ones of a candidate.
+
+    `weight` is the candidate's there, 1 for layers taken as they are. `part` is `attention` or `feed-forward` where
+    only these matrices are meant, else empty.
+    """
+
+    first: int
+    last: int
+    start: int
+    weight: float = 1.0
+    part: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MergeShare(Record):
+    """What a merge's parent gave to it.
+
+    Attributes:
+        method: how the merge was made.
+        weight: of the parent in it; of stacked layers the share of the layers.
+        error: standard error of the weight, null for stacked layers.
+        log10_p: of the weight being 0, corrected for the relatives tried; null for stacked layers.
+        base: repo id of the base from which changes were added, null elsewhere.
+        instead: repo ids of checkpoints that would explain the merge equally in place of this one.
+    """
+
+    method: MergeMethod
+    weight: float
+    error: float | None
+    log10_p: float | None
+    base: str | None
+    instead: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate(Record):
     """A candidate with all claims about it.
 
@@ -46,6 +82,9 @@ class Candidate(Record):
         p_adjusted: corrected over all checkpoints of the store.
         score: strength of the weight evidence, 0 to 1.
         merge_weight: share of a merge's parent, null elsewhere.
+        merge: more about that share, null elsewhere.
+        layers: which layers of the candidate stand where in the model, or where its weight differs; empty where every
+            layer stands at its own place.
         created_at: ISO 8601, null where not known.
     """
 
@@ -64,6 +103,8 @@ class Candidate(Record):
     merge_weight: float | None
     license: str | None
     created_at: str | None
+    merge: MergeShare | None
+    layers: Rows[LayerRun]
     evidence: Rows[Evidence]
 
 
@@ -167,6 +208,42 @@ class Controls(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class RoleChange(Record):
+    """How the tensors of one role differ between a model and a candidate, taken for its parent, over sampled cells.
+
+    Attributes:
+        role: as in `tensors`.
+        layers: of the model that were compared; -1 for tensors outside the layers; empty where no cells are sampled.
+        unchanged: those of them whose cells are all equal.
+        equal: whether all its tensors are equal, as far as cells, digests and moments show; null where not known.
+        energy: mean square of the change over that of the parent's weights, averaged over the layers; null where there
+            are no cells, or nothing but zeros before.
+        energies: the same for each of `layers`.
+        rank: numerical rank of the change where it is low, as after a merged LoRA; else null.
+        rank_limit: the largest rank that the cells could show; null where they cannot show any.
+        zeros: share of exact zeros in the model; `zeros_before` in the candidate.
+        repeats: share of the values of a row that occur in it again, as on a coarse grid; `repeats_before` likewise.
+        new_rows: rows more than the candidate has: new tokens, for embeddings; negative where some were cut.
+        new_columns: likewise.
+    """
+
+    role: str
+    layers: tuple[int, ...]
+    unchanged: tuple[int, ...]
+    equal: bool | None
+    energy: float | None
+    energies: tuple[float | None, ...]
+    rank: int | None
+    rank_limit: int | None
+    zeros: float | None
+    zeros_before: float | None
+    repeats: float | None
+    repeats_before: float | None
+    new_rows: int
+    new_columns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison(Versioned):
     """Every line of evidence for `b` as a parent of `a`; the claims are those of a `Candidate`.
 
@@ -186,6 +263,7 @@ class Comparison(Versioned):
     license: str | None
     created_at: str | None
     evidence: Rows[Evidence]
+    changes: Rows[RoleChange]
     curves: CurveScores
     controls: Controls
     notes: Rows[Note]

@@ -13,8 +13,11 @@ STRING, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 TIME = pa.timestamp("us", tz="UTC")
 STRINGS = pa.list_(STRING)
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the store's layout and columns, written into the store's FORMAT file."""
+
+READ_FORMATS = (2, 3)
+"""Versions that are read. One of format 2 has no table `products`; the first change of it makes it one of format 3."""
 
 FINGERPRINT_VERSION = 1
 """Version of what a fingerprint holds; part of its key."""
@@ -38,7 +41,11 @@ _CHECKPOINT = ("checkpoint_id", STRING, "repo_id@revision[:subfolder][#variant]"
 _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
     "checkpoints": [
         _CHECKPOINT,
-        ("fingerprint_id", STRING, "identifies one fingerprint; files, tensors, samples and signatures join on it"),
+        (
+            "fingerprint_id",
+            STRING,
+            "identifies one fingerprint; other tables join on it",
+        ),
         ("repo_id", STRING, "owner/name on the hub, or the last two parts of the local path"),
         ("revision", STRING, "commit, 12 hex digits; for unlisted folders a digest of headers and sampled cells"),
         ("subfolder", STRING, "folder of the weights inside the repo, null at its root"),
@@ -63,8 +70,8 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("n_heads", INT, "query heads, null where unknown"),
         ("n_kv_heads", INT, "key/value heads, null where unknown"),
         ("n_parameters", INT, "elements of all floating-point tensors"),
-        ("dtype", STRING, "dtype of most of the elements"),
-        ("quantization", STRING, "quantization method as config.json says, else null"),
+        ("dtype", STRING, "dtype, or packing, of most of the elements"),
+        ("quantization", STRING, "quantization method as config.json says, else as the tensors show, else null"),
         ("n_tensors", INT, "stored tensors"),
         ("n_files", INT, "weight files"),
         ("total_bytes", INT, "bytes of the weight files"),
@@ -99,7 +106,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("stack", STRING, "main for the stack that makes the curves, else its own name"),
         ("expert", INT, "0-based expert"),
         ("shape", pa.list_(INT), "logical shape, (out, in) for matrices"),
-        ("dtype", STRING, "stored dtype"),
+        ("dtype", STRING, "stored dtype, or packing (docs/formats.md)"),
         ("n_elements", INT, "elements"),
         ("n_read", INT, "elements read; 0 when not read"),
         ("mean", FLOAT, "mean of the finite elements read"),
@@ -124,6 +131,17 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         _CHECKPOINT,
         ("spec", STRING, "names every parameter that changes a value (qkvo-std-z-64)"),
         ("vector", pa.list_(pa.float32()), "unit vector, or zero where nothing could be computed"),
+    ],
+    "products": [
+        _FINGERPRINT,
+        _CHECKPOINT,
+        ("spec", STRING, "names the rule of the sketches (products-v1)"),
+        ("anchors", pa.list_(INT), "ids of the tokens between which the products were sketched"),
+        ("tokens", STRINGS, "their strings, null where no tokenizer.json was read"),
+        ("layers", pa.list_(INT), "layers of the main stack"),
+        ("vo", pa.binary(), "little-endian float16 [layers, anchors, anchors]: what attention writes of what it reads"),
+        ("fu", pa.binary(), "the same of the feed-forward part; NaN for a layer without"),
+        ("notes", STRINGS, "why something is missing"),
     ],
     "outcomes": [
         ("run_id", STRING, "the run"),
@@ -205,8 +223,11 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
 }
 
 TABLES = tuple(_COLUMNS)
-FINGERPRINT_TABLES = ("files", "tensors", "samples", "signatures")
+FINGERPRINT_TABLES = ("files", "tensors", "samples", "signatures", "products")
 """Tables whose rows are visible only once `checkpoints` holds their fingerprint_id."""
+
+LATER_TABLES = ("products",)
+"""Tables that stores of the earlier `READ_FORMATS` lack."""
 
 
 @cache

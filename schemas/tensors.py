@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from provenance.schemas.roles import MAIN_STACK, Role
@@ -29,7 +29,7 @@ class TensorEntry:
     file: str
     start: int
     stop: int
-    order: Order = Order.ROWS
+    order: Order = field(default=Order.ROWS, kw_only=True)
 
     @property
     def n_elements(self) -> int:

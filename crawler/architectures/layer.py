@@ -24,8 +24,9 @@ from provenance.crawler.architectures.names import (
     VARIANTS,
     Fused,
 )
-from provenance.crawler.architectures.notes import FLOAT_DTYPES, Notes
+from provenance.crawler.architectures.notes import Notes, holds_weights
 from provenance.crawler.architectures.stacks import Place
+from provenance.crawler.formats.packing.packed import PackedEntry
 from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, ROLE_BY_NAME, VECTORS, Role
 from provenance.schemas.tensors import LogicalTensor, Order, TensorEntry
 
@@ -39,11 +40,15 @@ _TELL_WIDTH = ("self_attn.q_proj", "attn.in_proj", "attn.qkv")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What all layers share: the config's facts, the names of all tensors, and the notes."""
+    """What all layers share: the config's facts, the names of all tensors, and the notes.
+
+    `scaled`: some 8-bit floats have a scale beside them.
+    """
 
     settings: Settings
     names: frozenset[str]
     notes: Notes
+    scaled: bool = False
 
     def layout(self, fused: Fused, container: str) -> Layout:
         """The layout of a fused tensor, by the prefix, then the model type, then the family that owns the name.
@@ -66,9 +71,11 @@ class Context:
         """
         if entry.order is Order.APART:
             raise Unresolved("a strided view, whose values lie apart in the file")
-        if entry.dtype not in FLOAT_DTYPES:
+        if not holds_weights(entry):
             raise Unresolved("packed or integer values")
-        if entry.dtype.startswith("F8"):
+        if entry.dtype.startswith("F8") and not isinstance(entry, PackedEntry):
+            if self.scaled:
+                raise Unresolved("8-bit values without the scale that others of this checkpoint have")
             bare = entry.name.removesuffix(".weight")
             scales = (f"{entry.name}_scale", f"{entry.name}_scale_inv", f"{bare}.scale", f"{bare}.scale_weight")
             if any(scale in self.names for scale in scales):
@@ -241,7 +248,7 @@ class _Layer:
         self.context.check_values(entry)
         n_experts, a, b = self._stack(place)
         hidden = next((self.inputs[r] for r in _READ_HIDDEN if r in self.inputs), self.context.settings.hidden_size)
-        known = place.stem in EXPERTS_OUT_FIRST
+        known = place.stem in EXPERTS_OUT_FIRST or (isinstance(entry, PackedEntry) and entry.packing.out_first)
         if not known and (a == b or hidden not in (a, b)):
             reason = f"experts of {a} x {b} may be stored as [in, out] or [out, in]"
             raise Unresolved(reason, config=a != b and hidden is None)

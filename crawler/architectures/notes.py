@@ -7,10 +7,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from provenance.crawler.architectures.fused import Unresolved
+from provenance.crawler.formats.packing.packed import PackedEntry
 from provenance.schemas.tensors import TensorEntry
 
 FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 """Dtypes whose values are the weights themselves."""
+
+
+def holds_weights(entry: TensorEntry) -> bool:
+    """Whether a tensor's numbers are weights: floats, or codes with all that is needed to unpack them."""
+    return entry.dtype in FLOAT_DTYPES or isinstance(entry, PackedEntry)
+
 
 _MAX_NOTES = 50
 _MAX_NAME = 120
@@ -38,8 +45,8 @@ class Notes:
     def add_look_alike(self, entry: TensorEntry) -> None:
         """Note a matrix that is in no table, if its name ends like that of a projection."""
         if len(entry.shape) >= 2 and _LOOK_ALIKE.search(entry.name[-_MAX_NAME:]):
-            packed = entry.dtype not in FLOAT_DTYPES
-            self.add(entry.name, Unresolved("packed or integer values" if packed else "no table knows this name"))
+            known = holds_weights(entry)
+            self.add(entry.name, Unresolved("no table knows this name" if known else "packed or integer values"))
 
     def lines(self) -> tuple[str, ...]:
         """At most 50 sentences and a count of the rest."""

@@ -10,8 +10,9 @@ from provenance.crawler.architectures.config import Settings, read_settings
 from provenance.crawler.architectures.fused import Unresolved
 from provenance.crawler.architectures.layer import Context, other, resolve_layer
 from provenance.crawler.architectures.names import OUTSIDE
-from provenance.crawler.architectures.notes import FLOAT_DTYPES, Notes
+from provenance.crawler.architectures.notes import Notes, holds_weights
 from provenance.crawler.architectures.stacks import in_layers, looks_like_attention, name_stacks, place_of
+from provenance.crawler.formats.packing.packed import PackedEntry
 from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, MAIN_STACK, Role
 from provenance.schemas.tensors import LogicalTensor, Order, ResolvedRoles, TensorEntry
 
@@ -95,7 +96,8 @@ def _dividing(heads: int | None, shape: tuple[int, ...] | None) -> int | None:
 
 def _resolve(entries: Sequence[TensorEntry], settings: Settings) -> tuple[list[LogicalTensor], Notes]:
     notes = Notes()
-    context = Context(settings, frozenset(entry.name for entry in entries), notes)
+    scaled = any(isinstance(entry, PackedEntry) and entry.dtype.startswith("F8") for entry in entries)
+    context = Context(settings, frozenset(entry.name for entry in entries), notes, scaled)
     places = {entry: place for entry in entries if (place := place_of(entry)) is not None}
     placed = in_layers(entries, places.values())
     unread = {key[0] for key, layer in placed.items() if not key[2] and looks_like_attention(layer)}
@@ -167,6 +169,6 @@ def _outside_role(entry: TensorEntry) -> tuple[str, Role | None]:
         role = OUTSIDE.get(".".join(parts[start:]))
         if role is not None:
             fits = len(entry.shape) == (1 if role == Role.FINAL_NORM else 2) and 0 not in entry.shape
-            read = entry.dtype in FLOAT_DTYPES and entry.order is not Order.APART
+            read = holds_weights(entry) and entry.order is not Order.APART
             return "".join(f"{part}." for part in parts[:start]), role if fits and read else None
     return "", None

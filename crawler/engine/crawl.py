@@ -43,7 +43,7 @@ def crawl(
     if request.names or request.listing or options.retry_failed:
         from provenance.crawler.hub.api import connect  # loads an HTTP client, which a local crawl does not need
 
-        transport = connect(options.endpoint, connections=options.workers, pause=stop.wait)
+        transport = connect(options.endpoint, connections=options.workers + 1, pause=stop.wait)  # and the listing
     with closing(transport) if transport else nullcontext():
         plan = None
         if transport and request.listing:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
+from provenance.crawler.engine.allowance import Allowance
 from provenance.crawler.engine.frontier import Frontier
 from provenance.crawler.engine.incremental import ListingPlan
 from provenance.crawler.engine.options import CrawlOptions
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _AHEAD = 2_000  # listed repos to prefetch: two pages
 _TICK = 0.5  # seconds between two looks at budgets and interrupts
+_GRACE = 30.0  # seconds that running checkpoints have to finish after an interrupt
 
 
 class Progress(Protocol):
@@ -83,8 +85,8 @@ class Engine:
         self._described, self._started, self._stop = described, started, stop
         self._transport, self._plan = transport, plan
         self._tally = Tally(listed=frontier.n_local)
-        self._worker = Worker(options, frontier)
-        self._clock = time.monotonic()
+        self._allowance = Allowance(options, stop)
+        self._worker = Worker(options, frontier, self._allowance)
         self._pending: dict[Future[list[Result]], CrawlTask] = {}
         self._passed = 0
         self._interrupted = False
@@ -110,7 +112,7 @@ class Engine:
             self._tally.stopped = "interrupted"
             self._finish_pending()
         except StoreError:
-            self._worker.abandon()  # further results could not be stored
+            self._abandon()  # further results could not be stored
             raise
         except BaseException:
             self._sink.commit()  # keep the results so far before this unexpected error ends the crawl
@@ -124,12 +126,12 @@ class Engine:
     def _interrupts(self) -> Iterator[None]:
         """Inside this context, Ctrl-C and SIGTERM end the crawl between two steps, never inside a commit.
 
-        The first signal lets running tasks finish, the second also ends their reads.
+        The first signal lets running checkpoints finish for up to `_GRACE` seconds, the second ends their reads.
         """
 
         def interrupt(*_: object) -> None:
             if self._interrupted:
-                self._worker.abandon()
+                self._abandon()
             self._interrupted = True
             self._stop.set()
 
@@ -144,11 +146,17 @@ class Engine:
                 signal.signal(number, handler)
 
     def _end(self) -> CrawlSummary:
-        seconds = time.monotonic() - self._clock
+        seconds = self._allowance.seconds
         self._sink.commit()
         self._tally.leave_out(self._sink.left_out)
         self._sink.finish(self._record(datetime.now(UTC)))
         return self._tally.summary(self._sink.run_id, seconds)
+
+    def _abandon(self) -> None:
+        """End all reads, those that wait for a server too."""
+        self._worker.abandon()
+        if self._transport is not None:
+            self._transport.end()
 
     def _work_off(self, pool: ThreadPoolExecutor, tasks: Iterator[CrawlTask | int]) -> None:
         """Do all these tasks; returns early if a budget is used up."""
@@ -204,18 +212,22 @@ class Engine:
                 self._progress.passed(self._passed)
 
     def _finish_pending(self) -> None:
-        """Finish the running tasks and keep their results; drop the waiting ones."""
+        """Keep what is finished, then wait a while for the running tasks; drop the waiting ones."""
         self._stop.set()
-        for future, task in [(f, t) for f, t in self._pending.items() if not f.cancel()]:
-            self._take(task, future.result())
+        running = {future: task for future, task in self._pending.items() if not future.cancel()}
+        until = time.monotonic() + _GRACE
+        self._sink.commit()
+        while running:
+            for future in wait(running, timeout=_TICK, return_when=FIRST_COMPLETED).done:
+                self._take(running.pop(future), future.result())
+                self._sink.commit()
+            if time.monotonic() >= until:
+                self._abandon()
 
     def _within_budget(self) -> bool:
-        options, tally = self._options, self._tally
-        if options.max_bytes is not None and tally.bytes_read >= options.max_bytes:
-            tally.stopped = "the byte budget is used up (--max-bytes)"
-        elif options.max_time is not None and time.monotonic() - self._clock >= options.max_time:
-            tally.stopped = "the time is up (--max-time)"
-        return tally.stopped is None
+        if (why := self._allowance.exhausted()) and not self._stop.is_set():
+            self._tally.stopped = why
+        return why is None
 
     def _take(self, task: CrawlTask, results: Sequence[Result]) -> None:
         """Count the results of a task and pass them to the sink."""

@@ -19,13 +19,15 @@ def next_attempt(reason: Reason | None, attempts: int, now: datetime) -> datetim
     """When to retry a repo that failed for `reason`, for the `attempts`-th time in a row.
 
     A closed or missing repo is retried after 30 days. A failure of the network, of a server or of a stale listing is
-    retried after 1 hour, then 2, 4, … up to a week.
+    retried after 1 hour, then 2, 4, … up to a week. An unfinished repo is due at once.
 
     Returns:
         null for broken weights: only a new revision can fix them.
     """
     if reason in _BROKEN:
         return None
+    if reason is Reason.UNFINISHED:
+        return now
     if reason in (*_CLOSED, Reason.NO_REPO):
         return now + CLOSED_FOR
     return now + min(FIRST_WAIT * (1 << min(attempts - 1, 16)), LONGEST_WAIT)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from threading import Event
 
+from provenance.crawler.engine.allowance import Allowance
 from provenance.crawler.engine.frontier import Frontier
 from provenance.crawler.engine.options import CrawlOptions
 from provenance.crawler.engine.tasks import CrawlTask
@@ -29,23 +30,35 @@ Result = tuple[Outcome, Fingerprint | None]
 class Worker:
     """Does the tasks of one crawl; thread-safe."""
 
-    def __init__(self, options: CrawlOptions, frontier: Frontier) -> None:
-        self._options, self._frontier, self._abandoned = options, frontier, Event()
+    def __init__(self, options: CrawlOptions, frontier: Frontier, allowance: Allowance) -> None:
+        self._options, self._frontier, self._allowance, self._abandoned = options, frontier, allowance, Event()
 
     def abandon(self) -> None:
-        """End every running task at its next read, without an outcome."""
+        """End every running task at its next read, with what it has finished."""
         self._abandoned.set()
 
     def work(self, task: CrawlTask) -> list[Result]:
-        """Fingerprint the checkpoints of a task. Raises nothing; empty if the crawl was stopped during the task."""
+        """Fingerprint the checkpoints of a task, as far as the allowance lasts. Raises nothing.
+
+        Returns:
+            a result for each checkpoint; empty if the crawl was stopped during the first. If checkpoints are left, the
+            last result says so, and makes the repo due in the next crawl.
+        """
         outcome = Outcome(task.repo_id, _known(task.revision), Status.DONE, source=task.source)
+        results: list[Result] = []
 
         def work() -> list[Result]:
-            results = []
-            for listed in task.checkpoints():
+            checkpoints = task.checkpoints()
+            for number, listed in enumerate(checkpoints):
+                if number and (why := self._allowance.exhausted()):
+                    return [*results, (_unfinished(outcome, number, len(checkpoints), why), None)]
                 identity = listed.identity
                 one = replace(outcome, repo_id=identity.repo_id, revision=_known(identity.revision))
-                results += _attempt(one, partial(self._read, task, listed, one))
+                try:
+                    results.extend(_attempt(one, partial(self._read, task, listed, one)))
+                except AbandonedError:
+                    left = _unfinished(outcome, number, len(checkpoints), "the crawl was stopped")
+                    return [*results, (left, None)] if results else []
             return results
 
         try:
@@ -60,13 +73,16 @@ class Worker:
             known = replace(outcome, status=Status.SKIPPED, stage=Stage.PLAN, reason=Reason.KNOWN, message=message)
             return [(known, None)]
         with task.open(listed) as (complete, reader):
-            result = fingerprint(
-                complete,
-                _Abandonable(reader, self._abandoned),
-                size=self._options.sample_size(task.source),
-                now=datetime.now(UTC),
-                earlier=self._frontier.earlier(task, complete),
-            )
+            try:
+                result = fingerprint(
+                    complete,
+                    _Abandonable(reader, self._abandoned),
+                    size=self._options.sample_size(task.source),
+                    now=datetime.now(UTC),
+                    earlier=self._frontier.earlier(task, complete),
+                )
+            finally:
+                self._allowance.spend(reader.bytes_read)
         row = result.checkpoint
         done = replace(
             outcome,
@@ -77,6 +93,16 @@ class Worker:
             seconds=time.monotonic() - began,
         )
         return [(done, result)]
+
+
+def _unfinished(outcome: Outcome, done: int, total: int, why: str) -> Outcome:
+    return replace(
+        outcome,
+        status=Status.FAILED,
+        stage=Stage.READ,
+        reason=Reason.UNFINISHED,
+        message=f"{outcome.repo_id}: {why} after {done:,} of its {total:,} checkpoints; the next crawl goes on",
+    )
 
 
 class _Abandonable:

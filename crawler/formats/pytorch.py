@@ -99,7 +99,7 @@ def _entry(name: str, view: View, path: str, start: int) -> TensorEntry:
         raise ValueError("the name of a tensor holds a lone surrogate, which is no text") from error
     first = start + (0 if empty else view.offset * item)
     stop = first + (0 if empty else (last + 1) * item)
-    return TensorEntry(name, view.dtype, view.shape, path, first, stop, _order(view))
+    return TensorEntry(name, view.dtype, view.shape, path, first, stop, order=_order(view))
 
 
 def _order(view: View) -> Order:

@@ -21,6 +21,8 @@ from provenance.schemas.tensors import TensorEntry
 
 PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
+MAX_TENSORS = 500_000
+"""Of one file. The largest checkpoints known have 140,000 tensors in all; the objects of a million take gigabytes."""
 
 DTYPE_BITS = {
     "BOOL": 8,
@@ -100,7 +102,10 @@ def parse_header(data: bytes | memoryview, *, file_size: int, file: str, repo: s
         stop = _header_stop(bytes(data[: len(_LFS_POINTER)]), file_size)
         if len(data) < stop:
             raise ValueError(f"only {len(data):,} bytes could be read of a header that stops at byte {stop:,}")
-        document = _document(bytes(data[PREFIX_BYTES:stop]))
+        raw = bytes(data[PREFIX_BYTES:stop])
+        if (objects := raw.count(b"{")) > MAX_TENSORS:  # before they are made
+            raise ValueError(f"its header describes about {objects:,} tensors; at most {MAX_TENSORS:,} are read")
+        document = _document(raw)
         metadata = _metadata(document.pop(_METADATA, None))
         entries = [_entry(name, fields, file) for name, fields in document.items()]
         return Header(tuple(_placed(entries, stop, file_size)), metadata)

@@ -121,6 +121,7 @@ class Location:
         body: the whole content of a small file, else null.
         url: the signed address, empty for a small file. A secret: never logged, shown or stored.
         renew_at: when to request another address, in seconds since the epoch.
+        etag: what the storage calls the content at this address, null before the first range.
     """
 
     repo_id: str
@@ -133,6 +134,7 @@ class Location:
     body: bytes | None = field(default=None, repr=False)
     url: str = field(default="", repr=False)
     renew_at: float = float("inf")
+    etag: str | None = None
 
 
 def signed_location(
@@ -222,7 +224,7 @@ def failure(status: int, headers: Mapping[str, str], what: str, *, stage: Stage 
 def check_range(status: int, headers: Mapping[str, str], location: Location, start: int, stop: int) -> None:
     """Check the status and headers of an answer to a request for the bytes `(start, stop)` of a file.
 
-    Called before the body is read.
+    Called before the body is read. Keeps the first `ETag` in `location`: bytes of two contents must not be mixed.
 
     Raises:
         RefusedError: the signed address has expired (reason `expired`).
@@ -245,6 +247,11 @@ def check_range(status: int, headers: Mapping[str, str], location: Location, sta
         raise ResponseError(f"{what}: asked for bytes ({start}, {stop}) of {location.size}, the storage sends others")
     if headers.get("Content-Encoding", "identity") != "identity" or headers.get("Content-Length", length) != length:
         raise ResponseError(f"{what}: the storage sends bytes ({start}, {stop}) encoded, or in a wrong length")
+    etag = headers.get("ETag", location.etag)
+    if location.etag is not None and etag != location.etag:
+        text = f"{what} changed in the storage while it was read; list the repo again"
+        raise ResponseError(text, reason=Reason.CHANGED)
+    location.etag = etag
 
 
 def origin(url: str) -> Origin:

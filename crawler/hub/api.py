@@ -1,25 +1,25 @@
-"""Requests to the Hub's API through `huggingface_hub`, with its endpoint, token, offline mode and proxies."""
+"""Requests to the Hub's API: JSON, and pages that follow each other. `huggingface_hub` gives endpoint and token."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urlencode, urljoin
 
-from provenance.crawler.hub.answers import ResponseError, TransferError, failure, origin
-from provenance.crawler.hub.connections import READ_SECONDS
+from provenance.crawler.hub.answers import ResponseError, TransportError, failure, origin
 from provenance.crawler.hub.transport import MAX_RETRIES, HubTransport
 from provenance.schemas.enums import Stage
 from provenance.schemas.errors import SourceError
 
-# `huggingface_hub` is imported inside functions: a crawl of local folders must not wait for it. mypy needs the ignores
-# because some documented names are not exported explicitly.
+# `huggingface_hub` is imported inside functions: a crawl of local folders must not wait for it.
 
+MAX_BODY, MAX_SECONDS = 64 * 1024 * 1024, 300.0
+"""Limits of one answer; a page of a thousand repos has one or two megabytes."""
 
-MAX_BODY, BODY_SECONDS = 128 * 1024 * 1024, 300.0
-"""Limits of one answer, in bytes and seconds; a page of a thousand repos has one or two megabytes."""
+_NEXT = re.compile(r'<([^<>]*)>\s*;\s*(?:[^,<>]*;\s*)?rel="?next"?', re.IGNORECASE)
 
 
 class BadRequestError(ResponseError):
@@ -45,7 +45,7 @@ def connect(
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-    if constants.is_offline_mode():
+    if is_offline():
         raise SourceError("the Hub cannot be crawled: HF_HUB_OFFLINE is set; unset it, or crawl a local folder")
     address = endpoint or constants.ENDPOINT
     try:
@@ -81,58 +81,48 @@ def ask(
         ResponseError: the answer is not JSON, or comes from or leads to another server.
         SourceError: offline mode is on.
     """
+    if is_offline():
+        raise SourceError("the Hub cannot be asked: HF_HUB_OFFLINE is set; unset it")
     url = urljoin(f"{transport.endpoint}/", path)
-    return transport.persist(lambda: _ask_once(transport, url, params, what), waits)
+    if params is not None:
+        url += "?" + urlencode(params, doseq=True)
+    return transport.persist(lambda: _ask_once(transport, url, what), waits)
 
 
-def _ask_once(transport: HubTransport, url: str, params: Mapping[str, Any] | None, what: str) -> tuple[Any, str | None]:
-    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
-    from huggingface_hub.utils import http_stream_backoff  # type: ignore[attr-defined]
+def is_offline() -> bool:
+    """Whether `huggingface_hub` is in offline mode."""
+    from huggingface_hub import constants
 
-    # A single attempt: the transport retries, because it knows the rate limits and can be interrupted.
-    asked: dict[str, Any] = {"params": params, "headers": transport.headers, "timeout": READ_SECONDS}
-    asked |= {"retry_on_exceptions": (), "retry_on_status_codes": ()}
+    return constants.is_offline_mode()
+
+
+def _ask_once(transport: HubTransport, url: str, what: str) -> tuple[Any, str | None]:
     try:
-        with transport.api_request() as answered, http_stream_backoff("GET", url, **asked) as response:
-            answered(response.headers)
-            body = _body(response, transport, what)
-    except OfflineModeIsEnabled as error:
-        raise SourceError("the Hub cannot be asked: HF_HUB_OFFLINE is set; unset it") from error
-    except HTTPError as error:
-        text = f"{what}: the Hub did not answer ({type(error).__name__}); check the network, or try later"
-        raise TransferError(text, stage=Stage.LISTING) from error
-    if origin(str(response.url)) != origin(url):
-        raise ResponseError(f"{what}: redirected away from the Hub; the answer is not used", stage=Stage.LISTING)
-    if response.status_code == 400:
+        answer = transport.ask_api(url, what, limit=MAX_BODY, seconds=MAX_SECONDS)
+    except TransportError as error:
+        error.stage = Stage.LISTING
+        raise
+    if len(answer.body) > MAX_BODY:
+        raise ResponseError(f"{what}: the answer is longer than {MAX_BODY:,} bytes; not read", stage=Stage.LISTING)
+    if answer.status == 400:
         text = f"{what}: the Hub does not understand the request (400); check its options"
         raise BadRequestError(text, stage=Stage.LISTING)
-    if response.status_code != 200:
-        raise failure(response.status_code, response.headers, what, stage=Stage.LISTING)
+    if answer.status != 200:
+        raise failure(answer.status, answer.headers, what, stage=Stage.LISTING)
     try:
-        answer = json.loads(body)
+        content = json.loads(answer.body)
     except (ValueError, RecursionError) as error:
         raise ResponseError(f"{what}: the answer is not valid JSON", stage=Stage.LISTING) from error
-    return answer, _next_page(response.links, url, what)
+    return content, _next_page(answer.headers.get("Link", ""), url, what)
 
 
-def _body(response: Any, transport: HubTransport, what: str) -> bytes:
-    """The whole body, limited in size and time: a server could send without end."""
-    began, body = time.monotonic(), bytearray()
-    for piece in response.iter_bytes():
-        transport.check_stop()
-        body += piece
-        if len(body) > MAX_BODY or time.monotonic() - began > BODY_SECONDS:
-            text = f"{what}: the answer is longer than {MAX_BODY:,} bytes, or takes longer than {BODY_SECONDS:.0f} s"
-            raise ResponseError(text, stage=Stage.LISTING)
-    return bytes(body)
-
-
-def _next_page(links: Mapping[str | None, Mapping[str, str]], url: str, what: str) -> str | None:
-    following = links.get("next", {}).get("url")
-    if following is None:
+def _next_page(links: str, url: str, what: str) -> str | None:
+    """The address that a `Link` header (RFC 8288) gives as the next page, null for none."""
+    match = _NEXT.search(links)
+    if match is None:
         return None
     try:
-        following = urljoin(url, following)
+        following: str = urljoin(url, match[1])
     except ValueError:
         raise ResponseError(f"{what}: the address of its next page is malformed", stage=Stage.LISTING) from None
     if origin(following) != origin(url):

@@ -21,7 +21,7 @@ from provenance.crawler.hub.api import BadRequestError, ask
 from provenance.crawler.hub.reader import HubReader
 from provenance.crawler.hub.transport import HubTransport
 from provenance.crawler.metadata import commit_from_listing, files_from_listing, metadata_from_listing
-from provenance.crawler.selection import select_weights
+from provenance.crawler.selection import MAX_INDEX_BYTES, select_weights
 from provenance.schemas.enums import Reason, Source, Stage
 from provenance.schemas.errors import IdentityError, WeightsError
 from provenance.schemas.identity import CheckpointId
@@ -55,9 +55,11 @@ _PAGE_WAITS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 240.0, 240.0)
 _OUT_OF_ORDER = 100
 """A listing sorted by time of change ends after so many older repos in a row; fewer may be out of order."""
 
+_BARREN = 20
+"""A listing is broken off after so many pages in a row without a new repo."""
+
 _REMEMBERED = 10 * PAGE
 _LONGEST_ID = 200
-_MAX_INDEX_BYTES = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,7 @@ def _listed_repos(transport: HubTransport, query: Mapping[str, Any]) -> Iterator
     params: dict[str, Any] | None = {**query, "expand": fields}
     seen: OrderedDict[str, None] = OrderedDict()  # the newest last
     pages: set[int] = set()
+    barren = 0  # pages in a row without a new repo
     while page is not None:
         if params is None and hash(page) in pages:
             raise ResponseError("the Hub's listing leads in a circle: a page comes again", stage=Stage.LISTING)
@@ -208,14 +211,24 @@ def _listed_repos(transport: HubTransport, query: Mapping[str, Any]) -> Iterator
             continue
         if not isinstance(listed, list):
             raise ResponseError("the Hub's listing: a page is not a list of repos", stage=Stage.LISTING)
+        strange, new = 0, False
         for repo in map(_repo, listed):
             if repo is None:
-                log.warning("the Hub's listing holds something that is not a repo; passed over")
+                strange += 1
+                if strange % PAGE == 0:
+                    transport.check_stop()  # a page may hold millions of them
             elif repo.repo_id not in seen:
                 seen[repo.repo_id] = None
                 if len(seen) > _REMEMBERED:
                     seen.popitem(last=False)
+                new = True
                 yield repo
+        if strange:
+            log.warning("a page of the Hub's listing holds %s things that are not repos; passed over", f"{strange:,}")
+        barren = 0 if new else barren + 1
+        if barren == _BARREN:
+            text = f"the Hub's listing: {_BARREN} pages in a row without a new repo; it may have no end"
+            raise ResponseError(text, stage=Stage.LISTING)
         page, params = following, None  # the next page's address contains the whole query
 
 
@@ -268,8 +281,8 @@ def _metadata(listed: Mapping[str, Any]) -> RepoMetadata:
 
 def _read_json(reader: HubReader, path: str) -> Any:
     size = reader.size(path)
-    if size > _MAX_INDEX_BYTES:
-        raise WeightsError(f"{path} is larger than {_MAX_INDEX_BYTES} bytes; that is no shard index")
+    if size > MAX_INDEX_BYTES:
+        raise WeightsError(f"{path} is too long: a shard index has at most {MAX_INDEX_BYTES:,} bytes")
     data = b"".join(reader.read(path, [(0, size)]))
     try:
         return json.loads(data.decode())

@@ -31,7 +31,7 @@ from provenance.crawler.hub.answers import (
     signed_location,
 )
 from provenance.crawler.hub.budget import Budgets
-from provenance.crawler.hub.connections import Connections, read_body
+from provenance.crawler.hub.connections import REQUEST_SECONDS, SLOWEST, Connections, read_body
 from provenance.schemas.enums import Reason, Stage
 from provenance.schemas.errors import WeightsError
 
@@ -57,6 +57,15 @@ class Traffic:
     resolve_requests: int = 0
     range_requests: int = 0
     bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of the API, whatever it means."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class HubTransport:
@@ -98,7 +107,7 @@ class HubTransport:
         self._origin = origin(endpoint)
         self._public = {name: value for name, value in headers.items() if name.lower() == "user-agent"}
         self._pause, self._lock, self.retries = pause, threading.Lock(), retries
-        self._connections = Connections(connections)
+        self._connections = Connections(endpoint, connections)
 
     def resolve(self, repo_id: str, revision: str, path: str) -> Location:
         """Ask the Hub for the location of a file: one request, two for a small file or a renamed repo.
@@ -135,19 +144,33 @@ class HubTransport:
             else:
                 yield self._read(location, start, stop) if start < stop else b""
 
-    @contextmanager
-    def api_request(self) -> Iterator[Callable[[Mapping[str, str]], None]]:
-        """Wait for the rate limit, then count a request to the Hub's API that the caller sends.
+    def ask_api(self, url: str, what: str, *, limit: int, seconds: float) -> Answer:
+        """One answer of the Hub's API, when the rate limit allows it; redirects are followed within the Hub.
 
-        The caller passes the headers of the answer to the yielded function.
+        Args:
+            url: absolute address, of the Hub's own origin: the token is sent there.
+            what: what is requested; messages begin with it.
+            limit: maximum bytes of the body; of a longer one, one byte more is returned.
+            seconds: time limit of one request.
 
         Raises:
             AbandonedError: the crawl was stopped.
+            ResponseError: redirected to another server, or in a circle.
+            TransferError: no complete answer.
         """
-        self.check_stop()
-        with self.budgets.request("api") as answered:
-            self._count(api_requests=1)
-            yield answered
+        for _ in range(_MAX_HOPS):
+            self.check_stop()
+            if origin(url) != self._origin:
+                raise ResponseError(f"{what}: redirected away from the Hub; not followed")
+            with self.budgets.request("api") as answered:
+                self._count(api_requests=1)
+                asked = {**self.headers, "Accept-Encoding": "gzip"}
+                with self._connections.get(url, asked, what, seconds=seconds) as response:
+                    answered(response.headers)
+                    if response.status not in _REDIRECTS:
+                        return Answer(response.status, response.headers, read_body(response, limit + 1, unpack=True))
+                    url = _redirected(url, response.headers, what)
+        raise ResponseError(f"{what}: the Hub redirects more than {_MAX_HOPS} times")
 
     def check_stop(self) -> None:
         """Raise if the crawl was stopped: a listing may run for hours without yielding a repo.
@@ -179,6 +202,10 @@ class HubTransport:
                     raise AbandonedError("the crawl was stopped before the answer came") from None
         return attempt()
 
+    def end(self) -> None:
+        """Break off all running requests, from any thread; every later one fails too."""
+        self._connections.end()
+
     def close(self) -> None:
         """Close all idle connections."""
         self._connections.close()
@@ -201,10 +228,7 @@ class HubTransport:
                     return Location(final_id, revision, path, commit, len(body), body=body)
                 if response.status not in _REDIRECTS:
                     raise failure(response.status, headers, what)
-                try:
-                    url = urljoin(url, headers.get("Location", ""))
-                except ValueError:
-                    raise ResponseError(f"{what}: redirected to a malformed address; not followed") from None
+                url = _redirected(url, headers, what)
                 target = origin(url)
                 if target != self._origin:
                     if target[0] == "http" and self._origin[0] == "https":
@@ -217,12 +241,12 @@ class HubTransport:
     def _ask(self, url: str, what: str) -> Iterator[urllib3.BaseHTTPResponse]:
         """Send one GET to the Hub when its rate limit allows; the cached copy of a small file is not counted."""
         if "/resolve/" not in urlsplit(url).path:
-            with self._connections.get(url, self.headers, what) as response:
+            with self._connections.get(url, self.headers, what, seconds=REQUEST_SECONDS) as response:
                 yield response
             return
         with self.budgets.request("resolvers") as answered:
             self._count(resolve_requests=1)
-            with self._connections.get(url, self.headers, what) as response:
+            with self._connections.get(url, self.headers, what, seconds=REQUEST_SECONDS) as response:
                 answered(response.headers)
                 yield response
 
@@ -239,7 +263,7 @@ class HubTransport:
     def _small_body(self, response: urllib3.BaseHTTPResponse, what: str) -> bytes:
         announced = response.headers.get("Content-Length", "0")
         small = announced.isdecimal() and int(announced) <= SMALL_FILE
-        body = read_body(response, SMALL_FILE + 1, what) if small else None
+        body = read_body(response, SMALL_FILE + 1) if small else None
         if body is None or len(body) > SMALL_FILE:
             raise ResponseError(f"{what}: the Hub sends more than {SMALL_FILE:,} bytes itself; they are not read")
         self._count(bytes=len(body))
@@ -262,15 +286,16 @@ class HubTransport:
         if not fresh.url or not same:
             text = f"{location.repo_id}/{location.path} changed while it was read; list the repo again"
             raise ResponseError(text, reason=Reason.CHANGED)
-        location.url, location.renew_at = fresh.url, fresh.renew_at
+        location.url, location.renew_at, location.etag = fresh.url, fresh.renew_at, None
 
     def _read_range(self, location: Location, start: int, stop: int) -> bytes:
         what = f"{location.repo_id}/{location.path}"
         asked = self._public | {"Range": f"bytes={start}-{stop - 1}"}
         self._count(range_requests=1)
-        with self._connections.get(location.url, asked, what) as response:
+        seconds = REQUEST_SECONDS + (stop - start) / SLOWEST
+        with self._connections.get(location.url, asked, what, seconds=seconds) as response:
             check_range(response.status, response.headers, location, start, stop)
-            data = read_body(response, stop - start + 1, what)
+            data = read_body(response, stop - start + 1)
             self._count(bytes=len(data))
             if len(data) > stop - start:
                 raise ResponseError(f"{what}: the storage sends more than bytes ({start}, {stop})")
@@ -282,3 +307,10 @@ class HubTransport:
         with self._lock:
             for name, count in more.items():
                 setattr(self.traffic, name, getattr(self.traffic, name) + count)
+
+
+def _redirected(url: str, headers: Mapping[str, str], what: str) -> str:
+    try:
+        return urljoin(url, headers.get("Location", ""))
+    except ValueError:
+        raise ResponseError(f"{what}: redirected to a malformed address; not followed") from None

@@ -30,6 +30,7 @@ from provenance.crawler.metadata import (
 )
 from provenance.crawler.selection import (
     CONFIG_FILES,
+    MAX_INDEX_BYTES,
     PIPELINE_FILE,
     WEIGHT_SUFFIXES,
     Selection,
@@ -43,8 +44,6 @@ from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId
 from provenance.schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
 
 LISTING = "listing.jsonl"
-
-_JSON_LIMIT = 128 * 1024 * 1024  # the index of a model of 500,000 tensors has about 50 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +84,9 @@ class LocalRepo:
 
     def _read_json(self, path: str) -> Any:
         with self.reader() as reader:
-            text = reader.head(path, _JSON_LIMIT + 1)
-        if len(text) > _JSON_LIMIT:
-            raise WeightsError(f"{path} is larger than {_JSON_LIMIT} bytes; that is no shard index")
+            text = reader.head(path, MAX_INDEX_BYTES + 1)
+        if len(text) > MAX_INDEX_BYTES:
+            raise WeightsError(f"{path} is too long: a shard index has at most {MAX_INDEX_BYTES:,} bytes")
         try:
             return json.loads(text.decode())
         except (ValueError, RecursionError) as error:

@@ -20,6 +20,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "tensors": ("fingerprint_id", "name", "part", "stack", "layer", "expert"),
     "samples": ("fingerprint_id",),
     "signatures": ("fingerprint_id", "spec"),
+    "products": ("fingerprint_id", "spec"),
 }
 """Unique keys of the tables. The other tables are logs, or derived."""
 
@@ -29,6 +30,7 @@ _IDS: Mapping[str, tuple[str, ...]] = {
     "tensors": ("checkpoint_id",),
     "samples": ("checkpoint_id",),
     "signatures": ("checkpoint_id",),
+    "products": ("checkpoint_id",),
     "outcomes": ("repo_id",),
     "verdicts": ("repo_id", "checkpoint_id"),
     "lineage": ("child", "parent", "child_id", "parent_id"),
@@ -64,13 +66,14 @@ def row_problems(connection: duckdb.DuckDBPyConnection, addresses: Mapping[str, 
     """
     problems = []
     for table, columns in KEYS.items():
-        source, key = parts_source(addresses[table]), ", ".join(columns)
+        source, key = parts_source(table, addresses[table]), ", ".join(columns)
         doubled = _count(connection, f"(SELECT 1 FROM {source} GROUP BY {key} HAVING count(*) > 1)")
         if doubled:
             problems.append(f"{table}: {doubled} keys ({key}) occur more than once")
-    stored = f"(SELECT fingerprint_id FROM {parts_source(addresses['checkpoints'])})"  # including forgotten ones
+    checkpoints = parts_source("checkpoints", addresses["checkpoints"])  # including forgotten ones
+    stored = f"(SELECT fingerprint_id FROM {checkpoints})"
     for table in FINGERPRINT_TABLES:
-        source = parts_source(addresses[table])
+        source = parts_source(table, addresses[table])
         orphans = _count(connection, f"{source} ANTI JOIN {stored} USING (fingerprint_id)")
         if orphans:
             problems.append(f"{table}: {orphans} rows belong to no stored checkpoint")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from provenance.indexer.store.files import TEMPORARY, replace_text
 from provenance.indexer.store.manifest import MANIFEST, Manifest
-from provenance.indexer.store.swap import LOCK, locked, read_manifest, stage, writing
+from provenance.indexer.store.swap import FORMAT, FORMAT_TEXT, LOCK, locked, read_manifest, stage, writing
 from provenance.schemas.errors import StoreCorruptError, StoreError, StoreFormatError
-from provenance.schemas.tables import FORMAT_VERSION, TABLES, empty
+from provenance.schemas.tables import FORMAT_VERSION, READ_FORMATS, TABLES, empty
 
-FORMAT, INDEX, VIEWS = "FORMAT", "index", "provenance.duckdb"
+INDEX, VIEWS = "index", "provenance.duckdb"
 
 _FIRST_SEQUENCE = 0
 
@@ -39,7 +39,7 @@ def check_format(store: Path) -> None:
             f"{store / FORMAT} is damaged; if the store was written by this version, "
             f'put {{"format": {FORMAT_VERSION}}} into that file'
         ) from error
-    if version != FORMAT_VERSION:
+    if version not in READ_FORMATS:
         raise StoreFormatError(
             f"the store at {store} has format {version!r}, this version reads format {FORMAT_VERSION}; "
             "use the version that wrote it, or crawl into a new store"
@@ -74,7 +74,7 @@ def _refuse_other_files(store: Path) -> None:
 
 def _initialise(store: Path) -> None:
     if not (store / FORMAT).exists():
-        replace_text(store / FORMAT, json.dumps({"format": FORMAT_VERSION}) + "\n")
+        replace_text(store / FORMAT, FORMAT_TEXT)
     check_format(store)
     if (store / MANIFEST).exists() or _was_written(store):
         read_manifest(store)  # raises if MANIFEST was lost: a new one would orphan every row

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from provenance.schemas.errors import StoreCorruptError
-from provenance.schemas.tables import TABLES
+from provenance.schemas.tables import LATER_TABLES, TABLES
 
 MANIFEST = "MANIFEST"
 
@@ -45,7 +45,8 @@ class Manifest:
 
     Attributes:
         sequence: increases by one with every change of the live parts.
-        parts: live parts of every table of `schemas.tables.TABLES`, at least one each, in the order of publication.
+        parts: live parts of every table of `schemas.tables.TABLES` in the order of publication; at least one each, but
+            for tables that a store of an earlier format has not.
         retired: replaced parts that may still have readers.
     """
 
@@ -91,7 +92,8 @@ class Manifest:
         """
         try:
             data = json.loads(text)
-            parts = {table: tuple(_part(table, entry) for entry in data["tables"][table]) for table in TABLES}
+            tables = {**dict.fromkeys(LATER_TABLES, ()), **data["tables"]}
+            parts = {table: tuple(_part(table, entry) for entry in tables[table]) for table in TABLES}
             retired = tuple(RetiredPart(_checked_path(entry["path"]), float(entry["at"])) for entry in data["retired"])
             return cls(int(data["sequence"]), parts, retired)
         except (ValueError, KeyError, TypeError) as error:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from provenance.indexer.store.files import sync, temporary_name, try_lock
 from provenance.indexer.store.manifest import Part, part_path
 from provenance.schemas.errors import StoreCorruptError, StoreError
-from provenance.schemas.tables import schema
+from provenance.schemas.tables import LATER_TABLES, schema
 
 # A row of `samples` has about 40 KB, so these numbers of rows and bytes limit the memory of a merge for every table.
 _BATCH_ROWS = 1024
@@ -34,6 +34,8 @@ class PartWriter:
         self.table = table
         self._store = store
         self._rows = 0
+        if table in LATER_TABLES:
+            (store / table).mkdir(exist_ok=True)
         self._temporary = store / table / temporary_name()
         self._file = self._temporary.open("xb")
         try_lock(self._file.fileno())  # always free: no other process knows this name yet

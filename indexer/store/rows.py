@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
@@ -13,6 +14,7 @@ import numpy as np
 from provenance.indexer.store.store import Store
 from provenance.schemas.enums import Mode, Source
 from provenance.schemas.errors import StoreError
+from provenance.schemas.products import ANCHORS, PRODUCTS_SPEC, ProductSketch
 from provenance.schemas.records import CheckpointRow, Fingerprint, RepoFile, SampleEntry, TensorRow, WeightSample
 from provenance.schemas.roles import ROLE_BY_NAME
 from provenance.schemas.tables import schema
@@ -37,12 +39,12 @@ _CHECKPOINT, _FILE, _TENSOR, _ENTRY = map(_Columns, (CheckpointRow, RepoFile, Te
 
 
 def fingerprint_rows(fingerprints: Iterable[Fingerprint], run_id: str) -> dict[str, list[Row]]:
-    """Rows of `checkpoints`, `files`, `tensors` and `samples`, joined by one `fingerprint_id` per fingerprint.
+    """Rows of `checkpoints`, `files`, `tensors`, `samples`, `products`, joined by one `fingerprint_id` a fingerprint.
 
     The id differs in every run, so that rows of a killed run never join a later run's checkpoint. It begins with the
     time, so that the rows of a few checkpoints are close together and can be found among millions.
     """
-    batch: dict[str, list[Row]] = {"files": [], "tensors": [], "samples": [], "checkpoints": []}
+    batch: dict[str, list[Row]] = {"files": [], "tensors": [], "samples": [], "products": [], "checkpoints": []}
     for fingerprint in fingerprints:
         checkpoint, sample = fingerprint.checkpoint, fingerprint.sample
         identity = f"{checkpoint.checkpoint_id}|{checkpoint.mode}|{checkpoint.fingerprint_version}|{run_id}"
@@ -59,6 +61,8 @@ def fingerprint_rows(fingerprints: Iterable[Fingerprint], run_id: str) -> dict[s
                 "data": sample.values.astype("<f2").tobytes(),
             }
         )
+        if fingerprint.products is not None:
+            batch["products"].append({**keys, **_products_row(fingerprint.products)})
         batch["checkpoints"] += _CHECKPOINT.rows([checkpoint], {"fingerprint_id": fingerprint_id})
     return batch
 
@@ -74,7 +78,8 @@ def stored_fingerprint(store: Store, fingerprint_id: str) -> Fingerprint:
     manifest = store.manifest()
 
     def rows(table: str, columns: Sequence[str]) -> list[Row]:
-        paths = [str(store.path / part.path) for part in manifest.parts[table]]
+        if not (paths := [str(store.path / part.path) for part in manifest.parts[table]]):
+            return []
         parts = ds.dataset(paths, schema=schema(table), format="parquet")
         own: list[Row] = parts.to_table(list(columns), filter=ds.field("fingerprint_id") == fingerprint_id).to_pylist()
         return own
@@ -83,7 +88,7 @@ def stored_fingerprint(store: Store, fingerprint_id: str) -> Fingerprint:
     samples = rows("samples", ("sample_version", "entries", "data"))
     if not checkpoints or not samples:
         raise StoreError(f"{store.path}: there is no fingerprint {fingerprint_id}")
-    (sample,) = samples
+    (sample,), products = samples, rows("products", PRODUCT_COLUMNS)
     try:
         return Fingerprint(
             _checkpoint(checkpoints[0]),
@@ -94,12 +99,42 @@ def stored_fingerprint(store: Store, fingerprint_id: str) -> Fingerprint:
                 tuple(SampleEntry(**_typed(entry)) for entry in sample["entries"]),
                 np.frombuffer(sample["data"], dtype="<f2"),
             ),
+            product_sketch(products[0]) if products else None,
         )
     except (KeyError, ValueError) as error:
         raise StoreError(
             f"{store.path}: fingerprint {fingerprint_id} holds a word that this version does not know ({error}); "
             "crawl it again with --refingerprint"
         ) from error
+
+
+PRODUCT_COLUMNS = ("spec", "anchors", "tokens", "layers", "vo", "fu", "notes")
+"""Columns of `products` without its keys."""
+
+
+def _products_row(sketch: ProductSketch) -> Row:
+    return {
+        "spec": PRODUCTS_SPEC,
+        "anchors": list(sketch.anchors),
+        "tokens": None if sketch.tokens is None else list(sketch.tokens),
+        "layers": list(sketch.layers),
+        "vo": sketch.vo.astype("<f2").tobytes(),
+        "fu": sketch.fu.astype("<f2").tobytes(),
+        "notes": list(sketch.notes),
+    }
+
+
+def product_sketch(row: Mapping[str, Any]) -> ProductSketch | None:
+    """A sketch from its row; null if it was made by another rule, or is not as long as it says."""
+    layers, anchors, tokens = row["layers"] or (), row["anchors"] or (), row["tokens"]
+    if row["spec"] != PRODUCTS_SPEC or not layers or len(anchors) != ANCHORS or None in (*layers, *anchors):
+        return None
+    shape = len(layers), ANCHORS, ANCHORS
+    if any(len(row[name] or b"") != 2 * math.prod(shape) for name in ("vo", "fu")):
+        return None
+    vo, fu = (np.frombuffer(row[name], dtype="<f2").reshape(shape).astype(np.float32) for name in ("vo", "fu"))
+    notes = tuple(row["notes"] or ())
+    return ProductSketch(tuple(layers), vo, fu, tuple(anchors), notes, None if tokens is None else tuple(tokens))
 
 
 def _checkpoint(row: Row) -> CheckpointRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,8 +14,11 @@ from provenance.indexer.store.files import exclusive, replace_text
 from provenance.indexer.store.manifest import MANIFEST, Manifest
 from provenance.indexer.store.parts import PartWriter
 from provenance.schemas.errors import StoreCorruptError, StoreError
+from provenance.schemas.tables import FORMAT_VERSION
 
-LOCK = "LOCK"
+FORMAT, LOCK = "FORMAT", "LOCK"
+
+FORMAT_TEXT = json.dumps({"format": FORMAT_VERSION}) + "\n"
 
 _LOCK_SECONDS = 60.0
 
@@ -82,10 +86,19 @@ def swap(
         replaced = choose(current)
         if not replaced <= current.paths():
             return current
+        _convert(store)
         added = [(writer.table, writer.publish(current.sequence + 1)) for writer in writers]
         successor = current.successor(added, replaced, time.time())
         replace_text(store / MANIFEST, successor.to_json())
         return expire(store, grace, successor)
+
+
+def _convert(store: Path) -> None:
+    """Make a store of an earlier format one of this: its tables are the same, and versions that know fewer must not
+    write to it, for they would lose the parts of the others.
+    """
+    if (store / FORMAT).read_text(encoding="utf-8", errors="replace") != FORMAT_TEXT:
+        replace_text(store / FORMAT, FORMAT_TEXT)
 
 
 def expire(store: Path, grace: float, manifest: Manifest) -> Manifest:

@@ -25,7 +25,7 @@ from provenance.schemas.tables import FINGERPRINT_VERSION, schema
 BATCH = 256
 """Checkpoints per commit: about ten megabytes."""
 
-COPIED = ("files", "tensors", "samples", "checkpoints")
+COPIED = ("files", "tensors", "samples", "products", "checkpoints")
 
 _KEY = ("checkpoint_id", "mode", "fingerprint_version")
 _IDENTITY = ("repo_id", "revision", "subfolder", "variant")

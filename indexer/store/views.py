@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import pyarrow as pa
+
 from provenance.indexer.store.tombstones import DATED, TOMBSTONES, not_forgotten
-from provenance.schemas.tables import FINGERPRINT_TABLES, TABLES
+from provenance.schemas.tables import FINGERPRINT_TABLES, TABLES, schema
 
 LATEST_CHECKPOINTS = """
 WITH dated AS (
@@ -47,8 +49,14 @@ SELECT root, descendant, depth, path FROM walk
 DERIVED: Mapping[str, str] = {"latest_checkpoints": LATEST_CHECKPOINTS, "descendants": DESCENDANTS}
 
 
-def parts_source(addresses: Sequence[str]) -> str:
-    """A FROM item with the rows of the Parquet files at `addresses`."""
+_SQL_TYPES = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.binary(): "BLOB"}
+
+
+def parts_source(table: str, addresses: Sequence[str]) -> str:
+    """A FROM item with the rows of the Parquet files of a table at `addresses`, of which there may be none."""
+    if not addresses:
+        columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in schema(table))
+        return f"(SELECT {columns} WHERE false)"
     names = ", ".join(_literal(address) for address in addresses)
     # A folder named `x=1` above the store must not become a column.
     return f"read_parquet([{names}], hive_partitioning = false)"
@@ -58,18 +66,22 @@ def view_statements(addresses: Mapping[str, Sequence[str]], *, tombstones: bool)
     """The CREATE VIEW statements of all views, in the order of their dependencies.
 
     Args:
-        addresses: addresses of the live parts of every table of `schemas.tables.TABLES`, at least one each, for SQL.
+        addresses: addresses of the live parts of every table of `schemas.tables.TABLES`, for SQL.
         tombstones: whether there are any; without them the views are simpler.
     """
     statements = []
     for table in sorted(TABLES, key=lambda name: (name != TOMBSTONES, name in FINGERPRINT_TABLES)):
-        source = parts_source(addresses[table])
+        source = parts_source(table, addresses[table])
         select = not_forgotten(table, source) if tombstones and table in DATED else f"SELECT * FROM {source}"
         if table in FINGERPRINT_TABLES:
             select += " WHERE fingerprint_id IN (SELECT fingerprint_id FROM checkpoints)"
         statements.append(f"CREATE VIEW {table} AS {select}")
     statements += [f"CREATE VIEW {name} AS {select}" for name, select in DERIVED.items()]
     return statements
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    return f"{_sql_type(kind.value_type)}[]" if pa.types.is_list(kind) else _SQL_TYPES[kind]
 
 
 def _literal(text: str) -> str:

@@ -9,7 +9,9 @@ import click
 from provenance.commands.options import deep_option, json_option, store_option
 
 if TYPE_CHECKING:
-    from provenance.schemas.results import Comparison
+    from collections.abc import Sequence
+
+    from provenance.schemas.results import Comparison, RoleChange
 
 
 @click.command()
@@ -59,6 +61,9 @@ def _print(found: Comparison) -> None:
     print_table(
         [{name: getattr(e, name) for name in ("kind", "value", "log10_p", "n", "note")} for e in found.evidence]
     )
+    if found.changes:
+        click.echo("\nwhat changed from B to A, over the sampled cells")
+        print_table([_change(row) for row in found.changes])
     click.echo(f"\ncurves, beside {found.controls.n} stored strangers of the same shape")
     words = ("median", "lowest", "highest") if found.controls.n else ("lowest", "median", "highest")
     rows = []
@@ -67,3 +72,38 @@ def _print(found: Comparison) -> None:
         strangers = {f"strangers' {word}": getattr(spread, word, None) for word in words}
         rows.append({"score": name, "this pair": value, **strangers})
     print_table(rows)
+
+
+def _change(row: RoleChange) -> dict[str, object]:
+    """One role in a line: sizes are root mean squares, in percent of the weights before."""
+    known = [(energy, layer) for energy, layer in zip(row.energies, row.layers, strict=True) if energy is not None]
+    most = max(known, default=None)
+    layers = [layer for layer in row.layers if layer >= 0]
+    frozen = [layer for layer in row.unchanged if layer >= 0]
+    return {
+        "role": row.role,
+        "layers": _runs(layers),
+        "unchanged": "all" if row.equal else _runs(frozen) or ("unknown" if row.equal is None else ""),
+        "change": None if row.energy is None else f"{100 * row.energy**0.5:.1f} %",
+        "most in layer": None if most is None or most[0] == 0 or most[1] < 0 else most[1],
+        "rank": row.rank if row.rank is not None else f"over {row.rank_limit // 2}" if row.rank_limit else None,
+        "zeros": _moved(row.zeros_before, row.zeros),
+        "repeated values": _moved(row.repeats_before, row.repeats),
+        "new rows": row.new_rows or None,
+        "new columns": row.new_columns or None,
+    }
+
+
+def _moved(before: float | None, after: float | None) -> str | None:
+    return None if before is None or after is None else f"{100 * before:.0f} → {100 * after:.0f} %"
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Rising numbers as runs: `0-3, 7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "output",
-    type=click.Choice(["tree", "dot", "json", "csv"]),
-    help="Default: tree on a terminal, json elsewhere.",
+    type=click.Choice(["tree", "dot", "json", "csv", "mergekit"]),
+    help="Default: tree on a terminal, json elsewhere. mergekit: the recipe of a merge, in YAML.",
 )
 @click.option("--descendants", is_flag=True, help="Only what descends from MODEL.")
 @click.option("--refresh", is_flag=True, help="First examine new checkpoints and their relatives.")
@@ -36,13 +36,16 @@ def lineage(model: str | None, store: str | None, output: str | None, descendant
       provenance lineage --refresh
       provenance lineage org/name --format tree
       provenance lineage org/name --descendants --format dot | dot -Tsvg > tree.svg
+      provenance lineage org/merge --format mergekit
     """
     import sys
 
     from provenance import open as open_database
-    from provenance.output import print_rows
+    from provenance.output import clean_lines, print_rows
     from provenance.query.lineage.forest import Forest, to_dot
 
+    if output == "mergekit" and model is None:
+        raise click.UsageError("--format mergekit prints the recipe of one merge: name the MODEL")
     with open_database(store) as database:
         if refresh:
             with click.progressbar(
@@ -50,6 +53,9 @@ def lineage(model: str | None, store: str | None, output: str | None, descendant
             ) as examined:
                 count = sum(1 for _ in examined)
             click.echo(f"{count} checkpoints examined", err=True)
+        if output == "mergekit" and model is not None:
+            click.echo(clean_lines(database.recipe(model)), nl=False)
+            return
         rows = database.lineage()
         repo = database.find(model).repo_id if model else None
     forest = Forest(rows)

@@ -90,9 +90,13 @@ def query(
         _print_table(answer)
     else:
         rows = answer.candidates.to_dicts()
-        print_rows([{name: value for name, value in row.items() if name != "evidence"} for row in rows], chosen)
+        print_rows([{name: value for name, value in row.items() if name not in _NESTED} for row in rows], chosen)
     if any(_meets(condition, answer) for condition in fail_on):
         raise SystemExit(3)
+
+
+_NESTED = ("merge", "layers", "evidence")
+"""Keys of a candidate that no column of a flat table holds."""
 
 
 def _meets(condition: str, answer: Answer) -> bool:
@@ -136,6 +140,8 @@ def _print_table(answer: Answer) -> None:
     print_table(rows)
     for candidate in answer.candidates:
         for line in candidate.evidence:
+            if line.kind == "merge":
+                click.echo(f"merge of {clean(candidate.repo_id)}: {clean(line.note)}")
             if line.kind == "products" and line.value is None:
                 click.echo(f"not compared with --deep: {clean(line.note)}", err=True)
     searched = f"{answer.store.checkpoints} checkpoints searched"

@@ -59,6 +59,7 @@ def _print(found: StoreStatus) -> None:
         ("runs", [_run(run) for run in found.runs]),
         ("reasons", found.reasons.to_dicts()),
         ("unresolved", found.unresolved.to_dicts()),
+        ("quantization", found.quantization.to_dicts()),
     ):
         if rows:
             click.echo(f"\n{title}")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.query.evaluation.truth import Judged, Truth, related
-from provenance.query.evidence.registry import CONVICTING, LINES
+from provenance.query.evidence.registry import CONVICTING, DEEP, LINES
 from provenance.query.statistics.background import SAME, stratum
 from provenance.query.statistics.curves import kl_divergence, wasserstein
 from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p
@@ -23,7 +23,7 @@ def line_table(pairs: Sequence[tuple[Judged, Assessment]], truth: Mapping[str, T
 
     The table includes the negated distances between curves.
     """
-    kinds = (*(line.name for line in LINES), "wasserstein", "kl_divergence", "combined")
+    kinds = (*(line.name for line in (*LINES, DEEP)), "wasserstein", "kl_divergence", "combined")
     scores: dict[str, tuple[list[float], list[float], list[float]]] = {kind: ([], [], []) for kind in kinds}
     for j, c in pairs:
         if c.repo_id in j.truth.parents:

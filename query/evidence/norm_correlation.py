@@ -33,7 +33,8 @@ def norm_correlation(pair: Pair) -> tuple[float, int]:
     _, in_a, in_b = np.intersect1d(keys_a, keys_b, assume_unique=True, return_indices=True)
     x, y = values_a[in_a], values_b[in_b]
     use = (x != 0) & (y != 0)
-    return (float(np.mean(x[use] * y[use])), int(use.sum())) if use.any() else (0.0, 0)
+    # Elements are scaled by the whole of each tensor, which may hold more than the part compared.
+    return (float(np.clip(np.mean(x[use] * y[use]), -1, 1)), int(use.sum())) if use.any() else (0.0, 0)
 
 
 def _elements(

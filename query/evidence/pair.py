@@ -24,6 +24,8 @@ from provenance.query.statistics.grid import Grid, grid_of
 from provenance.query.statistics.products import ProductMatch, compare_products
 from provenance.schemas.products import DeepReading
 
+UNKNOWN_TOKENS = "no tokenizer.json of both, so equal ids are taken for equal tokens"
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -44,7 +46,7 @@ class Pair:
         a: the queried model.
         b: the candidate.
         background: scores of unrelated pairs.
-        reading: their weights, read anew; null without `--deep`.
+        reading: their products, read anew; null unless `--deep` read them.
     """
 
     a: Subject
@@ -86,10 +88,18 @@ class Pair:
         """Agreement of corresponding layers; its p-value is not corrected for the choice of layers."""
         return self.by_position if self.same_depth else agreement(self.a.grid, self.b.grid, *self.layers)
 
+    @property
+    def stored(self) -> DeepReading | None:
+        """The products of both as their crawls sketched them; null where one has none, or between other tokens."""
+        a, b = self.a.dossier.products, self.b.dossier.products
+        if a is None or b is None or not a.comparable(b):
+            return None
+        return DeepReading(a, b, note="" if a.tokens and b.tokens else UNKNOWN_TOKENS)
+
     @cached_property
     def products(self) -> ProductMatch | None:
-        """Agreement of what no inner disguise changes; null where it was not read."""
-        read = self.reading
+        """Agreement of what no inner disguise changes; null where it is not known."""
+        read = self.reading or self.stored
         return None if read is None or read.a is None or read.b is None else compare_products(read.a, read.b)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Products of the layers' matrices, read anew: what no inner disguise changes (`statistics.products`)."""
+"""Products of the layers' matrices, stored or read anew: what no inner disguise changes (`statistics.products`)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ KIND = "products"
 
 
 def measure(pair: Pair) -> Evidence | None:
-    """Mean correlation of corresponding layers, in the product that agrees more; null without `--deep`.
+    """Mean correlation of corresponding layers, in the product that agrees more; null where nothing is known.
 
     The p-value is that of as many layers agreeing best with their own, times the two products.
     Without a value it says in its note why nothing could be compared.
     """
-    read, match = pair.reading, pair.products
+    read, match = pair.reading or pair.stored, pair.products
     if read is None:
         return None
     cost = f"{read.bytes_read:,} bytes read" if read.bytes_read else ""

@@ -106,11 +106,12 @@ DEEP = Line(
     Null.THEORETICAL,
     products.measure,
 )
-"""What `--deep` adds. It is none of `LINES`, for p-values are corrected for their number: a line that is not read
-without `--deep` may not weaken the others."""
+"""What sketches of products add, stored by the crawl or read by `--deep`. It is none of `LINES`, because it is judged
+by its size too, after the family is settled: the cells of a disguised copy do not correspond."""
 
-CONVICTING = tuple(line.name for line in LINES if line.convicts)
-"""Lines whose null distribution is known well enough to convict."""
+CONVICTING = tuple(line.name for line in (*LINES, DEEP) if line.convicts)
+"""Lines whose null distribution is known well enough to convict. p-values are corrected for their number, for a pair
+without sketches too, so that the same pair has the same p-value whatever is stored."""
 
 SUPPORTING = tuple(line.name for line in LINES if line.null is Null.EMPIRICAL)
 """Lines whose p-values are at least 1 / (n + 1), so that they support but never convict."""

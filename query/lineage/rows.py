@@ -9,12 +9,12 @@ from datetime import datetime
 from provenance.indexer.dossier_meta import DossierMeta
 from provenance.query.engine import Judgement
 from provenance.query.verdict.rule import Assessment, judged
-from provenance.schemas.enums import Direction, Verdict
+from provenance.schemas.enums import Direction, Relation, Verdict
 from provenance.schemas.results import LineageRow, VerdictRow
 
 
 def lineage_rows(judgement: Judgement, now: datetime) -> list[LineageRow]:
-    """Rows of `lineage` about one child: its ancestors, relatives of unknown direction, and all declared parents."""
+    """Rows of `lineage` about one child: its ancestors, relatives that may be ancestors, and all declared parents."""
     model = judgement.model.meta
     declared = model.declared_parents or ()
     ancestors = {c.repo_id for c in judgement.candidates if c.verdict is Verdict.DERIVED}
@@ -22,8 +22,10 @@ def lineage_rows(judgement: Judgement, now: datetime) -> list[LineageRow]:
     honest = any(parent in ancestors for parent in declared)
     rows = []
     for rank, candidate in enumerate(judgement.candidates, start=1):
+        # An older relative by products alone may be an ancestor or a twin, so that it is no child or sibling.
+        open_ = candidate.direction is Direction.UNKNOWN or candidate.relation is Relation.TRANSFORMED
         claimed = candidate.verdict is Verdict.DERIVED or (
-            candidate.verdict is Verdict.RELATED and candidate.direction is Direction.UNKNOWN
+            candidate.verdict is Verdict.RELATED and open_ and candidate.direction is not Direction.CHILD
         )
         if claimed or candidate.declared:
             rows.append(_claim(_edge(model, candidate.repo_id, now), rank, candidate, honest))

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from provenance.query.statistics.grid import Grid, channels, common_columns, group_sums, matrices, tiles, units
 from provenance.query.statistics.significance import MIN_BLOCKS, RESOLUTION, block_t, student_log10_p
 
+COARSEST, FLOOR = 1.05 * 2.0**-4, 1e-5
+"""Largest relative error of 8-bit floats with three bits of mantissa (E4M3), and their smallest step by the largest."""
+
 _LAYER_Z = 6.0
 """Two layers count as corresponding if their block statistic exceeds this."""
 
@@ -58,7 +61,8 @@ def agreement(a: Grid, b: Grid, rows_a: NDArray[np.int64], rows_b: NDArray[np.in
         xy, xx, yy = (group_sums(total, groups)[0] for total in sums)
         # The correlation of each group: channels differ in scale by orders of magnitude, and none must dominate.
         tests.append(block_t(xy, xx * yy))
-    correlation = float(product.sum() / n)
+    # Cells scaled by all of a matrix may correlate by more than 1 over the part that both have.
+    correlation = min(max(float(product.sum() / n), -1.0), 1.0)
     if min(groups for _, groups in tests) < MIN_BLOCKS:
         # Too few degrees of freedom: no p-value.
         return Agreement(correlation, n, 0.0, 0.0)
@@ -206,6 +210,8 @@ class Slopes:
         zeros_a: fraction of exact zeros among the cells of `a`; `zeros_b` likewise.
         equal: every compared cell is equal.
         change_kurtosis: kurtosis of the change scaled per matrix (1.8 for rounding, 3 for noise, more for training).
+        unbounded: share of the changed cells that changed by more than the rounding of 8-bit floats, relative to
+            themselves.
     """
 
     b_on_a: float
@@ -214,6 +220,7 @@ class Slopes:
     zeros_b: float
     equal: bool
     change_kurtosis: float
+    unbounded: float
 
 
 def slopes(a: Grid, b: Grid, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]) -> Slopes | None:
@@ -245,6 +252,9 @@ def slopes(a: Grid, b: Grid, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64
     if weight.sum() == 0:
         return None
     moved = vc > 0
+    step = np.abs(weight_b - weight_a)
+    bound = COARSEST * np.maximum(np.abs(weight_a), np.abs(weight_b))
+    bound += FLOOR * np.maximum(np.abs(weight_a).max(axis=1), np.abs(weight_b).max(axis=1))[:, None]
     return Slopes(
         b_on_a=float(np.average(cov / va, weights=weight)),
         a_on_b=float(np.average(cov / vb, weights=weight)),
@@ -252,4 +262,5 @@ def slopes(a: Grid, b: Grid, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64
         zeros_b=float((weight_b[both] == 0).mean()),
         equal=bool(np.array_equal(weight_a, weight_b)),
         change_kurtosis=float(np.median(fourth[moved] * n[moved] / vc[moved] ** 2)) if moved.any() else math.nan,
+        unbounded=float(np.mean((step > bound)[step > 0])) if (step > 0).any() else 0.0,
     )

@@ -6,6 +6,7 @@ differences, are taken over the same cells.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,11 +31,17 @@ class Frame:
         weights: `[n, C]`, scaled by the spread of the matrix in the grid's own member; zero where `mask` is not set.
         mask: `[n, C]` which cells a member has.
         owner: `[C]` rising, the matrix that each cell belongs to.
+        layer: `[G]` the layer of each matrix in the grid, counted from 0.
+        role: `[G]` its role code.
+        place: `[n, L]` the member's own layer at each layer of the grid, -1 where it has none.
     """
 
     weights: Array
     mask: NDArray[np.bool_]
     owner: NDArray[np.int64]
+    layer: NDArray[np.int64]
+    role: NDArray[np.int64]
+    place: NDArray[np.int64]
 
     @cached_property
     def shared(self) -> Shared:
@@ -170,10 +177,14 @@ class Shared:
 
 
 def frame_of(grids: Sequence[Grid]) -> Frame:
-    """Put several checkpoints on the grid of the deepest of them (the first such, in the order given)."""
-    base = max(grids, key=lambda grid: grid.weights.shape)
+    """Put several checkpoints on the grid of one of them: of the commonest depth, the deeper of two such depths.
+
+    A stack of strange layers would hide what all others have in theirs.
+    """
+    depths = Counter(len(grid.layers) for grid in grids)
+    base = max(grids, key=lambda grid: (depths[len(grid.layers)], grid.weights.shape))
     matrix = np.arange(len(base.layers))[:, None] * 256 + matrices(base.columns)[None, :]
-    _, owner = np.unique(matrix.ravel(), return_inverse=True)
+    keys, owner = np.unique(matrix.ravel(), return_inverse=True)
     count = np.bincount(owner, base.mask.ravel())
     square = np.bincount(owner, (base.weights**2).ravel())
     mean = np.bincount(owner, base.weights.ravel()) / np.maximum(count, 1)
@@ -181,13 +192,18 @@ def frame_of(grids: Sequence[Grid]) -> Frame:
     scale = np.where(spread > 0, spread, 1.0)[owner].reshape(base.weights.shape)
     weights = np.zeros((len(grids), *base.weights.shape))
     mask = np.zeros(weights.shape, np.bool_)
+    place = np.full((len(grids), len(base.layers)), -1, np.int64)
     for i, grid in enumerate(grids):
         rows, own = (np.arange(len(base.layers)),) * 2 if grid is base else layer_map(base, grid)
+        place[i, rows] = own
         _, to, of = np.intersect1d(base.columns, grid.columns, assume_unique=True, return_indices=True)
         mask[i][np.ix_(rows, to)] = grid.mask[np.ix_(own, of)]
         weights[i][np.ix_(rows, to)] = grid.weights[np.ix_(own, of)] / scale[np.ix_(rows, to)]
     mask &= base.mask
-    return Frame(np.where(mask, weights, 0.0).reshape(len(grids), -1), mask.reshape(len(grids), -1), owner)
+    flat = (len(grids), -1)
+    flat = (len(grids), -1)
+    weights = np.where(mask, weights, 0.0).reshape(flat)
+    return Frame(weights, mask.reshape(flat), owner, keys // 256, keys % 256, place)
 
 
 def _shared(frame: Frame) -> Shared:

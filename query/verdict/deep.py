@@ -1,4 +1,4 @@
-"""The verdict on a pair whose weights were read anew: what `--deep` may add to it, and what it may not."""
+"""The verdict on a pair whose products are known: what they may add to it, and what they may not."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from provenance.query.verdict.witness import dated, declared
 from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
 from provenance.schemas.products import DeepReading
 
-LINES = len(CONVICTING) + 1
-"""Convicting lines with this one: the number of chances that a stranger has to be accused."""
-
 
 def convicts(match: ProductMatch, n_store: int, level: float = ALPHA) -> bool:
     """Whether products alone prove a common origin, corrected over all convicting lines and over the store."""
-    return match.convicts(LINES * n_store, level)
+    return match.convicts(len(CONVICTING) * n_store, level)
+
+
+def by_products(found: Iterable[Assessment], n_store: int) -> list[Assessment]:
+    """The assessments with what stored sketches say of them, ranked again."""
+    return rerank(one if (read := one.pair.stored) is None else deepen(one, read, n_store) for one in found)
 
 
 def deepen(found: Assessment, reading: DeepReading, n_store: int) -> Assessment:
@@ -31,16 +33,17 @@ def deepen(found: Assessment, reading: DeepReading, n_store: int) -> Assessment:
 
     Args:
         found: the pair as it was judged without, among its relatives.
-        reading: what was read of it.
+        reading: what was stored or read of it.
         n_store: checkpoints that the candidate was picked from.
     """
     pair = replace(found.pair, reading=reading)
     evidence, match = DEEP.measure(pair), pair.products
-    deep = replace(found, pair=pair, evidence=(*found.evidence, *([evidence] if evidence else [])))
+    others = [line for line in found.evidence if line.kind != DEEP.name]
+    deep = replace(found, pair=pair, evidence=(*others, *([evidence] if evidence else [])))
     if found.is_relative or match is None or match.best is None or not convicts(match, n_store, SUSPICION):
         return deep
-    lines = [e.log10_p for e in found.evidence if e.kind in CONVICTING and e.log10_p is not None]
-    log10_p = combine_log10_p([*lines, match.log10_p], LINES)
+    lines = [e.log10_p for e in others if e.kind in CONVICTING and e.log10_p is not None]
+    log10_p = combine_log10_p([*lines, match.log10_p], len(CONVICTING))
     weighed = replace(
         deep,
         verdict=Verdict.INCONCLUSIVE,

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.query.statistics.frame import Frame, frame_of
-from provenance.query.verdict.merge import Merge, find_mean, find_sum
-from provenance.query.verdict.stack import find_stack
+from provenance.query.verdict.merge import Merge, find_sum
+from provenance.query.verdict.merging import MergeFinder
 from provenance.query.verdict.tree import carries, grow
 from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, declared, precedence
+from provenance.schemas.results import LayerRun, MergeShare
 
 MISSING_LAYERS = 1.0
 """Distance of a layer that only one of two has: that of an unrelated one, in units of the mean variance, is 2."""
@@ -28,11 +29,8 @@ Array = NDArray[np.float64]
 SHARED = 0.02
 """Squared cosine of two changes from which one may be a part of the other: each of 7 equal ones has 0.14."""
 
-FAR_BETTER = 4.0
-"""How much less a sum of changes must leave over than a mean does."""
-
-NEAREST_STACKS = 12
-"""Relatives that stacked layers are looked for in."""
+SURE = 0.95
+"""Probability of an ancestor that the tree alone is sure of."""
 
 _FAR = 2.0
 
@@ -60,11 +58,19 @@ class Family:
         """What metadata says of the order of two members that their weights clearly contradict: `dates`, `declared`."""
         return precedence(self.members[i], self.members[j], self.frame, i, j).overruled
 
-    def merge_weight(self, parent: int, child: int) -> float | None:
-        """The weight of a parent in a merge; null where the child is none, or not of this parent or a copy of it."""
+    def share(self, parent: int, child: int) -> tuple[MergeShare, tuple[LayerRun, ...]] | None:
+        """What a parent gave to a merge; null where the child is none, or not of this parent or a copy of it."""
         merge = self.merges.get(child)
-        shares = merge.weights.items() if merge else ()
-        return next((share for place, share in shares if self.copies[place] == self.copies[parent]), None)
+        shares = merge.shares.items() if merge else ()
+        share = next((share for place, share in shares if self.copies[place] == self.copies[parent]), None)
+        if merge is None or share is None:
+            return None
+        base = None if merge.reference is None else self._name(merge.reference)
+        instead = tuple(self._name(place) for place in share.instead)
+        return MergeShare(merge.method, share.weight, share.error, share.log10_p, base, instead), share.runs
+
+    def _name(self, place: int) -> str:
+        return self.members[place].dossier.repo_id
 
 
 def family_of(members: Sequence[Member]) -> Family:
@@ -81,7 +87,8 @@ class _Builder:
         """The first member of each group of copies stands for it."""
         self._known_odds: dict[tuple[int, int], float] = {}
         self.distance = self._distances()
-        self.merges = self._merges()
+        self.finder = MergeFinder(self.frame, self.members, self.nodes, self.copies, self.distance, self._odds)
+        self.merges = self.finder.find()
 
     def build(self) -> Family:
         nodes = [node for node in range(len(self.nodes)) if node not in self.merges]
@@ -97,7 +104,7 @@ class _Builder:
                 ancestry[above, node] = probability
         for node in alone:
             self._hang(node, ancestry, parent)
-        self._sums(parent)
+        self._sums(ancestry, parent)
         self._add_merges(ancestry, parent)
         return self._expanded(ancestry, parent)
 
@@ -145,49 +152,14 @@ class _Builder:
 
     # ---------------------------------------------------------------- merges
 
-    def _merges(self) -> dict[int, Merge]:
-        """Nodes that are merges, the clearest first; none descends from itself.
-
-        Sister merges, and merges of merges, lie between each other too. So whatever lies between others is set aside
-        first, and the parents are looked for among what is left.
-        """
-        nodes = range(len(self.nodes))
-        found = {node: merge for node in nodes if (merge := self._mean_of(node, nodes)) is not None}
-        plain = [node for node in nodes if node not in found]
-        accepted: dict[int, Merge] = {}
-        for node in sorted(found, key=lambda node: found[node].left_over):
-            merge = self._mean_of(node, plain)
-            if merge is None:
-                below = self._below(node, accepted)
-                merge = self._mean_of(node, [other for other in nodes if other not in below])
-            if merge is not None:
-                accepted[node] = merge
-        return accepted
-
-    def _below(self, node: int, merges: Mapping[int, Merge]) -> set[int]:
-        """The node and all merges that descend from it."""
-        below = {node}
-        while more := {m for m in merges if m not in below and below & {self._node(p) for p in merges[m].weights}}:
-            below |= more
-        return below
-
-    def _node(self, member: int) -> int:
-        return int(self.copies[member])
-
-    def _mean_of(self, node: int, others: Iterable[int]) -> Merge | None:
-        rest = [other for other in others if other != node]
-        near = [self.nodes[other] for other in rest if self._correlation(node, other) >= COMPARABLE]
-        mean = find_mean(self.frame, self.nodes[node], near)
-        if mean is not None:
-            return mean
-        nearest = sorted(rest, key=lambda other: -self._correlation(node, other))[:NEAREST_STACKS]
-        grids = {self.nodes[other]: self.members[self.nodes[other]].grid for other in nearest}
-        return find_stack(self.members[self.nodes[node]].grid, grids)
-
-    def _sums(self, parent: dict[int, int]) -> None:
+    def _sums(self, ancestry: NDArray[np.float64], parent: dict[int, int]) -> None:
         """Nodes that are sums of changes, now that the tree says what their base may be: any of their ancestors."""
         lines = {node: self._line(node, parent) for node in parent}
         found = dict[int, Merge]()
+
+        def before(base: int, node: int) -> bool:
+            return self._odds(base, node) > 0 or float(ancestry[base, node]) >= SURE
+
         for node in parent:
             for base in lines[node]:
                 slope, _ = self._slopes(base)
@@ -199,23 +171,16 @@ class _Builder:
                     and base in lines[other]
                     and node not in (other, *lines[other])
                     and self._correlation(node, other) >= COMPARABLE
-                    and self._odds(base, other) > 0
-                    and self._odds(other, node) >= 0
+                    and before(base, other)
+                    and self._odds(other, node) > -CLEAR
                 ]
-                merge = self._sum(node, base, children) if self._odds(base, node) > 0 else None
+                merge = self._sum(node, base, children) if before(base, node) else None
                 if merge is not None and (node not in found or merge.left_over < found[node].left_over):
                     found[node] = merge
         for node, merge in sorted(found.items(), key=lambda item: item[1].left_over):
-            if not {self._node(place) for place in merge.weights} & self._below(node, self.merges):
+            if not {self.finder.node(place) for place in merge.weights} & self.finder.below(node, self.merges):
                 self.merges[node] = merge
                 del parent[node]
-        for node, mean in self.merges.items():
-            # What looks like a mean of children may be a sum of their changes.
-            parents = [above for above in map(self._node, mean.weights) if above in lines]
-            for base in lines[parents[0]] if len(parents) > 1 and mean.reference is None else ():
-                merge = self._sum(node, base, [above for above in parents if base in lines[above]])
-                if merge is not None and FAR_BETTER * merge.left_over < self.merges[node].left_over:
-                    self.merges[node] = merge
 
     def _sum(self, node: int, base: int, children: Iterable[int]) -> Merge | None:
         return find_sum(self.frame, self.nodes[node], self.nodes[base], [self.nodes[child] for child in children])
@@ -234,7 +199,7 @@ class _Builder:
             ancestry[:, node] = 0.0
         for _ in self.merges:  # a merge of merges needs as many rounds as it has generations of them
             for node, merge in self.merges.items():
-                for above in map(self._node, merge.weights):
+                for above in map(self.finder.node, merge.weights):
                     ancestry[:, node] = np.maximum(ancestry[:, node], ancestry[:, above])
                     ancestry[above, node] = 1.0
         for node in self.merges:

@@ -15,9 +15,11 @@ from provenance.query.statistics.significance import adjust_log10_p, combine_log
 from provenance.query.unread import MIN_MATRICES
 from provenance.query.verdict.family import Family, family_of
 from provenance.query.verdict.relation import relation_of
+from provenance.query.verdict.runs import merge_evidence
+from provenance.query.verdict.stack import moved_layers
 from provenance.query.verdict.witness import Member
 from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
-from provenance.schemas.results import Evidence
+from provenance.schemas.results import Evidence, LayerRun, MergeShare
 
 ALPHA = 1e-3
 """Family-wise level: the chance that a query accuses any stranger of the whole store."""
@@ -54,7 +56,8 @@ class Assessment:
     probability: float
     score: float
     declared: bool
-    merge_weight: float | None = None
+    merge: MergeShare | None = None
+    layers: tuple[LayerRun, ...] = ()
     steps: int = 0
 
     @property
@@ -65,6 +68,10 @@ class Assessment:
     @property
     def repo_id(self) -> str:
         return self.meta.repo_id
+
+    @property
+    def merge_weight(self) -> float | None:
+        return self.merge.weight if self.merge else None
 
     @property
     def p_value(self) -> float:
@@ -157,13 +164,16 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
     verdict = Verdict.DERIVED if direction is Direction.PARENT else Verdict.RELATED
     if family.copies[i] == family.copies[0]:
         return replace(me, verdict=verdict, direction=direction, relation=Relation.IDENTICAL)
-    if (weight := family.merge_weight(i, 0)) is not None:
+    if (share := family.share(i, 0)) is not None:
+        merge, layers = share
         return replace(
             me,
+            evidence=(*me.evidence, merge_evidence(merge, layers)),
             verdict=Verdict.DERIVED,
             direction=Direction.PARENT,
             relation=Relation.MERGE,
-            merge_weight=weight,
+            merge=merge,
+            layers=layers,
             steps=1,
         )
     if direction in (Direction.PARENT, Direction.CHILD) and _only_a_common_start(me, direction):
@@ -173,7 +183,8 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
     relation = relation_of(me.pair, direction)
     # An ancestor that is none in the most probable tree is listed after all that are.
     steps = (int(family.steps[i, 0]) or len(family.members)) if direction is Direction.PARENT else 0
-    return replace(me, verdict=verdict, direction=direction, relation=relation, steps=steps)
+    layers = () if me.pair.same_depth else moved_layers(me.pair.a.grid, me.pair.b.grid)
+    return replace(me, verdict=verdict, direction=direction, relation=relation, layers=layers, steps=steps)
 
 
 def _with_conflicts(me: Assessment, family: Family, i: int) -> Assessment:

@@ -49,6 +49,9 @@ ROUNDED = 0.1
 """Distance up to which the one with more repeated values was rounded from the other."""
 
 MIN_REPEATS = 0.02
+COARSER = 1.5
+"""How many times as often values repeat in a packed model as in the one that it was packed from, at the least."""
+
 ZEROS = 0.05
 EXPERTS_AGREE = 0.5
 REPEATED = 0.5
@@ -108,6 +111,11 @@ class Member:
     def repeats(self) -> float:
         """Share of the sampled weights that equal another one of their row: rounding to a grid makes them many."""
         return repeated_values(self.dossier)
+
+    @cached_property
+    def quantized(self) -> bool:
+        """Whether its weights are packed, as its config or its tensors say."""
+        return bool(self.dossier.meta.quantization)
 
     @cached_property
     def depth(self) -> int:
@@ -188,6 +196,11 @@ def _structure(first: Member, second: Member, frame: Frame, i: int, j: int) -> f
             return STRUCTURE
         if is_rounded(first.repeats, second.repeats):
             return -STRUCTURE
+        if first.quantized != second.quantized:
+            # 8 bits repeat few values. A copy that was unpacked again has the grid of the packed one, or a coarser one.
+            packed, plain = (first, second) if first.quantized else (second, first)
+            if packed.repeats > COARSER * plain.repeats:
+                return STRUCTURE if packed is second else -STRUCTURE
     return 0.0
 
 

@@ -24,6 +24,7 @@ def test_anchors_are_spread_and_inside(vocabulary: int) -> None:
 def test_an_extended_vocabulary_keeps_its_anchors() -> None:
     assert spread_anchors(32_000) == spread_anchors(32_001) == spread_anchors(32_064)
     assert spread_anchors(256, 4) == (32, 96, 160, 224)
+    assert spread_anchors(128_256) == spread_anchors(262_144) == spread_anchors(16_384)
 
 
 def test_a_vocabulary_may_be_too_small() -> None:

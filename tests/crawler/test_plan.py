@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from provenance.crawler.architectures import resolve_roles
 from provenance.crawler.architectures.rows import rows_index
+from provenance.crawler.cells import MAX_VECTOR_ELEMENTS
 from provenance.crawler.formats.dtypes import is_numeric
 from provenance.crawler.formats.safetensors import DTYPE_BITS
 from provenance.crawler.plan import (
     MAX_RANGE_BYTES,
-    MAX_VECTOR_ELEMENTS,
     SAMPLE_SIZES,
     ByteRange,
     MatrixPlan,
@@ -101,7 +101,7 @@ def check_sound(plans: list[MatrixPlan], ranges: list[ByteRange]) -> None:
     for plan in plans:
         assert all(0 <= low < high <= plan.rows for low, high in plan.bands)
         assert all(a[1] <= b[0] for a, b in pairwise(plan.bands))
-        mine = [(p.first_row, p.start, p.stop) for p in pieces if p.plan is plan]
+        mine = [(p.rows[0], p.start, p.stop) for p in pieces if p.plan is plan]
         row = plan.row_bytes
         assert mine == [(low, plan.offset + low * row, plan.offset + high * row) for low, high in plan.bands]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from provenance.crawler.anchors import spread_anchors
 from provenance.crawler.architectures import resolve_roles
+from provenance.crawler.fingerprint import fingerprint
 from provenance.crawler.formats.header import read_header
+from provenance.crawler.local.folders import find_local, listed_checkpoints
 from provenance.crawler.local.reader import LocalReader
-from provenance.crawler.product_plan import plan_products
+from provenance.crawler.plan import SAMPLE_SIZES
+from provenance.crawler.product_plan import plan_products, vocabulary
 from provenance.crawler.products import read_products, standard
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.products import Product, ProductSketch
@@ -280,3 +286,71 @@ def test_nothing_is_left_of_a_product_that_says_nothing() -> None:
     assert np.isnan(standard(np.zeros((3, 3)))).all()
     assert np.isnan(standard(np.full((3, 3), np.inf))).all()
     assert np.linalg.norm(standard(np.arange(9.0).reshape(3, 3) ** 2)) == pytest.approx(1)
+
+
+# --- in the pass of a crawl
+
+
+@pytest.mark.parametrize(
+    ("layout", "stored"),
+    [
+        pytest.param(lambda: Layout(separate(), CONFIG), {}, id="separate"),
+        pytest.param(lambda: Layout(separate(), CONFIG), {"shards": 3}, id="in shards"),
+        pytest.param(layouts.phi3, {}, id="fused"),
+        pytest.param(layouts.gpt2, {}, id="transposed and fused"),
+        pytest.param(layouts.experts, {}, id="experts"),
+        pytest.param(layouts.stacked_experts, {}, id="stacked experts"),
+    ],
+)
+def test_a_full_crawl_makes_the_sketch_that_reading_alone_makes(
+    tmp_path: Path, layout: Callable[[], Layout], stored: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provenance.crawler.plan.MAX_RANGE_BYTES", 3000)  # several chunks a matrix
+    folder = layouts.write(tmp_path / "org" / "model", layout(), **stored)
+    (repo,) = find_local(folder)
+    (listed,) = listed_checkpoints(repo)
+    with repo.reader() as reader:
+        found = fingerprint(listed, reader, size=None, now=datetime.now(UTC)).products
+        assert fingerprint(listed, reader, size=SAMPLE_SIZES["small"], now=datetime.now(UTC)).products is None
+        resolved = resolve_roles([e for f in listed.weight_files for e in read_header(reader, f, "")], layout().config)
+        wanted = read_products(reader, plan_products(resolved, spread_anchors(vocabulary(resolved))))
+    assert found is not None
+    assert found.anchors == wanted.anchors
+    assert_equal(found, wanted, tolerance=2e-3)  # float16
+    assert np.isfinite(found.vo).all()
+
+
+def test_a_full_crawl_notes_the_tokens(tmp_path: Path) -> None:
+    tensors = separate()
+    folder = layouts.write(tmp_path / "org" / "model", Layout(tensors, CONFIG))
+    size = len(tensors["model.embed_tokens.weight"])
+    (repo,) = find_local(folder)
+    (listed,) = listed_checkpoints(repo)
+
+    def tokens() -> tuple[str, ...] | None:
+        with repo.reader() as reader:
+            found = fingerprint(listed, reader, size=None, now=datetime.now(UTC)).products
+        assert found is not None
+        return found.tokens
+
+    assert tokens() is None
+    (folder / "tokenizer.json").write_text("[")
+    assert tokens() is None
+    vocab = {f"Ġ{i}" + "x" * 100 if i % 2 else f"\ud800{i}": i for i in range(size)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}}))
+    named = tokens()
+    assert named is not None
+    for token, place in zip(named, spread_anchors(size), strict=True):
+        assert token.startswith(f" {place}x" if place % 2 else f"\\ud800{place}")
+        assert len(token) <= 70
+
+
+def test_a_sketch_of_strange_weights_is_left_out(tmp_path: Path) -> None:
+    huge = float(np.finfo(np.float64).max)
+    for name, change in {"huge": lambda t: np.sign(t) * huge, "nan": lambda t: t * np.nan}.items():
+        tensors = {n: change(t.astype(np.float64)) for n, t in separate().items()}
+        folder = layouts.write(tmp_path / "org" / name, Layout(tensors, CONFIG), dtype=torch.float64)
+        (repo,) = find_local(folder)
+        (listed,) = listed_checkpoints(repo)
+        with repo.reader() as reader:
+            assert fingerprint(listed, reader, size=None, now=datetime.now(UTC)).products is None

@@ -27,6 +27,7 @@ from provenance.indexer.signature import SPEC, signature, sketch
 from provenance.ingest import fingerprint_local
 from provenance.schemas.enums import Mode
 from provenance.schemas.errors import IndexMissingError, ProvenanceError, StoreCorruptError, UnknownModelError
+from provenance.schemas.products import PRODUCTS_SPEC
 from provenance.schemas.results import Answer, SearchedStore
 from provenance.schemas.sampling import SAMPLE_CELLS
 from tests.conftest import LLAMA_CONFIG, llama, trained
@@ -298,6 +299,12 @@ FILES = (
     "background.npz",
     f"{SPEC}.faiss",
     f"{SKETCH}.faiss",
+    f"{PRODUCTS_SPEC}.faiss",
+    "products.npy",
+    "product_layers.npy",
+    "product_offsets.npy",
+    "product_kinds.npy",
+    "product_tokens.json",
 )
 
 

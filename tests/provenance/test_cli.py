@@ -156,7 +156,7 @@ KEYS = [
 def test_query_in_every_format(run: Run) -> None:
     answer = run("query", CHILD, "--format", "json", "-k", "3").json
     assert answer["verdict"] == "derived"
-    assert [list(candidate) for candidate in answer["candidates"]] == [[*KEYS, "evidence"]] * 3
+    assert [list(candidate) for candidate in answer["candidates"]] == [[*KEYS, "merge", "layers", "evidence"]] * 3
     assert answer["candidates"][0]["repo_id"] == PARENT
     printed = list(csv.DictReader(io.StringIO(run("query", CHILD, "--format", "csv", "-k", "3").out)))
     columns = pq.read_table(io.BytesIO(run("query", CHILD, "--format", "parquet", "-k", "3").raw))

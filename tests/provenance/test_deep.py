@@ -34,6 +34,8 @@ def disguised(tensors: Tensors, seed: int = 5) -> Tensors:
     return {name: tensor.astype("float32") for name, tensor in changed.items()}
 
 
+SAMPLED = CrawlOptions(mode="sampled")
+
 MODELS: dict[str, Tensors] = {
     "org/root": ROOT,
     "org/twin": trained(ROOT, 2, 0.3),
@@ -62,8 +64,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(models: Path) -> Iterator[Database]:
-    """The store of all of them but the copy, crawled from their folder."""
+    """The store of all of them but the copy, sampled from their folders: it holds no products."""
     with provenance.open(models.parent / "local", create=True) as database:
+        database.crawl([models / name for name in MODELS if not name.startswith("thief")], SAMPLED)
+        database.index()
+        yield database
+
+
+@pytest.fixture(scope="module")
+def whole(models: Path) -> Iterator[Database]:
+    """The same store with every weight read: it holds the products."""
+    with provenance.open(models.parent / "whole", create=True) as database:
         database.crawl([models / name for name in MODELS if not name.startswith("thief")])
         database.index()
         yield database
@@ -90,7 +101,7 @@ def bytes_said(*notes: str) -> int:
 
 
 def pair(database: Database, models: Path, a: str, b: str, **how: Any) -> Comparison:
-    return database.compare(str(models / a), str(models / b), **how)
+    return database.compare(str(models / a), str(models / b), options=SAMPLED, **how)
 
 
 def test_a_disguised_copy_is_related_with_deep_alone(local: Database, models: Path) -> None:
@@ -151,7 +162,7 @@ def test_as_many_bytes_are_read_as_were_announced(local: Database, models: Path)
 def test_a_folder_that_the_store_does_not_know_has_to_be_named(local: Database, models: Path) -> None:
     assert local.compare("org/twin", "org/root").verdict in ("derived", "related")
     with pytest.raises(SourceError, match=r"org/root@.*crawled from a local folder.*name the folder instead"):
-        local.compare(str(models / "thief/copy"), "org/root", deep=True)
+        local.compare(str(models / "thief/copy"), "org/root", deep=True, options=SAMPLED)
     assert pair(local, models, "thief/copy", "org/root", deep=True).verdict == "related"
 
 
@@ -263,7 +274,7 @@ def test_a_candidate_that_cannot_be_read_says_why(
     said: list[int] = []
     lines = [
         line
-        for candidate in local.query(model, deep=True, before_reading=said.append).candidates
+        for candidate in local.query(model, deep=True, options=SAMPLED, before_reading=said.append).candidates
         for line in candidate.evidence
         if line.kind == "products"
     ]
@@ -271,7 +282,7 @@ def test_a_candidate_that_cannot_be_read_says_why(
     assert len(lines) == 5
     assert all(line.value is None and "name the folder instead" in line.note for line in lines)
     with pytest.raises(SourceError, match=r"org/root.*name the folder"):
-        local.query("org/root", deep=True)
+        local.query("org/root", deep=True, options=SAMPLED)
 
     database, options, served = hub
     root = served.repos.pop("org/root")
@@ -289,13 +300,75 @@ def test_the_query_command_shows_products(
 ) -> None:
     store = ("--store", str(local.store.path))
     plain, deep = (
-        run("query", str(models / "thief/copy"), *store, "--format", "table", *flag) for flag in ((), ("--deep",))
+        run("query", str(models / "thief/copy"), *store, "--mode", "sampled", "--format", "table", *flag)
+        for flag in ((), ("--deep",))
     )
     assert "products" not in plain.out
     assert "products" in deep.out
     assert "bytes)" not in deep.err
     assert deep.err.count("not compared with --deep: ") == 5
     assert "not compared with --deep: org/root@" in deep.err
+
+
+# Stored products
+
+
+def test_where_products_are_stored_any_query_finds_the_origin_and_nothing_is_read(
+    whole: Database, models: Path
+) -> None:
+    model = str(models / "thief/copy")
+    said: list[int] = []
+    plain, deep = (whole.query(model, deep=deep, before_reading=said.append) for deep in (False, True))
+    assert said == [0]
+    assert deep.to_dict() == plain.to_dict()
+    assert plain.verdict == "inconclusive"
+    found = {candidate.repo_id: candidate for candidate in plain.candidates}
+    assert [c.repo_id for c in plain.candidates][:2] == ["org/root", "org/twin"]
+    for name in ("org/root", "org/twin"):
+        assert (found[name].verdict, found[name].relation) == ("related", "transformed")
+    for name in ("else/where", "else/disguised", "else/shallow"):
+        assert found[name].verdict in ("unrelated", "inconclusive")
+    line = products(found["org/root"])
+    assert found["org/root"].p_value == pytest.approx(5 * (line.p_value or 0))
+    root = str(models / "org/root")
+    assert whole.compare(model, root).to_dict() == whole.compare(model, root, deep=True).to_dict()
+
+
+def test_a_model_without_stored_products_is_read_once_and_searched_with(whole: Database, models: Path) -> None:
+    model, said = str(models / "thief/copy"), list[int]()
+    plain = whole.query(model, options=SAMPLED)
+    assert not any(e.kind == "products" for c in plain.candidates for e in c.evidence)
+    deep = whole.query(model, options=SAMPLED, deep=True, before_reading=said.append)
+    hidden, heads, kv, ffn, item = 64, 64, 32, 96, 4
+    assert said == [item * (16 * hidden + LAYERS * (2 * hidden + hidden * (kv + heads + 2 * ffn)))]
+    assert (deep.candidates[0].repo_id, deep.candidates[0].relation) == ("org/root", "transformed")
+    full = whole.query(model)
+    assert products(deep.candidates[0]).value == pytest.approx(products(full.candidates[0]).value, abs=1e-4)
+
+
+def test_a_model_of_a_hub_is_searched_by_attention_alone(whole: Database, models: Path) -> None:
+    said: list[int] = []
+    with LoopbackHub(folder_repos(models)) as served:
+        options = CrawlOptions(endpoint=served.endpoint)
+        deep = whole.query("thief/copy", options=options, deep=True, before_reading=said.append)
+    assert (deep.candidates[0].repo_id, deep.candidates[0].relation) == ("org/root", "transformed")
+    assert "fu" not in products(deep.candidates[0]).note
+    hidden, heads, kv, item = 64, 64, 32, 4
+    assert said == [item * (16 * hidden + LAYERS * (hidden + hidden * (kv + heads)))]
+
+
+def test_the_lineage_table_agrees_with_the_query(whole: Database, models: Path) -> None:
+    with provenance.open(models.parent / "lineage", create=True) as database:
+        database.crawl([models])
+        database.index()
+        list(database.refresh_lineage())
+        rows = {(row.child, row.parent): row for row in database.lineage()}
+        query = database.query("thief/copy", k=50)
+    told = {c.repo_id for c in query.candidates if c.relation == "transformed" and c.direction != "child"}
+    assert {"org/root", "org/twin"} <= told
+    assert told == {parent for child, parent in rows if child == "thief/copy"}
+    row = rows["thief/copy", "org/root"]
+    assert (row.verdict, row.relation, row.direction) == ("related", "transformed", "parent")
 
 
 # Vocabularies
@@ -326,15 +399,14 @@ def test_tokens_go_by_their_strings_where_vocabularies_differ(local: Database, m
     assert "equal ids are taken for equal tokens" in products(blind).note
 
 
-def test_the_command_says_what_it_reads_on_stderr(
-    run: Run, local: Database, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_says_what_it_reads_on_stderr(run: Run, local: Database, models: Path) -> None:
     arguments = [str(models / name) for name in ("thief/copy", "org/root")]
     done = run("compare", "--deep", *arguments, "--store", str(local.store.path), "--format", "json")
     assert done.status == 0, done.err
     (line,) = [line for line in done.json["evidence"] if line["kind"] == "products"]
     assert set(line) == {"kind", "value", "p_value", "log10_p", "n", "note"}
-    assert f"({bytes_said(line['note']):,} bytes)" in done.err
+    assert done.err == "no weights are read: what --deep compares is stored\n"
+    assert "bytes read" not in line["note"]
     table = run("compare", "--deep", *arguments, "--store", str(local.store.path), "--format", "table")
     assert "products" in table.out
     refused = run("compare", "--deep", "org/twin", "org/root", "--store", str(local.store.path))

@@ -312,7 +312,7 @@ def test_an_answer_that_breaks_off(run: Run) -> None:
         done = run("doctor", "--endpoint", hub.endpoint, "--format", "json")
     assert done.status == 1
     assert done.json[0]["result"] == "could not be checked"
-    assert "did not answer" in done.json[0]["found"]
+    assert "the connection broke" in done.json[0]["found"]
 
 
 def test_a_login_that_is_not_valid(hub: ChangedHub) -> None:

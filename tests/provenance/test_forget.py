@@ -199,7 +199,7 @@ def test_purge_killed_halfway_goes_on(small: Store) -> None:
     assert small.read("tensors").num_rows == 3
     assert sum(part.rows for part in small.manifest().parts["tensors"]) == 3, "the first half was done"
     assert small.verify() == [], "what is half gone is not torn"
-    assert small.purge() == {"samples": 1, "signatures": 1, "checkpoints": 1}
+    assert small.purge() == {"samples": 1, "signatures": 1, "products": 1, "checkpoints": 1}
     assert small.verify() == []
 
 

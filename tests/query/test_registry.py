@@ -63,7 +63,7 @@ def strength(line: Line, evidence: Evidence | None) -> float:
 def test_names_are_distinct_and_only_a_theoretical_null_convicts() -> None:
     assert len({line.name for line in (*LINES, DEEP)}) == len(LINES) + 1
     assert all(line.null is Null.THEORETICAL for line in (*LINES, DEEP) if line.convicts)
-    assert {*CONVICTING, *SUPPORTING} == {line.name for line in LINES if line.null is not Null.NONE}
+    assert {*CONVICTING, *SUPPORTING} == {line.name for line in (*LINES, DEEP) if line.null is not Null.NONE}
 
 
 @pytest.mark.parametrize("line", [*LINES, DEEP], ids=lambda line: line.name)

@@ -19,6 +19,7 @@ from provenance.indexer.dossier import Dossier, dossier_of
 from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.statistics.background import Background, Scores
 from provenance.schemas.enums import Source
+from provenance.schemas.errors import WeightsError
 from provenance.schemas.identity import CheckpointId
 from provenance.schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
 from provenance.schemas.roles import ROLE_CODE
@@ -36,6 +37,8 @@ class MemoryReader:
         self.bytes_read = self.requests = 0
 
     def size(self, path: str) -> int:
+        if path not in self.files:
+            raise WeightsError(f"no file {path}")
         return len(self.files[path])
 
     def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:

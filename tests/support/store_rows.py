@@ -49,5 +49,6 @@ def fingerprint(number: int, n_tensors: int = 3, **checkpoint: Any) -> dict[str,
         "files": from_rows("files", [{**key, "path": "model.safetensors", "size": 10}]),
         "tensors": from_rows("tensors", [{**key, "name": f"t{i}", "shape": [4, 4]} for i in range(n_tensors)]),
         "samples": from_rows("samples", [{**key, "entries": entries, "data": b"\x00<\x00<"}]),
+        "products": from_rows("products", [{**key, "spec": "products-v1"}]),
         "checkpoints": from_rows("checkpoints", [{**key, **row, "n_tensors": n_tensors, **checkpoint}]),
     }

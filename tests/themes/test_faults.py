@@ -98,7 +98,7 @@ def crawl(hub: LoopbackHub, store: Path) -> Crawled:
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Crawled:
     with pytest.MonkeyPatch.context() as patch, FaultyHub(sound_repos(), **DRAW) as hub:
         patch.setattr(
-            "provenance.crawler.hub.connections.BODY_SECONDS", 1.0
+            "provenance.crawler.hub.transport.REQUEST_SECONDS", 1.0
         )  # which slow bodies keep, and trickling ones do not
         return crawl(hub, tmp_path_factory.mktemp("faulty"))
 

@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 
 import provenance
-from provenance.crawler.engine.options import HubListing
+from provenance.crawler.engine.options import CrawlOptions, HubListing
 from provenance.demo_hub import HubRepo, LoopbackHub, MemoryFile
 from provenance.demo_hub.messages import Request, Response, refusal
 from provenance.indexer.store.lease import LEASE, crawl_lease
 from provenance.schemas.errors import StoreBusyError
 from tests.hub.generated import generated_repo
+from tests.hub.hostile import GOOD, HostileHub
 from tests.hub.quotas import Meter, Quotas
 from tests.support.nights import LONG_AGO, PAGE, PAGES, TINY, Night, age, interrupted, now, pickled, repo
 
@@ -420,3 +421,44 @@ def test_a_stop_ends_an_answer_that_trickles(night: Night) -> None:
     while any(thread.name.startswith("listing") for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "the listing is still read"
         time.sleep(0.02)
+
+
+def test_a_repo_larger_than_a_night_makes_progress(night: Night) -> None:
+    """Budgets hold between the checkpoints of a repo, and the next crawl goes on where one ended."""
+    parts = {folder: repo("org/many", seed).files for seed, folder in enumerate("abcde", start=1)}
+    files = {f"{part}/{path}": file for part, held in parts.items() for path, file in held.items()}
+    night.change(HubRepo("org/many", files))
+    many = "select count(*) from checkpoints where repo_id = 'org/many'"
+    for stored in (1, 2, 3, 4):
+        summary = night.crawl(None, ("org/many",), max_bytes=1)
+        assert (summary.fingerprinted, summary.failed) == (1, 1)
+        assert night.rows(many) == [(stored,)]
+        failed = "select reason, message from outcomes where status = 'failed' order by \"at\" desc limit 1"
+        why = f"the byte budget is used up (--max-bytes) after {stored} of its 5 checkpoints; the next crawl goes on"
+        assert night.rows(failed) == [("unfinished", f"org/many: {why}")]
+    night.crawl(max_bytes=1 << 40)  # listed, it is due
+    assert night.rows(many) == [(5,)]
+    night.crawl()
+    assert not any("org/many" in path for path in night.asked)
+
+
+def test_an_interrupt_ends_a_read_that_hangs(tmp_path: Path) -> None:
+    with HostileHub("storage: no answer") as hub, provenance.open(tmp_path / "store", create=True) as database:
+        (bad,) = hub.attacked
+
+        def press() -> None:
+            deadline = time.monotonic() + 30
+            while len({asked.target for asked in hub.asked if asked.port == hub.storage_port}) < 3:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            for _ in range(2):
+                time.sleep(1)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        thread = threading.Thread(target=press)
+        thread.start()
+        began = time.monotonic()
+        summary = database.crawl([bad, *GOOD], CrawlOptions(endpoint=hub.endpoint, workers=3))
+        thread.join()
+        assert (summary.stopped, summary.fingerprinted, summary.failed) == ("interrupted", 2, 0)
+        assert time.monotonic() - began < 25  # far from the deadline of a request

@@ -175,15 +175,17 @@ def test_a_listing_that_leads_in_a_circle_breaks_off(night: Night) -> None:
     assert pages_asked(night) == 2
 
 
-def endless(night: Night, listed: list[dict[str, Any]]) -> Change:
-    """Pages without end, of which the crawl can use nothing."""
-    numbers = itertools.count()
+def endless(night: Night, listed: Callable[[int], list[dict[str, Any]]]) -> Change:
+    """Pages without end, of which the crawl can use nothing; page n lists what `listed(n)` says."""
+    numbers = itertools.count(1)
 
-    def following(request: Request) -> dict[str, str]:
+    def change(request: Request, response: Response) -> Response:
         time.sleep(0.01)
-        return {"Link": f'<{night.hub.endpoint}/api/models?n={next(numbers)}>; rel="next"'}
+        number = next(numbers)
+        following = {"Link": f'<{night.hub.endpoint}/api/models?n={number}>; rel="next"'}
+        return paged(lambda _: following, json.dumps(listed(number)).encode())(request, response)
 
-    return paged(following, json.dumps(listed).encode())
+    return change
 
 
 def assert_listing_ended(night: Night) -> None:
@@ -195,18 +197,13 @@ def assert_listing_ended(night: Night) -> None:
     assert pages_asked(night) > 3
 
 
-@pytest.mark.parametrize(
-    ("listing", "listed"),
-    [
-        (HubListing(sort="downloads", since=datetime(2026, 1, 1, tzinfo=UTC)), {"lastModified": LONG_AGO}),
-        (ALL, {"id": "../no-repo"}),
-    ],
-    ids=["old", "strange"],
-)
-def test_a_listing_that_yields_nothing_ends_with_the_time(
-    night: Night, listing: HubListing, listed: dict[str, Any]
-) -> None:
-    with answering(night, endless(night, [{"id": "org/old", "sha": "a" * 40, "siblings": [], **listed}])):
+def old(number: int) -> list[dict[str, Any]]:
+    return [{"id": f"org/old-{number}", "sha": "a" * 40, "siblings": [], "lastModified": LONG_AGO}]
+
+
+def test_a_listing_that_yields_nothing_ends_with_the_time(night: Night) -> None:
+    listing = HubListing(sort="downloads", since=datetime(2026, 1, 1, tzinfo=UTC))
+    with answering(night, endless(night, old)):
         found = night.crawl(listing, max_time=0.5)
         assert_listing_ended(night)
     assert (found.stopped, found.listed) == ("the time is up (--max-time)", 0)
@@ -214,14 +211,22 @@ def test_a_listing_that_yields_nothing_ends_with_the_time(
 
 
 def test_a_listing_that_yields_nothing_ends_with_a_stop(night: Night) -> None:
-    with answering(night, endless(night, [])):
+    with answering(night, endless(night, old)):
         found = interrupted(night, lambda request: "n=3" in request.target)
         assert_listing_ended(night)
-    assert (found.stopped, found.listed, found.broke_off) == ("interrupted", 0, False)
+    assert (found.stopped, found.broke_off) == ("interrupted", False)
+
+
+@pytest.mark.parametrize("listed", [[], [{"id": "../no-repo"}], [{"id": "org/same", "sha": "a" * 40}]])
+def test_a_listing_that_leads_to_nothing_new_is_broken_off(night: Night, listed: list[dict[str, Any]]) -> None:
+    with answering(night, endless(night, lambda number: listed)):
+        found = night.crawl()
+    assert found.broke_off
+    assert "20 pages in a row without a new repo" in found.stopped
 
 
 def test_an_answer_that_trickles_is_given_up(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provenance.crawler.hub.api.BODY_SECONDS", 0.3)
+    monkeypatch.setattr("provenance.crawler.hub.api.MAX_SECONDS", 0.3)
 
     def trickle() -> Iterator[bytes]:
         while True:
@@ -231,7 +236,7 @@ def test_an_answer_that_trickles_is_given_up(night: Night, monkeypatch: pytest.M
     with answering(night, lambda request, response: replace(response, body=trickle(), length=1 << 20)):
         found = night.crawl()
     assert found.broke_off
-    assert "takes longer than" in found.stopped
+    assert "was too slow" in found.stopped
     assert pages_asked(night) == 1
 
 
@@ -373,7 +378,7 @@ def test_strange_ids_are_passed_over(night: Night, caplog: pytest.LogCaptureFixt
     with answering(night, relisting(lambda listed: listed.extend({**listed[0], "id": name} for name in strange))):
         found = night.crawl()
     assert (found.stopped, found.listed, found.fingerprinted, found.failed) == (None, 5, 5, 0)
-    assert caplog.text.count("something that is not a repo; passed over") == 2 * len(strange)  # on two pages
+    assert caplog.text.count(f"{len(strange)} things that are not repos; passed over") == 2  # on two pages
     assert len(caplog.text) < 10_000
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,12 +86,6 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Scrip
 
 
 Serve = Callable[..., tuple[ScriptedHub, HubTransport]]
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `huggingface_hub` try again without waiting."""
-    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 def ids(repos: Iterator[HubRepo]) -> list[str]:
@@ -232,7 +225,7 @@ def test_strange_objects_do_not_end_a_listing(serve: Serve, caplog: pytest.LogCa
     for other in others:
         with pytest.raises(CheckpointError):
             hub_checkpoints(other, transport)
-    assert "not a repo" in caplog.text
+    assert "3 things that are not repos" in caplog.text
     assert hub.paths == ["/api/models"]
 
 
@@ -261,10 +254,9 @@ def test_an_answer_from_elsewhere_is_not_used(serve: Serve, monkeypatch: pytest.
     hub.answers["/elsewhere"] = response(200, b"[]")
     with pytest.raises(ResponseError, match="away from the Hub"):
         ids(list_hub(transport))
-    assert ["authorization" in exchange.headers for exchange in hub.requests] == [True, False]
+    assert ["authorization" in exchange.headers for exchange in hub.requests] == [True]
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_hub_that_is_down(serve: Serve) -> None:
     hub, transport = serve(*suite(1))
     down = [Response(503, {}), Response(500, {}), Response(429, {"Retry-After": "1"})]
@@ -275,7 +267,7 @@ def test_a_hub_that_is_down(serve: Serve) -> None:
         ids(list_hub(transport))
     assert caught.value.stage == "listing"
     hub.__exit__(None, None, None)
-    with pytest.raises(TransferError, match="did not answer"):
+    with pytest.raises(TransferError, match="no connection"):
         ids(list_hub(transport))
     hub.__enter__()
 
@@ -395,9 +387,9 @@ def test_an_index_that_is_none(serve: Serve, index: bytes) -> None:
 
 
 def test_an_index_that_is_absurdly_long(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provenance.crawler.hub.listing._MAX_INDEX_BYTES", 10)
+    monkeypatch.setattr("provenance.crawler.hub.listing.MAX_INDEX_BYTES", 10)
     _, transport = serve(served("acme/m", {"model.safetensors.index.json": INDEX.encode(), **INDEXED}))
-    with pytest.raises(WeightsError, match="larger than 10 bytes"):
+    with pytest.raises(WeightsError, match="at most 10 bytes"):
         hub_checkpoints(named(transport, "acme/m"), transport)
 
 

@@ -61,6 +61,32 @@ def test_a_fingerprint_comes_back_as_it_was(store: Store, made: Fingerprint) -> 
         assert back.sample.version == wanted.sample.version
         assert back.sample.entries == wanted.sample.entries
         np.testing.assert_array_equal(back.sample.values, wanted.sample.values)
+        assert wanted.products is not None
+        assert back.products is not None
+        for name in ("layers", "anchors", "notes", "tokens"):
+            assert getattr(back.products, name) == getattr(wanted.products, name)
+        np.testing.assert_array_equal(back.products.vo, wanted.products.vo)
+        np.testing.assert_array_equal(back.products.fu, wanted.products.fu)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": "products-v9"},
+        {"layers": None},
+        {"layers": [0, None]},
+        {"anchors": list(range(15))},
+        {"vo": b"short"},
+        {"fu": None},
+    ],
+)
+def test_a_sketch_of_another_rule_or_length_is_passed_over(
+    store: Store, made: Fingerprint, change: dict[str, object]
+) -> None:
+    batch = fingerprint_rows([made], "run")
+    batch["products"][0] |= change
+    store.commit({name: from_rows(name, rows) for name, rows in batch.items()})
+    assert stored_fingerprint(store, batch["checkpoints"][0]["fingerprint_id"]).products is None
 
 
 def test_words_come_back_as_members_and_lists_as_tuples(store: Store, made: Fingerprint) -> None:
