@@ -140,6 +140,8 @@ def test_an_adapter_and_a_model_compared(database: Database) -> None:
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.curves.published_score is None
     assert [note.kind for note in found.notes] == [NoteKind.ADAPTER_ALONE]
+    into = database.compare("org/merged", "lora/first")
+    assert (into.verdict, into.relation, list(into.changes)) == (Verdict.DERIVED, Relation.ADAPTER, [])
 
 
 def test_accuracy_is_measured_beside_adapters(database: Database, tmp_path: Path) -> None:
