@@ -18,6 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.crawler.adapters import Adapter, base_of, read_adapter
 from provenance.crawler.anchors import anchor_tokens, read_tokenizer, spread_anchors
 from provenance.crawler.architectures import read_names
 from provenance.crawler.formats.dtypes import is_float
@@ -25,6 +26,7 @@ from provenance.crawler.formats.header import read_header
 from provenance.crawler.formats.packing.packed import PackedEntry
 from provenance.crawler.formats.packing.recognise import Unpacked, may_be_packed, unpack
 from provenance.crawler.formats.safetensors import MAX_TENSORS
+from provenance.crawler.metadata import with_base
 from provenance.crawler.plan import SampleSize, plan_matrices
 from provenance.crawler.product_plan import plan_products, vocabulary
 from provenance.crawler.products import ProductSums
@@ -61,7 +63,7 @@ def fingerprint(
         size: how much is read; null reads every weight (mode `full`).
         now: the time of the fingerprint, timezone-aware.
         earlier: a fingerprint of the same mode, of files with the same digests: with it only the headers are read,
-            unless the config decides which rows of a tensor have which role.
+            unless the config decides which rows of a tensor have which role, or they are of an adapter.
 
     Raises:
         HeaderError: a weight file's header violates the format.
@@ -85,7 +87,8 @@ def fingerprint(
         config, config_note = read_config(reader, listed.config_file)
     resolved = reading.with_config(config or listed.config)
     # With another config, a fused tensor may be split differently into parts of the same names and shapes.
-    known = None if earlier is None or reading.needs_config else _same_layout(resolved.tensors, earlier.tensors)
+    anew = earlier is None or reading.needs_config or resolved.adapter
+    known = None if earlier is None or anew else _same_layout(resolved.tensors, earlier.tensors)
     if earlier is not None and known is not None and _as_planned(resolved.tensors, known, size):
         rows, sample, products = known, earlier.sample, earlier.products
     else:
@@ -93,17 +96,35 @@ def fingerprint(
         measured = _measure(reader, resolved.tensors, size, sums.add if sums else None)
         products = _stored_products(reader, listed, sums.sketch()) if sums else None
         rows = [_tensor_row(tensor, measured.get(_key(tensor))) for tensor in resolved.tensors]
-        sample = weight_sample(
-            (tensor, measured[key].cells) for tensor in resolved.tensors if (key := _key(tensor)) in measured
-        )
+        cells = [(tensor, measured[key].cells) for tensor in resolved.tensors if (key := _key(tensor)) in measured]
+        if resolved.adapter:
+            if not whole:
+                config, config_note = read_config(reader, listed.config_file)
+            adapter = read_adapter(reader, entries, config)
+            resolved = _with_updates(resolved, adapter)
+            listed = replace(listed, metadata=with_base(listed.metadata, repo, base_of(config)))
+            rows += adapter.rows
+            cells += zip(adapter.resolved.tensors, adapter.cells, strict=True)
+        sample = weight_sample(cells)
     identity = listed.identity
     if identity.revision == UNKNOWN_REVISION:
         header = sorted(f"{entry.name}|{entry.dtype}|{entry.shape}" for entry in entries)
-        cells = sorted(f"{row.name}|{row.part}|{row.digest}" for row in rows)
-        identity = replace(identity, revision=_digest(header + cells))
+        sampled = sorted(f"{row.name}|{row.part}|{row.digest}" for row in rows)
+        identity = replace(identity, revision=_digest(header + sampled))
     mode = Mode.FULL if size is None else Mode.SAMPLED
     checkpoint = _checkpoint_row(identity, listed, resolved, unpacked, rows, reader, config_note, mode, now)
     return Fingerprint(checkpoint, listed.files, tuple(rows), sample, products)
+
+
+def _with_updates(resolved: ResolvedRoles, adapter: Adapter) -> ResolvedRoles:
+    """The roles of an adapter's stored tensors, with the layers and the width of what it changes."""
+    updates = adapter.resolved
+    return replace(
+        resolved,
+        n_layers=updates.n_layers,
+        hidden_size=updates.hidden_size,
+        notes=(*adapter.notes, *resolved.notes),
+    )
 
 
 def _check_entries(entries: Sequence[TensorEntry], repo: str) -> None:
@@ -240,11 +261,16 @@ def _checkpoint_row(
     sizes = {file.path: file.size for file in listed.files}
     elements: Counter[str] = Counter()
     parameters, n_tensors = 0, 0
+    counted: set[tuple[str, int, int]] = set()
     for entry in unpacked.entries:
         stored = entry.stored if isinstance(entry, PackedEntry) else 0
+        n_tensors += stored or 1
+        place = (entry.file, entry.start, entry.stop)
+        if place in counted and not stored:
+            continue  # tied to another: they share their bytes
+        counted.add(place)
         elements[entry.dtype] += entry.n_elements
         parameters += entry.n_elements if stored or is_float(entry.dtype) else 0
-        n_tensors += stored or 1
     with_role = [row for row in rows if row.role != Role.OTHER]
     return CheckpointRow(
         checkpoint_id=str(identity),

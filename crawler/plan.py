@@ -20,7 +20,7 @@ from provenance.crawler.formats.dtypes import decode, is_numeric
 from provenance.crawler.formats.packing.packed import Bytes, PackedEntry, Span
 from provenance.crawler.formats.safetensors import DTYPE_BITS
 from provenance.crawler.packed_bands import aligned, as_stored, packed_bands, width_of
-from provenance.schemas.tensors import LogicalTensor, TensorEntry
+from provenance.schemas.tensors import LogicalTensor, Order, TensorEntry
 
 Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
@@ -212,7 +212,7 @@ def _plan_matrix(parts: tuple[LogicalTensor, ...], size: SampleSize | None) -> M
     entry = parts[0].entry
     if isinstance(entry, PackedEntry):
         return _plan_packed(entry, tuple(as_stored(part) for part in parts), size)
-    if not is_numeric(entry.dtype) or entry.n_elements == 0:
+    if not is_numeric(entry.dtype) or entry.n_elements == 0 or entry.order is Order.APART:
         return None
     item_bytes = DTYPE_BITS[entry.dtype] // 8
     rows, columns = _stored_shape(parts[0])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from provenance.schemas.enums import Direction, MergeMethod, Mode, ModelVerdict, Relation, Verdict
+from provenance.schemas.enums import Direction, MergeMethod, Mode, ModelVerdict, NoteKind, Relation, Verdict
 from provenance.schemas.tabular import Record, Rows, Versioned
 
 if TYPE_CHECKING:
@@ -131,13 +131,26 @@ class SearchedStore(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Note(Record):
+    """What could not be read of a checkpoint, and why, in one sentence for a user."""
+
+    checkpoint_id: str
+    kind: NoteKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answer(Record):
-    """The suspected parents of a model, best first. As a table: its candidates, without their evidence."""
+    """The suspected parents of a model, best first. As a table: its candidates, without their evidence.
+
+    `notes` say what could not be read of the model; most have none.
+    """
 
     model: ModelSummary
     store: SearchedStore
     verdict: ModelVerdict
     candidates: Rows[Candidate]
+    notes: Rows[Note]
 
     def to_arrow(self) -> pa.Table:
         """The candidates as an Arrow table."""
@@ -232,7 +245,10 @@ class RoleChange(Record):
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Versioned):
-    """Every line of evidence for `b` as a parent of `a`; the claims are those of a `Candidate`."""
+    """Every line of evidence for `b` as a parent of `a`; the claims are those of a `Candidate`.
+
+    `notes` say what could not be read of either.
+    """
 
     a: ComparedModel
     b: ComparedModel
@@ -250,6 +266,7 @@ class Comparison(Versioned):
     changes: Rows[RoleChange]
     curves: CurveScores
     controls: Controls
+    notes: Rows[Note]
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,11 +313,15 @@ class RoleFigures(Record):
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription(Versioned):
-    """What is known about one model. `curves` are by statistic and role, in layer order, null where not measured."""
+    """What is known about one model. `curves` are by statistic and role, in layer order, null where not measured.
+
+    `notes` say what could not be read, those of the crawl only if the model is stored.
+    """
 
     model: ModelMetadata
     roles: Rows[RoleFigures]
     curves: Mapping[str, Mapping[str, tuple[float | None, ...]]]
+    notes: Rows[Note]
 
 
 @dataclass(frozen=True, slots=True)

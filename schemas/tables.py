@@ -85,7 +85,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("resolved", INT, "tensors with a role"),
         ("unresolved", INT, "tensors without one"),
         ("adapter", BOOL, "an adapter (LoRA) without the weights it applies to"),
-        ("notes", STRINGS, "why tensors that look like projections have no role"),
+        ("notes", STRINGS, "what could not be read, and why; what kind of adapter it is"),
     ],
     "files": [
         _FINGERPRINT,
@@ -100,7 +100,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         _FINGERPRINT,
         _CHECKPOINT,
         ("name", STRING, "name of the stored tensor"),
-        ("part", STRING, "part of a fused tensor (q, k, gate, …), null for a whole tensor"),
+        ("part", STRING, "part of a fused tensor (q, k, gate, …), null for a whole one; update: B·A of an adapter"),
         ("role", STRING, "what it does: q k v o gate up down …, other when unknown"),
         ("layer", INT, "0-based layer in its stack"),
         ("stack", STRING, "main for the stack that makes the curves, else its own name"),

@@ -18,7 +18,7 @@ from provenance.crawler.architectures.names import (
     GATED_QUERY,
     HEAD_AXIS,
     NO_SOFTMAX,
-    NO_SOFTMAX_FAMILIES,
+    POINTWISE,
     ROLE_OF_STEM,
     ROTARY_STEMS,
     VARIANTS,
@@ -28,7 +28,7 @@ from provenance.crawler.architectures.notes import Notes, holds_weights
 from provenance.crawler.architectures.stacks import Place
 from provenance.crawler.formats.packing.packed import PackedEntry
 from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, ROLE_BY_NAME, VECTORS, Role
-from provenance.schemas.tensors import LogicalTensor, TensorEntry
+from provenance.schemas.tensors import LogicalTensor, Order, TensorEntry
 
 _BIAS_OF_PART: dict[str, Role] = {"q": Role.QUERY_BIAS, "k": Role.KEY_BIAS, "v": Role.VALUE_BIAS}
 _QUERIES = (Role.QUERY, Role.QUERY_B)
@@ -67,8 +67,10 @@ class Context:
         """Refuse tensors whose stored numbers are not the weights.
 
         Raises:
-            Unresolved: integers, packed values, or 8-bit floats with a separate scale tensor.
+            Unresolved: integers, packed values, 8-bit floats with a separate scale tensor, or values that lie apart.
         """
+        if entry.order is Order.APART:
+            raise Unresolved("a strided view, whose values lie apart in the file")
         if not holds_weights(entry):
             raise Unresolved("packed or integer values")
         if entry.dtype.startswith("F8") and not isinstance(entry, PackedEntry):
@@ -107,10 +109,9 @@ class _Layer:
         stems = {place.stem for place in places}
         self.readers = tuple(r for r in READ_RESIDUAL if r != Role.VALUE or BOTTLENECK not in stems)
         self.linear = {module for module, _, member in (stem.rpartition(".") for stem in stems) if member in NO_SOFTMAX}
-        none = any(word in NO_SOFTMAX_FAMILIES for word in places[0].container.split("."))
         known = _roles(stems)
         self.roles = {
-            stem: _OTHER if role in ATTENTION and (none or stem.rpartition(".")[0] in self.linear) else role
+            stem: _OTHER if role in ATTENTION and stem.rpartition(".")[0] in self.linear else role
             for stem in stems
             if (role := known.get(stem)) is not None
         }
@@ -203,8 +204,9 @@ class _Layer:
     def _matrix(self, place: Place, role: Role, fused: Fused | None) -> Iterator[LogicalTensor]:
         entry, stem = place.entry, place.stem
         self.context.check_values(entry)
-        apart = stem in HEAD_AXIS and len(entry.shape) == 3
-        stored = (entry.shape[0], entry.shape[1] * entry.shape[2]) if apart else entry.shape
+        stored = entry.shape
+        if len(stored) == 3 and (stem in HEAD_AXIS or (stem in POINTWISE and stored[2] == 1)):
+            stored = stored[0], stored[1] * stored[2]
         if len(stored) != 2 or 0 in stored:
             raise Unresolved(f"shape {list(entry.shape)[:4]} is no matrix")
         if role in _QUERIES and not self.latent_fits:
@@ -273,7 +275,7 @@ def _holds_experts(place: Place) -> bool:
 
 def _conv1d(matrices: Mapping[str, tuple[int, ...]]) -> bool | None:
     """Whether tensors with GPT-2's names are stored `[in, out]`; null if the layer's attention does not show it."""
-    if "attn.attention.q_proj" in matrices:
+    if "attn.attention.q_proj" in matrices or "attn.kv" in matrices:
         return False
     rows, columns = matrices.get("attn.c_attn", (0, 0))
     if 0 < 3 * rows == columns:

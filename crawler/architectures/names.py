@@ -21,7 +21,7 @@ CONTAINERS = (
     r"blocks?\.[0-9]{1,5}",  # SegFormer, Funnel: a list of lists
     r"layer\.[0-9]{1,5}\.transformer\.layer",  # MobileViT
     "layers", "layer", "h", "blocks", "block", "resblocks", "albert_layers", "attentions", "ffns", "conformer_layers",
-    "conformer", "self_attends",
+    "conformer", "self_attends", "transformer_blocks", "single_transformer_blocks",
 )  # fmt: skip
 """Names of lists of layers, as regular expressions; the first match is used."""
 
@@ -204,6 +204,14 @@ FUSED: dict[str, Fused] = {
     "mlp.experts.w13_weight": Fused({"": fused.pairs}),
     "mlp.w13_dn": Fused({"": fused.pairs}),
     "self_attention.kv_proj": Fused({"": fused.keys_values}),
+    "attn.kv": Fused({"": fused.keys_values}),
+    "mixer.qkv_proj": Fused({"": fused.contiguous}),
+    **{
+        f"{module}.{name}": Fused({"": layout})
+        for module in ("0", "0.fn", "1", "1.fn", "attn", "self_attn", "attention")
+        for name, layout in (("to_kv", fused.keys_values), ("to_qkv", fused.thirds))
+    },
+    "shared_transformer.feed_forward.gate_up_proj": Fused({"": fused.halves}),
     "mlp.experts.gate_up_proj": _EXPERTS,
     "feed_forward.experts.gate_up_proj": _EXPERTS,
 }
@@ -211,6 +219,7 @@ FUSED: dict[str, Fused] = {
 DOUBLE_UP: dict[str, Fused] = {
     "mlp.dense_h_to_4h": Fused({"": fused.halves}),
     "mlp.linear_fc1": Fused({"": fused.halves}),
+    "ff.net.0.proj": Fused({"": fused.swapped_halves}),
     "mlp.fc1": Fused(
         {
             "moshi": fused.halves,
@@ -220,7 +229,8 @@ DOUBLE_UP: dict[str, Fused] = {
         }
     ),
 }
-"""Gate and up under the name of up (ChatGLM2, Megatron-core, Moshi, Moonshine): twice the rows that `down` reads."""
+"""Gate and up under the name of up (ChatGLM2, Megatron-core, Moshi, Moonshine, diffusers' GEGLU): twice the rows that
+`down` reads."""
 
 GATED_QUERY = Fused(dict.fromkeys(_QWEN_GATED, fused.gated_query))
 """A `q` with twice as many rows as `o` has inputs also contains an output gate."""
@@ -233,6 +243,9 @@ CONV1D_STEMS = frozenset({"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"
 
 HEAD_AXIS = {"rel_attn.q": True, "rel_attn.k": True, "rel_attn.v": True, "rel_attn.o": False}
 """XLNet's `[residual, heads, head]`: whether the matrix reads the residual stream."""
+
+POINTWISE = frozenset({"attention.query", "attention.key", "attention.value", "post_attention.conv1d"})
+"""SqueezeBERT's convolutions of one token, `[out, in of a group, 1]`: each row reads the inputs of its group."""
 
 EXPERTS_IN_ROWS = frozenset({"ffn.experts.mlp.w1", "ffn.experts.mlp.v1", "ffn.experts.mlp.w2"})
 """DBRX stores `[experts * inner, residual]`; the router has a row for every expert."""
@@ -259,9 +272,6 @@ NO_SOFTMAX = frozenset(
     }
 )
 """Members of a linear attention (Kimi, MiniMax, fla): q, k, v and o of the same module are not softmax attention."""
-
-NO_SOFTMAX_FAMILIES = frozenset({"yoso"})
-"""Words of a prefix whose layers use BERT's names for another kind of attention (YOSO samples it with hashes)."""
 
 CROSS = (
     ("encoder_attn.", "self_attn."),
@@ -314,6 +324,7 @@ TOWERS: dict[str, tuple[str, int]] = {
     **dict.fromkeys(("vision", "visual", "vit", "image", "img", "siglip", "dino", "dinov2", "sam"), ("vision", 1)),
     **dict.fromkeys(("audio", "speech", "acoustic", "codec", "token2wav", "talker"), ("audio", 1)),
     **dict.fromkeys(("qformer", "resampler", "perceiver", "projector", "connector"), ("connector", 1)),
+    "multimodal_model": ("fusion", 1),  # FLAVA reads its text and its picture together, after the towers of each
     "encoder": ("encoder", 2),
     "gemma_expert": ("expert", 2),  # PI0's action expert, next to its language model
 }

@@ -394,9 +394,9 @@ def test_an_index_that_is_absurdly_long(serve: Serve, monkeypatch: pytest.Monkey
 
 
 def test_pickles_are_skipped_without_a_request(serve: Serve) -> None:
-    hub, transport = serve(served("acme/m", {"pytorch_model.bin": b"x"}))
+    hub, transport = serve(served("acme/m", {"last.ckpt": b"x"}))
     (repo,) = list_hub(transport)
-    with pytest.raises(SkippedCheckpoint, match="pickled"):
+    with pytest.raises(SkippedCheckpoint, match="pickles"):
         hub_checkpoints(repo, transport)
     assert hub.paths == ["/api/models"]
 

@@ -73,7 +73,7 @@ def test_a_root_that_is_the_checkpoint_has_its_own_last_two_parts(root: Path, mo
 
 
 def test_broken_and_unreadable_kinds_are_visited_too(root: Path) -> None:
-    write(root, "o/config/config.json", "o/pickled/pytorch_model.bin", "o/gguf/m.gguf", "o/text/notes.txt")
+    write(root, "o/config/config.json", "o/pickled/last.ckpt", "o/gguf/m.gguf", "o/text/notes.txt")
     write(root, "o/shards/model-00001-of-00002.safetensors", "o/index/model.safetensors.index.json")
     repos = by_id(root)
     assert sorted(repos) == ["o/config", "o/gguf", "o/index", "o/pickled", "o/shards"]
