@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from provenance.crawler.architectures import read_names
 from provenance.crawler.formats.dtypes import is_float
+from provenance.crawler.formats.gguf_facts import check_model, config_of, with_declarations
 from provenance.crawler.formats.header import read_header
 from provenance.crawler.plan import SampleSize, plan_matrices, plan_ranges
 from provenance.crawler.sample import weight_sample
@@ -61,15 +62,22 @@ def fingerprint(
         CheckpointError: any other reason why this checkpoint cannot be read.
     """
     repo = listed.identity.repo_id
-    entries = [entry for path in listed.weight_files for entry in read_header(reader, path, repo)]
+    headers = [read_header(reader, path, repo) for path in listed.weight_files]
+    entries = [entry for header in headers for entry in header.entries]
     _check_entries(entries, repo)
     config, config_note = listed.config, list[str]()
     reading = read_names(entries)
-    if config is None or reading.needs_config:
+    gguf = headers[0].gguf
+    if gguf is not None:
+        check_model(gguf, listed.weight_files)
+        config = config_of(gguf, entries)
+        listed = replace(listed, metadata=with_declarations(listed.metadata, gguf, repo))
+    elif config is None or reading.needs_config:
         config, config_note = read_config(reader, listed.config_file)
     resolved = reading.with_config(config)
     # With another config, a fused tensor may be split differently into parts of the same names and shapes.
-    known = None if earlier is None or reading.needs_config else _same_layout(resolved.tensors, earlier.tensors)
+    another = reading.needs_config and gguf is None
+    known = None if earlier is None or another else _same_layout(resolved.tensors, earlier.tensors)
     if earlier is not None and known is not None and _as_planned(resolved.tensors, known, size):
         rows, sample = known, earlier.sample
     else:

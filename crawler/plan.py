@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.crawler.architectures.rows import rows_index
-from provenance.crawler.formats.dtypes import is_numeric
-from provenance.crawler.formats.safetensors import DTYPE_BITS
+from provenance.crawler.formats.dtypes import is_numeric, stored_bytes, unit
 from provenance.schemas.roles import MAIN_STACK, VECTORS, Role
 from provenance.schemas.sampling import OFFSETS, VECTOR_BUDGET, is_sampled, matrix_cells, sequence
 from provenance.schemas.tensors import LogicalTensor, OutputRows, TensorEntry
@@ -59,7 +58,8 @@ wider matrices (7B models and larger) the two read the same bands, and less coul
 class MatrixPlan:
     """One stored matrix, the logical tensors in it, and the bands of stored rows to read.
 
-    Vectors are matrices of one column. `bands` are half-open row intervals, increasing and disjoint.
+    Vectors are matrices of one column. `bands` are half-open row intervals, increasing and disjoint. A row of a block
+    type is a whole number of blocks, of `row_bytes` together.
     """
 
     entry: TensorEntry
@@ -67,12 +67,8 @@ class MatrixPlan:
     offset: int
     rows: int
     columns: int
-    item_bytes: int
+    row_bytes: int
     bands: tuple[tuple[int, int], ...]
-
-    @property
-    def row_bytes(self) -> int:
-        return self.columns * self.item_bytes
 
     @property
     def complete(self) -> bool:
@@ -145,33 +141,37 @@ def _plan_matrix(parts: tuple[LogicalTensor, ...], size: SampleSize | None) -> M
     entry = parts[0].entry
     if not is_numeric(entry.dtype) or entry.n_elements == 0:
         return None
-    item_bytes = DTYPE_BITS[entry.dtype] // 8
     rows, columns = _stored_shape(parts[0])
+    row_bytes = stored_bytes(entry.dtype, columns)
     if size is None:
-        bands = _chunks(rows, columns * item_bytes)
+        bands = chunks(0, rows, row_bytes, columns)
     else:
         wanted = sorted({band for part in parts for band in _wanted_rows(part, rows)})
-        bands = _stretch(wanted, rows, columns * item_bytes, size.band_bytes)
+        stretched = _stretch(wanted, rows, row_bytes, size.band_bytes)
+        bands = tuple(piece for low, high in stretched for piece in chunks(low, high, row_bytes, columns))
     if not bands:
         return None
-    offset = entry.start + parts[0].element_offset * item_bytes
-    return MatrixPlan(entry, parts, offset, rows, columns, item_bytes, bands)
+    offset = entry.start + stored_bytes(entry.dtype, parts[0].element_offset)
+    return MatrixPlan(entry, parts, offset, rows, columns, row_bytes, bands)
 
 
 def _stored_shape(part: LogicalTensor) -> tuple[int, int]:
     shape = part.stored_shape or part.entry.shape
     if len(shape) == 2:
         return shape[0], shape[1]
-    # Vectors, scalars and tensors of other ranks (convolutions, stacks that are not split) are one column.
+    # Vectors, scalars and tensors of other ranks (convolutions, stacks that are not split) are one column, of blocks if
+    # they are stored in blocks.
     n = 1
     for length in shape:
         n *= length
-    return n, 1
+    elements, _ = unit(part.entry.dtype)
+    return n // elements, elements
 
 
-def _chunks(rows: int, row_bytes: int) -> tuple[tuple[int, int], ...]:
-    step = max(1, MAX_RANGE_BYTES // row_bytes)
-    return tuple((start, min(rows, start + step)) for start in range(0, rows, step))
+def chunks(low: int, high: int, row_bytes: int, columns: int) -> tuple[tuple[int, int], ...]:
+    """Cut a band of rows so that no piece has more than `MAX_RANGE_BYTES`, or as many elements."""
+    step = max(1, MAX_RANGE_BYTES // max(row_bytes, columns))
+    return tuple((start, min(high, start + step)) for start in range(low, high, step))
 
 
 def _wanted_rows(part: LogicalTensor, rows: int) -> Iterable[tuple[int, int]]:
@@ -233,9 +233,4 @@ def _stretch(
             bands[-1] = (min(start, bands[-1][0]), max(stop, bands[-1][1]))
         else:
             bands.append((start, stop))
-    return tuple(piece for low, high in bands for piece in _split(low, high, row_bytes))
-
-
-def _split(low: int, high: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    for start, stop in _chunks(high - low, row_bytes):
-        yield low + start, low + stop
+    return tuple(bands)

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from provenance.crawler.architectures.rows import rows_index
-from provenance.crawler.formats.safetensors import DTYPE_BITS
-from provenance.crawler.plan import MAX_RANGE_BYTES, ByteRange, MatrixPlan, plan_ranges
+from provenance.crawler.formats.dtypes import stored_bytes
+from provenance.crawler.plan import ByteRange, MatrixPlan, chunks, plan_ranges
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.products import Product
 from provenance.schemas.roles import MAIN_STACK, Role
@@ -191,8 +191,8 @@ def _factor(tensor: LogicalTensor) -> MatrixPlan:
 
 def _rows_of(tensor: LogicalTensor, spans: Iterable[tuple[int, int]]) -> MatrixPlan:
     entry, (rows, *columns) = tensor.entry, tensor.stored_shape
-    item_bytes, width = DTYPE_BITS[entry.dtype] // 8, columns[0] if columns else 1
-    step = max(1, MAX_RANGE_BYTES // (width * item_bytes))
-    bands = tuple((at, min(high, at + step)) for low, high in spans for at in range(low, high, step))
-    offset = entry.start + tensor.element_offset * item_bytes
-    return MatrixPlan(entry, (tensor,), offset, rows, width, item_bytes, bands)
+    width = columns[0] if columns else 1
+    row_bytes = stored_bytes(entry.dtype, width)
+    bands = tuple(piece for low, high in spans for piece in chunks(low, high, row_bytes, width))
+    offset = entry.start + stored_bytes(entry.dtype, tensor.element_offset)
+    return MatrixPlan(entry, (tensor,), offset, rows, width, row_bytes, bands)

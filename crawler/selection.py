@@ -8,8 +8,9 @@ The weights of a folder are the first of these that exists; later ones are ignor
     consolidated                 Meta's and Mistral's own layout; next to `model` it has the same weights
     adapter_model                a LoRA without the weights it applies to
     any other name               only if there is one; several unrelated ones are skipped, not guessed at
+    GGUF                         every file or split model is a checkpoint; see `gguf_selection`
 
-and each of them is, in the order in which the usual loaders look,
+and each of them but the last is, in the order in which the usual loaders look,
 
     NAME.safetensors                              one file
     NAME-00001-of-00030.safetensors               all shards, 5 or 6 digits, from 1 (or from 0)
@@ -29,6 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from provenance.crawler.gguf_selection import gguf_models
 from provenance.schemas.errors import SkippedCheckpoint, WeightsError
 
 PIPELINE_FILE = "model_index.json"
@@ -43,7 +45,8 @@ _INDEXED, _OTHER = 2, 5
 
 _UNREAD: tuple[tuple[tuple[str, ...], str], ...] = (
     ((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"), "only pickled weights ({}); they are never loaded"),
-    ((".gguf", ".ggml"), "GGUF is not read yet ({})"),
+    ((".gguf",), "only GGUF files that go with a model: projectors, importance matrices ({})"),
+    ((".ggml",), "GGML files from before GGUF are not read ({})"),
     ((".onnx", ".onnx_data"), "ONNX graphs are not read ({})"),
     ((".h5", ".keras", ".pb", ".tflite"), "TensorFlow weights are not read ({})"),
     ((".msgpack",), "Flax weights are not read ({})"),
@@ -130,7 +133,7 @@ def select_weights(paths: Sequence[str], read_json: Callable[[str], object]) -> 
         for suffixes, reason in _UNREAD
         if (unread := [path for path in sorted(paths) if path.endswith(suffixes)])
     ]
-    raise SkippedCheckpoint("no safetensors here: " + ("; ".join(reasons) or "no weights of any kind"))
+    raise SkippedCheckpoint("no weights to read here: " + ("; ".join(reasons) or "no weights of any kind"))
 
 
 def is_weight_related(name: str) -> bool:
@@ -144,9 +147,15 @@ def names_a_model(name: str) -> bool:
 
 
 def _select_folder(folder: str, names: Sequence[str], read_json: Callable[[str], object]) -> list[Selection]:
-    """The checkpoints of one folder; empty if it has neither safetensors nor an index of them."""
+    """The checkpoints of one folder; empty if it has neither safetensors, nor an index of them, nor GGUF."""
     sets = _weight_sets(names)
-    best = min((s.rank for s in sets), default=None)
+    if not sets:
+        models = gguf_models(names)
+        return [
+            Selection(folder or None, variant, tuple(_join(folder, name) for name in files), None)
+            for variant, files in models
+        ]
+    best = min(s.rank for s in sets)
     chosen = [s for s in sets if s.rank == best]
     if any(s.variant is None for s in chosen):
         chosen = [s for s in chosen if s.variant is None]

@@ -14,6 +14,7 @@ from provenance.crawler.anchors import common_anchors
 from provenance.crawler.architectures import resolve_roles
 from provenance.crawler.engine.tasks import CrawlTask, local_tasks, named_tasks
 from provenance.crawler.fingerprint import read_config
+from provenance.crawler.formats.gguf_facts import config_of
 from provenance.crawler.formats.header import read_header
 from provenance.crawler.product_plan import ProductPlan, plan_products
 from provenance.crawler.products import read_products
@@ -97,8 +98,10 @@ class Weigher:
                 if (listed.identity.subfolder, listed.identity.variant) != (meta.subfolder, meta.variant):
                     continue
                 complete, reader = self._open.enter_context(task.open(listed))
-                entries = [e for path in complete.weight_files for e in read_header(reader, path, meta.repo_id)]
-                config, _ = read_config(reader, complete.config_file)
+                headers = [read_header(reader, path, meta.repo_id) for path in complete.weight_files]
+                entries = [entry for header in headers for entry in header.entries]
+                gguf = headers[0].gguf
+                config = read_config(reader, complete.config_file)[0] if gguf is None else config_of(gguf, entries)
                 beside = PurePosixPath(complete.config_file or complete.weight_files[0]).with_name("tokenizer.json")
                 remote = task.source is Source.HUB
                 return Weights(reader, resolve_roles(entries, config), _tokenizer(reader, str(beside)), remote)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from provenance.crawler.architectures.agreement import READ_RESIDUAL, agreeing, latent_fits
 from provenance.crawler.architectures.config import Settings
 from provenance.crawler.architectures.fused import Geometry, Layout, Parts, Unresolved, rotary
+from provenance.crawler.architectures.llama_cpp import PERMUTED, ROTARY
 from provenance.crawler.architectures.names import (
     BOTTLENECK,
     CONV1D_STEMS,
@@ -24,7 +25,7 @@ from provenance.crawler.architectures.names import (
     VARIANTS,
     Fused,
 )
-from provenance.crawler.architectures.notes import FLOAT_DTYPES, Notes
+from provenance.crawler.architectures.notes import Notes, holds_weights
 from provenance.crawler.architectures.stacks import Place
 from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, ROLE_BY_NAME, VECTORS, Role
 from provenance.schemas.tensors import LogicalTensor, TensorEntry
@@ -62,15 +63,15 @@ class Context:
         """Refuse tensors whose stored numbers are not the weights.
 
         Raises:
-            Unresolved: integers, packed values, or 8-bit floats with a separate scale tensor.
+            Unresolved: integers, packed values, or 8-bit floats and NVFP4 with a separate scale tensor.
         """
-        if entry.dtype not in FLOAT_DTYPES:
+        if not holds_weights(entry):
             raise Unresolved("packed or integer values")
-        if entry.dtype.startswith("F8"):
+        if entry.dtype.startswith(("F8", "NVFP4")):
             bare = entry.name.removesuffix(".weight")
             scales = (f"{entry.name}_scale", f"{entry.name}_scale_inv", f"{bare}.scale", f"{bare}.scale_weight")
             if any(scale in self.names for scale in scales):
-                raise Unresolved("8-bit values that need the scale beside them")
+                raise Unresolved("values that need the scale beside them")
 
 
 def other(entry: TensorEntry) -> LogicalTensor:
@@ -107,7 +108,7 @@ class _Layer:
             for stem in stems
             if (role := known.get(stem)) is not None
         }
-        self.rotary = "attention_norm" in stems  # Meta's own files; vision towers also have `attention.wq`
+        self.meta = "attention_norm" in stems  # Meta's own files; vision towers also have `attention.wq`
         self.conv1d = _conv1d(self.matrices)
         if self.conv1d is None:
             self.matrices = {stem: shape for stem, shape in self.matrices.items() if stem not in CONV1D_STEMS}
@@ -125,6 +126,20 @@ class _Layer:
 
     def _transposed(self, stem: str) -> bool:
         return HEAD_AXIS.get(stem, self.conv1d is True and stem in CONV1D_STEMS)
+
+    def _permuted(self, place: Place) -> bool:
+        """Whether the rows of a query or key projection are stored in Meta's rotary order.
+
+        Raises:
+            Unresolved: it is named as in llama.cpp, and nothing tells the architecture.
+        """
+        if place.stem not in ROTARY_STEMS:
+            return False
+        if place.stem not in ROTARY:
+            return self.meta
+        if not self.context.settings.model_types:
+            raise Unresolved("whether llama.cpp has reordered its rows depends on the architecture", config=True)
+        return self.context.settings.model_types[0] in PERMUTED
 
     def _input(self, stem: str) -> int:
         return self.matrices[stem][0 if self._transposed(stem) else 1]
@@ -185,7 +200,7 @@ class _Layer:
             yield other(entry)
         elif fused is None:
             self.context.check_values(entry)
-            rows = rotary(entry.shape[0], self.geometry) if self.rotary and place.stem in ROTARY_STEMS else None
+            rows = rotary(entry.shape[0], self.geometry) if self._permuted(place) else None
             yield replace(other(entry), role=_BIAS_OF_PART[role], rows=rows)
         else:
             self.context.check_values(entry)
@@ -212,7 +227,7 @@ class _Layer:
                 yield replace(
                     whole, part=part, role=ROLE_BY_NAME.get(part, _OTHER), shape=(rows.count, shape[1]), rows=rows
                 )
-        elif self.rotary and stem in ROTARY_STEMS:
+        elif self._permuted(place):
             yield replace(whole, rows=rotary(shape[0], self.geometry))
         else:
             yield whole
@@ -261,7 +276,8 @@ class _Layer:
 def _holds_experts(place: Place) -> bool:
     """Whether a tensor stacks the matrices of all experts."""
     of_mixture = place.stem.startswith(("mlp.", "moe.", "block_sparse_moe."))
-    return place.expert is None and (".experts." in place.stem or (of_mixture and len(place.entry.shape) == 3))
+    stacked = place.stem in EXPERTS_OUT_FIRST or ".experts." in place.stem
+    return place.expert is None and (stacked or (of_mixture and len(place.entry.shape) == 3))
 
 
 def _conv1d(matrices: Mapping[str, tuple[int, ...]]) -> bool | None:

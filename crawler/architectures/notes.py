@@ -7,10 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from provenance.crawler.architectures.fused import Unresolved
+from provenance.crawler.formats.dtypes import BLOCKS
 from provenance.schemas.tensors import TensorEntry
 
-FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
-"""Dtypes whose values are the weights themselves."""
+_FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
 _MAX_NOTES = 50
 _MAX_NAME = 120
@@ -19,6 +19,11 @@ _LOOK_ALIKE = re.compile(
     r"(?:^|[._])(?:[qkvo]|qkv|wq|wk|wv|wo|wqkv|Wqkv|W_pack|to_[qkv]|[qkv]_lin|(?:q|k|v|o|qkv)_(?:proj|attn)|query|key|value"
     r"|query_key_value|c_attn|kv_[ab]_proj\w*|q_[ab]_proj|in_proj|in_proj_weight|gate_up_proj)(?:\.(?:weight|qweight|weight_packed))?$"
 )
+
+
+def holds_weights(entry: TensorEntry) -> bool:
+    """Whether the values of a tensor are weights as they are: floats, or the blocks of a matrix with their scales."""
+    return entry.dtype in _FLOAT_DTYPES or (entry.dtype in BLOCKS and len(entry.shape) > 1)
 
 
 @dataclass(slots=True)
@@ -38,8 +43,8 @@ class Notes:
     def add_look_alike(self, entry: TensorEntry) -> None:
         """Note a matrix that is in no table, if its name ends like that of a projection."""
         if len(entry.shape) >= 2 and _LOOK_ALIKE.search(entry.name[-_MAX_NAME:]):
-            packed = entry.dtype not in FLOAT_DTYPES
-            self.add(entry.name, Unresolved("packed or integer values" if packed else "no table knows this name"))
+            reason = "no table knows this name" if holds_weights(entry) else "packed or integer values"
+            self.add(entry.name, Unresolved(reason))
 
     def lines(self) -> tuple[str, ...]:
         """At most 50 sentences and a count of the rest."""

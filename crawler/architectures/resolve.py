@@ -10,7 +10,7 @@ from provenance.crawler.architectures.config import Settings, read_settings
 from provenance.crawler.architectures.fused import Unresolved
 from provenance.crawler.architectures.layer import Context, other, resolve_layer
 from provenance.crawler.architectures.names import OUTSIDE
-from provenance.crawler.architectures.notes import FLOAT_DTYPES, Notes
+from provenance.crawler.architectures.notes import Notes, holds_weights
 from provenance.crawler.architectures.stacks import in_layers, looks_like_attention, name_stacks, place_of
 from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, MAIN_STACK, Role
 from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorEntry
@@ -131,8 +131,8 @@ def _outside(
     """
     claims: dict[tuple[str, Role], dict[int, list[TensorEntry]]] = {}
     by_main_first = sorted(stacks.items(), key=lambda item: (item[1] != MAIN_STACK, item[0]))
-    # `output.weight` is ambiguous unless the checkpoint has Meta's `tok_embeddings.weight`.
-    meta = any(entry.name.endswith("tok_embeddings.weight") for entry in entries)
+    # `output.weight` is ambiguous unless the checkpoint has Meta's or llama.cpp's name of the embedding.
+    meta = any(entry.name.endswith(("tok_embeddings.weight", "token_embd.weight")) for entry in entries)
     for entry in entries:
         prefix, role = _outside_role(entry)
         stack = next((name for container, name in by_main_first if container.startswith(prefix)), None)
@@ -158,5 +158,5 @@ def _outside_role(entry: TensorEntry) -> tuple[str, Role | None]:
         role = OUTSIDE.get(".".join(parts[start:]))
         if role is not None:
             fits = len(entry.shape) == (1 if role == Role.FINAL_NORM else 2) and 0 not in entry.shape
-            return "".join(f"{part}." for part in parts[:start]), role if fits and entry.dtype in FLOAT_DTYPES else None
+            return "".join(f"{part}." for part in parts[:start]), role if fits and holds_weights(entry) else None
     return "", None

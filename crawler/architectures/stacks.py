@@ -19,6 +19,7 @@ from provenance.schemas.tensors import TensorEntry
 # A layer number has at most five digits.
 _IN_LAYER = re.compile(rf"((?:[^.]+\.)*?)({'|'.join(CONTAINERS)})\.([0-9]{{1,5}})\.(.+)")
 _EXPERT = re.compile(r"(?<![^.])experts\.(?:expert_)?([0-9]{1,5})\.")
+_EXPERT_LAST = re.compile(r"(ffn_(?:gate|up|down))\.([0-9]{1,5})")  # llama.cpp's, before it stacked experts
 _SUFFIXES = {"weight": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}
 _TWIN = re.compile(r"(self_attn|mlps|input_layernorm|post_attention_layernorm)\.([0-9])(?=\.|$)")
 """LongCat's layers have two of each; the second ones form a separate stack."""
@@ -63,6 +64,7 @@ def place_of(entry: TensorEntry) -> Place | None:
         word += "" if twin[2] == "0" else f".second{twin[2]}"
     if not suffix:
         stem = f"{stem}.{last}" if stem else last
+    stem = _EXPERT_LAST.sub(r"experts.\2.\1", stem)
     numbers = _EXPERT.findall(stem)
     expert = int(numbers[0]) if len(numbers) == 1 else None
     if expert is not None:

@@ -58,7 +58,7 @@ class Stored:
         folder = layouts.write(self.folder / str(self.count), Layout(tensors, None), dtype=dtype, shards=shards)
         files = sorted(path.name for path in folder.glob("*.safetensors"))
         with LocalReader(folder, folder) as reader:
-            resolved = resolve_roles([e for file in files for e in read_header(reader, file, "")], config)
+            resolved = resolve_roles([e for file in files for e in read_header(reader, file, "").entries], config)
             plan = plan_products(resolved, anchors, layers=layers, products=products)
             before, requests = reader.bytes_read, reader.requests
             sketch = read_products(reader, plan)
@@ -216,7 +216,7 @@ def test_memory_is_bounded_by_a_range(stored: Stored, tmp_path: Path) -> None:
     save_file(tensors | {"model.embed_tokens.weight": torch.randn(64, hidden)}, tmp_path / "model.safetensors")
     del tensors
     with LocalReader(tmp_path, tmp_path) as reader:
-        plan = plan_products(resolve_roles(read_header(reader, "model.safetensors", ""), None), range(16))
+        plan = plan_products(resolve_roles(read_header(reader, "model.safetensors", "").entries, None), range(16))
         assert plan.n_bytes > 12 * 12_000_000
         tracemalloc.start()
         read_products(reader, plan)
@@ -236,7 +236,7 @@ def test_a_file_that_ends_early_is_an_error(tmp_path: Path) -> None:
     layouts.write(tmp_path / "a", Layout(separate()))
     folder = tmp_path / "a"
     with LocalReader(folder, folder) as reader:
-        plan = plan_products(resolve_roles(read_header(reader, "model.safetensors", ""), CONFIG), ANCHORS)
+        plan = plan_products(resolve_roles(read_header(reader, "model.safetensors", "").entries, CONFIG), ANCHORS)
     with FaultyReader(folder, folder) as reader, pytest.raises(WeightsError, match="incomplete"):
         read_products(reader, plan)
 
