@@ -49,7 +49,7 @@ class CheckpointError(ProvenanceError):
 
 
 class HeaderError(CheckpointError):
-    """An invalid safetensors header.
+    """An invalid header of a weight file.
 
     Attributes:
         repo: repo id or folder of the file.
@@ -60,10 +60,10 @@ class HeaderError(CheckpointError):
     stage = Stage.HEADER
     reason = Reason.MALFORMED
 
-    def __init__(self, fault: str, *, file: str, repo: str = "") -> None:
+    def __init__(self, fault: str, *, file: str, repo: str = "", kind: str = "safetensors") -> None:
         self.repo, self.file, self.fault = repo, file, fault
         where = f"{repo}/{file}" if repo else file
-        super().__init__(f"{where}: not a valid safetensors file: {fault}")
+        super().__init__(f"{where}: not a valid {kind} file: {fault}")
 
 
 class WeightsError(CheckpointError):

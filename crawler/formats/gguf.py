@@ -22,6 +22,8 @@ MAGIC = b"GGUF"
 MAX_HEADER_BYTES = 64 * 1024 * 1024
 MAX_TENSORS = 1 << 18
 MAX_PAIRS = 1 << 16
+MAX_STRINGS = 1 << 22
+"""In one array; the largest tokenizers have half a million merges."""
 
 TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K",
@@ -35,7 +37,8 @@ Value = int | float | bool | str | tuple[int | float | bool | str, ...]
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_MAX_DEPTH = 4  # of arrays in arrays; no writer nests them
+_MAX_DEPTH = 4  # of arrays in arrays, which no writer nests
+_MAX_ARRAYS = 4096  # in an array
 _MAX_DIMENSIONS = 4
 _MAX_NAME = 1024
 _MAX_LENGTH = 2**63 - 1
@@ -43,7 +46,7 @@ _MAX_ALIGNMENT = 65_536
 _KEPT_STRING = 4096  # bytes
 _KEPT_NUMBERS, _KEPT_STRINGS = 4096, 64  # elements of an array
 _TOKENIZER = "tokenizer."
-_PAIR_BYTES, _TENSOR_BYTES, _STRING_BYTES = 13, 24, 8  # of the shortest ones
+_PAIR_BYTES, _TENSOR_BYTES, _STRING_BYTES, _ARRAY_BYTES = 13, 24, 8, 12  # of the shortest ones
 _READ, _MOST_READ = 64 * 1024, 4 * 1024 * 1024
 
 
@@ -68,7 +71,7 @@ def read_gguf(
     try:
         return _header(_Cursor(reader, path, first), path)
     except ValueError as error:
-        raise HeaderError(str(error), file=path, repo=repo) from error
+        raise HeaderError(str(error), file=path, repo=repo, kind="GGUF") from error
 
 
 class _Cursor:
@@ -110,10 +113,16 @@ class _Cursor:
                 count -= 1
             self.skip(self._start + at - self.position)
 
-    def fits(self, count: int, size: int, what: str) -> int:
-        """A count of things of at least `size` bytes, if the rest of the file can hold them."""
+    def fits(self, count: int, size: int, what: str, most: int | None = None) -> int:
+        """A count of things of at least `size` bytes, if the rest of the file can hold them, and there are few enough.
+
+        Raises:
+            ValueError: it is impossible or absurd.
+        """
         if count * size > self.size - self.position:
             raise ValueError(f"it announces {count:,} {what}, and {self.size - self.position:,} bytes are left")
+        if most is not None and count > most:
+            raise ValueError(f"it announces {count:,} {what}; no model has so many")
         return count
 
     def _within(self, n: int) -> None:
@@ -138,10 +147,8 @@ def _header(cursor: _Cursor, path: str) -> tuple[tuple[TensorEntry, ...], dict[s
         if version in (2 << 24, 3 << 24):
             raise ValueError("it is big-endian, which is not read; convert it with gguf-convert-endian")
         raise ValueError(f"it is GGUF of version {version}; versions 2 and 3 are read. Convert it again")
-    n_tensors = cursor.fits(cursor.number("Q"), _TENSOR_BYTES, "tensors")
-    n_pairs = cursor.fits(cursor.number("Q"), _PAIR_BYTES, "metadata pairs")
-    if n_tensors > MAX_TENSORS or n_pairs > MAX_PAIRS:
-        raise ValueError(f"it announces {n_tensors:,} tensors and {n_pairs:,} metadata pairs; no model has so many")
+    n_tensors = cursor.fits(cursor.number("Q"), _TENSOR_BYTES, "tensors", MAX_TENSORS)
+    n_pairs = cursor.fits(cursor.number("Q"), _PAIR_BYTES, "metadata pairs", MAX_PAIRS)
     metadata: dict[str, Value] = {}
     seen = set()
     for _ in range(n_pairs):
@@ -182,7 +189,8 @@ def _value(cursor: _Cursor, kind: int, keep: bool, depth: int = 0) -> Value | No
         return None
     if kind == _ARRAY:
         return _array(cursor, keep, depth)
-    value: int | float | bool = struct.unpack("<" + _code(kind), cursor.take(struct.calcsize("<" + _code(kind))))[0]
+    code, size = _code(kind)
+    value: int | float | bool = struct.unpack("<" + code, cursor.take(size))[0]
     return value if keep else None
 
 
@@ -191,27 +199,29 @@ def _array(cursor: _Cursor, keep: bool, depth: int) -> Value | None:
         raise ValueError(f"its metadata has arrays nested more than {_MAX_DEPTH} deep")
     kind, count = cursor.number("I"), cursor.number("Q")
     if kind == _STRING:
-        cursor.fits(count, _STRING_BYTES, "strings")
+        cursor.fits(count, _STRING_BYTES, "strings", MAX_STRINGS)
         if not keep or count > _KEPT_STRINGS:
             cursor.skip_strings(count)
             return None
         texts = [_value(cursor, kind, keep) for _ in range(count)]
         return tuple(text for text in texts if isinstance(text, str))
     if kind == _ARRAY:
-        for _ in range(cursor.fits(count, 12, "arrays")):
+        for _ in range(cursor.fits(count, _ARRAY_BYTES, "arrays", _MAX_ARRAYS)):
             _array(cursor, False, depth + 1)
         return None
-    size = cursor.fits(count, struct.calcsize("<" + _code(kind)), "numbers") * struct.calcsize("<" + _code(kind))
+    code, size = _code(kind)
+    cursor.fits(count, size, "numbers")
     if keep and count <= _KEPT_NUMBERS:
-        return struct.unpack(f"<{count}{_code(kind)}", cursor.take(size))
-    cursor.skip(size)
+        return struct.unpack(f"<{count}{code}", cursor.take(count * size))
+    cursor.skip(count * size)
     return None
 
 
-def _code(kind: int) -> str:
+def _code(kind: int) -> tuple[str, int]:
+    """Code in `struct` and bytes of a number."""
     if kind not in _SCALARS:
         raise ValueError(f"its metadata has a value of the unknown type {kind}")
-    return _SCALARS[kind]
+    return _SCALARS[kind], struct.calcsize("<" + _SCALARS[kind])
 
 
 def _entry(cursor: _Cursor, path: str, ahead: int) -> TensorEntry:
@@ -238,8 +248,8 @@ def _placed(entries: list[TensorEntry], data: int, alignment: int, file_size: in
         ValueError: they overlap, or lie outside of the data.
     """
     ordered = sorted(entries, key=lambda entry: (entry.start, entry.stop))
-    nexts = [*(entry.start for entry in ordered[1:]), max(file_size - data, 0)]
-    for entry, following in zip(ordered, nexts, strict=True):
+    for i, entry in enumerate(ordered):
+        following = ordered[i + 1].start if i + 1 < len(ordered) else max(file_size - data, 0)
         stop = entry.stop if is_numeric(entry.dtype) else max(following, entry.start)
         if entry.start % alignment:
             raise ValueError(

@@ -36,7 +36,7 @@ def read_header(reader: TensorReader, path: str, repo: str) -> FileHeader:
     if first[: len(MAGIC)] == MAGIC:
         return FileHeader(*read_gguf(reader, path, repo, bytes(first)))
     if bytes(first[:4]) in _BEFORE_GGUF:
-        raise HeaderError("it is a GGML file from before GGUF, which is not read; convert it", file=path, repo=repo)
+        raise HeaderError("it is from before GGUF; convert it", file=path, repo=repo, kind="GGUF")
     stop = header_stop(first, file_size=file_size, file=path, repo=repo)
     data = bytes(first[:stop])
     if len(data) < stop:

@@ -109,6 +109,11 @@ class Member:
         """Share of the sampled weights that equal another one of their row: rounding to a grid makes them many."""
         return repeated_values(self.dossier)
 
+    @property
+    def packed(self) -> bool:
+        """Whether its weights are stored in blocks or with scales: made of other weights, with a loss."""
+        return self.dossier.meta.quantization is not None
+
     @cached_property
     def depth(self) -> int:
         return len(self.grid.layers)
@@ -167,7 +172,7 @@ def is_rounded(child: float, parent: float) -> bool:
 
 
 def _structure(first: Member, second: Member, frame: Frame, i: int, j: int) -> float:
-    """Zeros where the other has weights; experts, layers and rows copied or cut; weights on a coarser grid."""
+    """Zeros where the other has weights; experts, layers and rows copied or cut; packed weights; a coarser grid."""
     zeros = frame.zeros(i, j)
     if abs(zeros[0] - zeros[1]) > ZEROS:
         return STRUCTURE if zeros[1] > zeros[0] else -STRUCTURE
@@ -184,6 +189,8 @@ def _structure(first: Member, second: Member, frame: Frame, i: int, j: int) -> f
         parent = shallow if deep.repeated > shallow.repeated + 1 else deep
         return STRUCTURE if parent is first else -STRUCTURE
     if frame.shared.distance[i, j] < ROUNDED and not frame.equal[i, j]:
+        if first.packed != second.packed:
+            return STRUCTURE if second.packed else -STRUCTURE
         if is_rounded(second.repeats, first.repeats):
             return STRUCTURE
         if is_rounded(first.repeats, second.repeats):
