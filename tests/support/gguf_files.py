@@ -43,6 +43,7 @@ def write_gguf(
     layers = config.get("num_hidden_layers", config.get("n_layer"))
     heads = config.get("num_attention_heads", config.get("n_head"))
     architecture = ARCHITECTURES[config["model_type"]]
+    path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_block_count(layers)
     writer.add_embedding_length(config.get("hidden_size", config.get("n_embd")))
