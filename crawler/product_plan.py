@@ -134,7 +134,8 @@ def plan_products(
         layers=tuple(layer for layer in wanted if any((layer, product) in terms for product in Product)),
         terms=terms,
         gains=gains,
-        one_plus=resolved.model_type in ONE_PLUS,
+        # llama.cpp's converter adds the 1 to the stored weights.
+        one_plus=resolved.model_type in ONE_PLUS and not any(name.startswith("blk.") for name in norms),
         centred=any(f"{name.removesuffix('weight')}bias" in names for name in norms if name.endswith("weight")),
         notes=tuple(f"{note} (layers {', '.join(map(str, where))})" for note, where in notes.items()),
     )

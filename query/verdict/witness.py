@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from provenance.indexer.dossier import Dossier
 from provenance.query.statistics.frame import Frame
 from provenance.query.statistics.grid import Grid
+from provenance.query.verdict.packing import cast_from, packed_from
 from provenance.query.verdict.stack import WHOLE, coverage
 from provenance.schemas.roles import ROLE_CODE, Role
 from provenance.schemas.sampling import OFFSETS, SEQUENCE_LENGTH, TILE, sequence
@@ -109,11 +110,6 @@ class Member:
         """Share of the sampled weights that equal another one of their row: rounding to a grid makes them many."""
         return repeated_values(self.dossier)
 
-    @property
-    def packed(self) -> bool:
-        """Whether its weights are stored in blocks or with scales: made of other weights, with a loss."""
-        return self.dossier.meta.quantization is not None
-
     @cached_property
     def depth(self) -> int:
         return len(self.grid.layers)
@@ -188,9 +184,13 @@ def _structure(first: Member, second: Member, frame: Frame, i: int, j: int) -> f
             return 0.0  # layers were stacked, not dropped
         parent = shallow if deep.repeated > shallow.repeated + 1 else deep
         return STRUCTURE if parent is first else -STRUCTURE
-    if frame.shared.distance[i, j] < ROUNDED and not frame.equal[i, j]:
-        if first.packed != second.packed:
-            return STRUCTURE if second.packed else -STRUCTURE
+    if frame.equal[i, j]:
+        return 0.0
+    distance = float(frame.shared.distance[i, j])
+    methods = [member.dossier.meta.quantization for member in (first, second)]
+    if fewer := packed_from(methods[0], methods[1], distance) or cast_from(first.grid, second.grid):
+        return STRUCTURE * fewer
+    if distance < ROUNDED:
         if is_rounded(second.repeats, first.repeats):
             return STRUCTURE
         if is_rounded(first.repeats, second.repeats):

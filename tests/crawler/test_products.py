@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from provenance.crawler.architectures import resolve_roles
+from provenance.crawler.formats.gguf_facts import config_of
 from provenance.crawler.formats.header import read_header
 from provenance.crawler.local.reader import LocalReader
 from provenance.crawler.product_plan import plan_products
@@ -23,6 +24,7 @@ from provenance.schemas.products import Product, ProductSketch
 from tests.conftest import Tensors, llama
 from tests.support import layouts
 from tests.support.disguises import DISGUISES, Disguise
+from tests.support.gguf_files import write_gguf
 from tests.support.layouts import CONFIG, HEADS, KV_HEADS, LAYERS, Layout, separate
 
 ANCHORS = (3, 30, 8, 1, 27, 14)
@@ -192,6 +194,20 @@ def test_as_much_is_read_as_was_planned(stored: Stored, make: Any) -> None:
     assert some.sketch.layers == (1,)
     np.testing.assert_array_equal(some.sketch.vo[0], visit.sketch.vo[1])
     assert np.isnan(some.sketch.fu).all()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma"])
+def test_a_gguf_file_has_the_sketch_of_its_original(stored: Stored, tmp_path: Path, kind: str) -> None:
+    tensors, config = separate(), {**CONFIG, "model_type": kind}
+    expected = stored.sketch(tensors, config)
+    # llama.cpp's converter adds the 1 of Gemma's norms to their weights.
+    stored_norms = {name: t + (t.ndim == 1 and kind == "gemma") for name, t in tensors.items()}
+    write_gguf(tmp_path / "m.gguf", stored_norms, {**config, "num_hidden_layers": LAYERS}, "F32")
+    with LocalReader(tmp_path, tmp_path) as reader:
+        header = read_header(reader, "m.gguf", "")
+        assert header.gguf is not None
+        resolved = resolve_roles(header.entries, config_of(header.gguf, header.entries))
+        assert_equal(read_products(reader, plan_products(resolved, ANCHORS)), expected)
 
 
 def test_plan_names_its_bytes(stored: Stored) -> None:

@@ -26,6 +26,7 @@ ARCHITECTURES = {
     "mistral": gguf.MODEL_ARCH.LLAMA,
     "mixtral": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "gemma": gguf.MODEL_ARCH.GEMMA,
     "gpt2": gguf.MODEL_ARCH.GPT2,
     "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
@@ -61,6 +62,8 @@ def write_gguf(
     names = gguf.get_tensor_name_map(architecture, layers)
     for name, tensor in _converted(tensors, config):
         new = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if new is None and name == "lm_head.weight":
+            continue  # an architecture whose head is its embedding
         assert new is not None, name
         kind = gguf.GGMLQuantizationType[packing if tensor.ndim > 1 else "F32"]
         if tensor.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
