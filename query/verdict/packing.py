@@ -37,7 +37,7 @@ def packing_loss(method: str) -> float:
     """Twice the energy that rounding to a grid of that many bits loses: step**2 / 12, in units of the variance."""
     bits = re.search(r"[1-8]", method)
     float8 = re.search(r"(?i)fp8|float8|f8_", method)
-    step = RANGE / 2 ** (FLOAT8_BITS if float8 else int(bits[0]) if bits else UNKNOWN_BITS)
+    step = RANGE / (1 << (FLOAT8_BITS if float8 else int(bits[0]) if bits else UNKNOWN_BITS))
     return 2 * step**2 / 12
 
 
