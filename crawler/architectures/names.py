@@ -323,6 +323,8 @@ TOWERS: dict[str, tuple[str, int]] = {
     **dict.fromkeys(("audio", "speech", "acoustic", "codec", "token2wav", "talker"), ("audio", 1)),
     **dict.fromkeys(("qformer", "resampler", "perceiver", "projector", "connector"), ("connector", 1)),
     **dict.fromkeys(("encoder", "enc"), ("encoder", 2)),
+    "v.blk": ("vision", 1),  # llama.cpp's names, as are `a.blk` and `enc.blk`
+    "a.blk": ("audio", 1),
     "gemma_expert": ("expert", 2),  # PI0's action expert, next to its language model
 }
-"""Word or part of a prefix -> name of its stack, and its rank as the main stack (3 without such a word)."""
+"""Word, part or all of a prefix -> name of its stack, and its rank as the main stack (3 without such a word)."""

@@ -98,7 +98,7 @@ def _joins_states(entry: TensorEntry) -> bool:
 
 def _tower(container: str) -> tuple[str, int]:
     """Name and rank of the lowest tower word in a container's name."""
-    words = [*re.split(r"[._]", container.lower()), *container.lower().split(".")]
+    words = [*re.split(r"[._]", container.lower()), *container.lower().split("."), container]
     known = [TOWERS[word] for word in words if word in TOWERS]
     return min(known, key=lambda tower: tower[1], default=(container, _PLAIN_RANK))
 

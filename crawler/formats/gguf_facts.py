@@ -22,6 +22,7 @@ FILE_TYPES = {
 """`general.file_type` -> name of the mix of block types, as `llama-quantize` spells it (`LlamaFileType` of gguf-py)."""
 
 _NO_MODELS = ("mmproj", "imatrix")
+_SOURCES = ("general.source.repo_url", "general.source.huggingface.repository")  # the second in files of 2023
 _MAX_BASES = 16
 
 
@@ -89,7 +90,7 @@ def card_of(metadata: Mapping[str, Value]) -> dict[str, object]:
     count = metadata.get("general.base_model.count")
     bases = range(min(count, _MAX_BASES) if isinstance(count, int) else 0)
     keys = [f"general.base_model.{i}.repo_url" for i in bases]
-    addresses = [metadata.get(key) for key in ("general.source.repo_url", *keys)]
+    addresses = [metadata.get(key) for key in (*_SOURCES, *keys)]
     return {
         "license": metadata.get("general.license"),
         "base_model": [address for address in addresses if isinstance(address, str)],

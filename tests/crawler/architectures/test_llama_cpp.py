@@ -222,6 +222,14 @@ def test_the_decoder_is_the_main_stack_of_an_encoder_and_a_decoder() -> None:
     assert roles(found, None) == {"token_embd": "embed", "dec.output_norm": "final_norm"}
 
 
+def test_towers_in_the_same_file_are_not_the_main_stack() -> None:
+    tower = {stem.replace("attn_output", "attn_out"): shape for stem, shape in (ATTENTION | DENSE).items()}
+    shapes = layers(ATTENTION | DENSE) | layers(tower, 5, "v.") | layers(tower, 6, "a.")
+    found = resolved("gemma3", shapes)
+    assert found.n_layers == 2
+    assert {t.stack for t in found.tensors} == {"main", "vision", "audio"}
+
+
 def test_a_vector_in_blocks_and_scaled_values_have_no_role() -> None:
     shapes = layers(ATTENTION | DENSE)
     entries = [TensorEntry(name, "Q8_0", shape, "m.gguf", 0, 0) for name, shape in shapes.items()]

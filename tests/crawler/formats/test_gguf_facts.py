@@ -86,6 +86,11 @@ def test_a_file_declares_what_it_was_made_from() -> None:
     )
 
 
+def test_old_files_name_their_source_without_an_address() -> None:
+    found = with_declarations(RepoMetadata(), {"general.source.huggingface.repository": "org/Model"}, "packer/M")
+    assert found.declared_parents == ("org/Model",)
+
+
 def test_what_was_listed_comes_first() -> None:
     listed = RepoMetadata(license="mit", declared_parents=("ORG/model-7b",), downloads=3)
     found = with_declarations(listed, DECLARED, "org/Model-7B-Chat")
