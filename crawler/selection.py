@@ -8,8 +8,9 @@ The weights of a folder are the first of these that exists; later ones are ignor
     consolidated                 Meta's and Mistral's own layout; next to `model` it has the same weights
     adapter_model                a LoRA without the weights it applies to
     any other name               only if there is one; several unrelated ones are skipped, not guessed at
+    GGUF                         every file or split model is a checkpoint; see `gguf_selection`
 
-and each of them is, in the order in which the usual loaders look,
+and each of them but the last is, in the order in which the usual loaders look,
 
     NAME.safetensors                              one file
     NAME-00001-of-00030.safetensors               all shards, 5 or 6 digits, from 1 (or from 0)
@@ -18,8 +19,9 @@ and each of them is, in the order in which the usual loaders look,
     NAME.VARIANT.safetensors, NAME.VARIANT-00001-of-00002.safetensors
                                                   separate checkpoints, only if the plain one is absent
 
-Where a folder has no safetensors, the same holds of PyTorch's files: `pytorch_model` in place of `model`, `.bin`, `.pt`
-or `.pth` in place of `.safetensors`, without the states of optimizers and the like. Their pickles are never loaded.
+Where a folder has neither safetensors nor GGUF, the same holds of PyTorch's files: `pytorch_model` in place of `model`,
+`.bin`, `.pt` or `.pth` in place of `.safetensors`, without the states of optimizers and the like. Their pickles are
+never loaded.
 
 A pipeline (`model_index.json`) has one checkpoint per sub-folder, and single files at its root are the same weights
 again. In any other repo sub-folders count only if the root has no weights.
@@ -32,6 +34,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from provenance.crawler.gguf_selection import gguf_models
 from provenance.schemas.errors import SkippedCheckpoint, WeightsError
 
 PIPELINE_FILE = "model_index.json"
@@ -47,7 +50,8 @@ _INDEXED, _ADAPTER, _OTHER = 2, 4, 5  # ranks of sets; those without a standard 
 _UNREAD: tuple[tuple[tuple[str, ...], str], ...] = (
     ((".bin", ".pt", ".pth"), "states of a training, or no weights ({})"),
     ((".ckpt", ".pkl", ".pickle"), "pickles that are never loaded ({}); save the weights as safetensors"),
-    ((".gguf", ".ggml"), "GGUF is not read yet ({})"),
+    ((".gguf",), "only GGUF files that go with a model: projectors, importance matrices ({})"),
+    ((".ggml",), "GGML files from before GGUF are not read ({})"),
     ((".onnx", ".onnx_data"), "ONNX graphs are not read ({})"),
     ((".h5", ".keras", ".pb", ".tflite"), "TensorFlow weights are not read ({})"),
     ((".msgpack",), "Flax weights are not read ({})"),
@@ -103,16 +107,14 @@ def _format(name: str, main: str, ending: str, state: str | None = None) -> _For
     )
 
 
-_FORMATS = (
-    _format("safetensors", "model", "safetensors"),
-    _format(
-        "PyTorch",
-        "pytorch_model",
-        "bin|pt|pth",
-        state=r"training_args|optimizer|scheduler|scaler|rng_state|random_states|.*optim_states",
-    ),
+_SAFETENSORS = _format("safetensors", "model", "safetensors")
+_PYTORCH = _format(
+    "PyTorch",
+    "pytorch_model",
+    "bin|pt|pth",
+    state=r"training_args|optimizer|scheduler|scaler|rng_state|random_states|.*optim_states",
 )
-"""The formats of weight files, the preferred one first: of a folder only one is read."""
+_FORMATS = (_SAFETENSORS, _PYTORCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,14 @@ def names_a_model(name: str) -> bool:
 
 def _select_folder(folder: str, names: Sequence[str], read_json: Callable[[str], object]) -> list[Selection]:
     """The checkpoints of one folder; empty if it has neither weights nor an index of them."""
-    kind, sets = next(((f, sets) for f in _FORMATS if (sets := _weight_sets(names, f))), (_FORMATS[0], []))
+    kind, sets = _SAFETENSORS, _weight_sets(names, _SAFETENSORS)
+    if not sets and (models := gguf_models(names)):
+        return [
+            Selection(folder or None, variant, tuple(_join(folder, name) for name in files), None)
+            for variant, files in models
+        ]
+    if not sets:
+        kind, sets = _PYTORCH, _weight_sets(names, _PYTORCH)
     best = min((s.rank for s in sets), default=None)
     chosen = [s for s in sets if s.rank == best]
     if any(s.variant is None for s in chosen):

@@ -5,7 +5,7 @@ ProvenanceError                 something the user can read in one line: what, w
 ├── CheckpointError             one checkpoint cannot be fingerprinted; becomes one row in `outcomes`
 │   ├── HeaderError             an invalid header of a weight file (names repo, file and fault)
 │   ├── WeightsError            weights named by the checkpoint are missing, partial or unreadable
-│   └── SkippedCheckpoint       no error, but there is nothing to read (ONNX only, an old pickle, …)
+│   └── SkippedCheckpoint       no error, but there is nothing to read (ONNX only, a GGUF projector, an old pickle, …)
 ├── SourceError                 a crawl source (folder, listing) that cannot be used at all
 ├── StoreError                  the store on disk
 │   ├── StoreFormatError        written by an unknown version of this software

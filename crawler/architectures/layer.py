@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from provenance.crawler.architectures.agreement import READ_RESIDUAL, agreeing, latent_fits
 from provenance.crawler.architectures.config import Settings
 from provenance.crawler.architectures.fused import Geometry, Layout, Parts, Unresolved, rotary
+from provenance.crawler.architectures.llama_cpp import PERMUTED, ROTARY
 from provenance.crawler.architectures.names import (
     BOTTLENECK,
     CONV1D_STEMS,
@@ -67,19 +68,20 @@ class Context:
         """Refuse tensors whose stored numbers are not the weights.
 
         Raises:
-            Unresolved: integers, packed values, 8-bit floats with a separate scale tensor, or values that lie apart.
+            Unresolved: integers, packed values, 8-bit floats or NVFP4 that need a scale from another tensor, or
+                values that lie apart.
         """
         if entry.order is Order.APART:
             raise Unresolved("a strided view, whose values lie apart in the file")
         if not holds_weights(entry):
             raise Unresolved("packed or integer values")
-        if entry.dtype.startswith("F8") and not isinstance(entry, PackedEntry):
-            if self.scaled:
+        if entry.dtype.startswith(("F8", "NVFP4")) and not isinstance(entry, PackedEntry):
+            if self.scaled and entry.dtype.startswith("F8"):
                 raise Unresolved("8-bit values without the scale that others of this checkpoint have")
             bare = entry.name.removesuffix(".weight")
             scales = (f"{entry.name}_scale", f"{entry.name}_scale_inv", f"{bare}.scale", f"{bare}.scale_weight")
             if any(scale in self.names for scale in scales):
-                raise Unresolved("8-bit values that need the scale beside them")
+                raise Unresolved("values that need the scale beside them")
 
 
 def other(entry: TensorEntry) -> LogicalTensor:
@@ -115,7 +117,7 @@ class _Layer:
             for stem in stems
             if (role := known.get(stem)) is not None
         }
-        self.rotary = "attention_norm" in stems  # Meta's own files; vision towers also have `attention.wq`
+        self.meta = "attention_norm" in stems  # Meta's own files; vision towers also have `attention.wq`
         self.conv1d = _conv1d(self.matrices)
         if self.conv1d is None:
             self.matrices = {stem: shape for stem, shape in self.matrices.items() if stem not in CONV1D_STEMS}
@@ -133,6 +135,20 @@ class _Layer:
 
     def _transposed(self, stem: str) -> bool:
         return HEAD_AXIS.get(stem, self.conv1d is True and stem in CONV1D_STEMS)
+
+    def _permuted(self, place: Place) -> bool:
+        """Whether the rows of a query or key projection are stored in Meta's rotary order.
+
+        Raises:
+            Unresolved: it is named as in llama.cpp, and nothing tells the architecture.
+        """
+        if place.stem not in ROTARY_STEMS:
+            return False
+        if place.stem not in ROTARY:
+            return self.meta
+        if not self.context.settings.model_types:
+            raise Unresolved("whether llama.cpp has reordered its rows depends on the architecture", config=True)
+        return self.context.settings.model_types[0] in PERMUTED
 
     def _input(self, stem: str) -> int:
         return self.matrices[stem][0 if self._transposed(stem) else 1]
@@ -193,7 +209,7 @@ class _Layer:
             yield other(entry)
         elif fused is None:
             self.context.check_values(entry)
-            rows = rotary(entry.shape[0], self.geometry) if self.rotary and place.stem in ROTARY_STEMS else None
+            rows = rotary(entry.shape[0], self.geometry) if self._permuted(place) else None
             yield replace(other(entry), role=_BIAS_OF_PART[role], rows=rows)
         else:
             self.context.check_values(entry)
@@ -221,7 +237,7 @@ class _Layer:
                 yield replace(
                     whole, part=part, role=ROLE_BY_NAME.get(part, _OTHER), shape=(rows.count, shape[1]), rows=rows
                 )
-        elif self.rotary and stem in ROTARY_STEMS:
+        elif self._permuted(place):
             yield replace(whole, rows=rotary(shape[0], self.geometry))
         else:
             yield whole
@@ -270,7 +286,8 @@ class _Layer:
 def _holds_experts(place: Place) -> bool:
     """Whether a tensor stacks the matrices of all experts."""
     of_mixture = place.stem.startswith(("mlp.", "moe.", "block_sparse_moe."))
-    return place.expert is None and (".experts." in place.stem or (of_mixture and len(place.entry.shape) == 3))
+    stacked = place.stem in EXPERTS_OUT_FIRST or ".experts." in place.stem
+    return place.expert is None and (stacked or (of_mixture and len(place.entry.shape) == 3))
 
 
 def _conv1d(matrices: Mapping[str, tuple[int, ...]]) -> bool | None:

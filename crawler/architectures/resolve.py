@@ -142,8 +142,8 @@ def _outside(
     """
     claims: dict[tuple[str, Role], dict[int, list[TensorEntry]]] = {}
     by_main_first = sorted(stacks.items(), key=lambda item: (item[1] != MAIN_STACK, item[0]))
-    # `output.weight` is ambiguous unless the checkpoint has Meta's `tok_embeddings.weight`.
-    meta = any(entry.name.endswith("tok_embeddings.weight") for entry in entries)
+    # `output.weight` is ambiguous unless the checkpoint has Meta's or llama.cpp's name of the embedding.
+    meta = any(entry.name.endswith(("tok_embeddings.weight", "token_embd.weight")) for entry in entries)
     for entry in entries:
         prefix, role = _outside_role(entry)
         stack = next((name for container, name in by_main_first if container.startswith(prefix)), None)

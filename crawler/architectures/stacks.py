@@ -21,6 +21,7 @@ from provenance.schemas.tensors import TensorEntry
 # A layer number has at most five digits.
 _IN_LAYER = re.compile(rf"((?:[^.]+\.)*?)({'|'.join(CONTAINERS)})\.([0-9]{{1,5}})\.(.+)")
 _EXPERT = re.compile(r"(?<![^.])experts\.(?:expert_)?([0-9]{1,5})\.")
+_EXPERT_LAST = re.compile(r"(ffn_(?:gate|up|down))\.([0-9]{1,5})")  # llama.cpp's, before it stacked experts
 _SUFFIXES = {"weight": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}
 _TWIN = re.compile(r"(self_attn|mlps|input_layernorm|post_attention_layernorm)\.([0-9])(?=\.|$)")
 """LongCat's layers have two of each; the second ones form a separate stack."""
@@ -74,6 +75,7 @@ def place_of(entry: TensorEntry) -> Place | None:
         word += "" if twin[2] == "0" else f".second{twin[2]}"
     if not suffix:
         stem = f"{stem}.{last}" if stem else last
+    stem = _EXPERT_LAST.sub(r"experts.\2.\1", stem)
     numbers = _EXPERT.findall(stem)
     expert = int(numbers[0]) if len(numbers) == 1 else None
     if expert is not None:
@@ -123,7 +125,7 @@ def _joins_states(entry: TensorEntry) -> bool:
 
 def _tower(container: str) -> tuple[str, int]:
     """Name and rank of the lowest tower word in a container's name."""
-    words = [*re.split(r"[._]", container.lower()), *container.lower().split(".")]
+    words = [*re.split(r"[._]", container.lower()), *container.lower().split("."), container]
     known = [TOWERS[word] for word in words if word in TOWERS]
     return min(known, key=lambda tower: tower[1], default=(container, _PLAIN_RANK))
 

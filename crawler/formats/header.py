@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+from provenance.crawler.formats.gguf import MAGIC as GGUF
+from provenance.crawler.formats.gguf import Value, read_gguf
 from provenance.crawler.formats.pytorch import read_pytorch
 from provenance.crawler.formats.safetensors import MAX_HEADER_BYTES, PREFIX_BYTES, header_stop, parse_header
 from provenance.crawler.formats.zip_members import MAGIC as ZIP
@@ -19,15 +23,24 @@ _UNREAD = (
     (re.compile(rb"\x80[\x02-\x05]"), f"a plain pickle, as PyTorch wrote before version 1.6; {_OLD}"),
     (re.compile(rb".{257}ustar", re.DOTALL), f"a tar archive, as PyTorch wrote before version 0.1.10; {_OLD}"),
     (re.compile(rb"\x89HDF"), "an HDF5 file, which is not read"),
-    (re.compile(rb"lmgg|tjgg|fmgg|algg"), "an old GGML file, which is not read; convert it to GGUF"),
+    (re.compile(rb"lmgg|tjgg|fmgg|algg|ggml"), "an old GGML file, from before GGUF; convert it"),
 )
 """First bytes of formats that are met under the names of weight files."""
 
 
-def read_header(reader: TensorReader, path: str, repo: str) -> tuple[TensorEntry, ...]:
-    """The validated table of tensors of one file.
+@dataclass(frozen=True, slots=True)
+class FileHeader:
+    """What one weight file says of itself: its tensors in file order, and the metadata of a GGUF file, else null."""
 
-    A safetensors file takes one read, or two for a long header; a PyTorch file is read as `formats.pytorch` says.
+    entries: tuple[TensorEntry, ...]
+    gguf: Mapping[str, Value] | None = None
+
+
+def read_header(reader: TensorReader, path: str, repo: str) -> FileHeader:
+    """The validated header of one weight file.
+
+    A safetensors file takes one read, or two for a long header, a GGUF file a few; a PyTorch file is read as
+    `formats.pytorch` says.
 
     Raises:
         HeaderError: the header violates the format.
@@ -40,8 +53,10 @@ def read_header(reader: TensorReader, path: str, repo: str) -> tuple[TensorEntry
     (first,) = reader.read(path, [(0, guess)])
     start = bytes(first[:_MAGIC_BYTES])
     if not _is_safetensors(start):
+        if start.startswith(GGUF):
+            return FileHeader(*read_gguf(reader, path, repo, bytes(first)))
         if start.startswith(ZIP):
-            return read_pytorch(reader, path, repo)
+            return FileHeader(read_pytorch(reader, path, repo))
         where = f"{repo}/{path}" if repo else path
         for magic, what in _UNREAD:
             if magic.match(start):
@@ -54,7 +69,7 @@ def read_header(reader: TensorReader, path: str, repo: str) -> tuple[TensorEntry
     if len(data) < stop:
         (rest,) = reader.read(path, [(len(data), stop)])
         data += bytes(rest)
-    return parse_header(data, file_size=file_size, file=path, repo=repo).entries
+    return FileHeader(parse_header(data, file_size=file_size, file=path, repo=repo).entries)
 
 
 def _is_safetensors(start: bytes) -> bool:

@@ -208,7 +208,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], tuple[str, str | None, str | No
     "undecodable-name": (files(os.fsdecode(b"\xff.safetensors")), ("failed", "listing", "WeightsError"), "printable"),
     "pickles": (files("last.ckpt", "config.json"), ("skipped", "plan", "SkippedCheckpoint"), "never loaded"),
     "other-bin": (files("pytorch_model.bin"), ("skipped", "header", "SkippedCheckpoint"), "no format that is read"),
-    "gguf": (files("model.Q4_K_M.gguf"), ("skipped", "plan", "SkippedCheckpoint"), "GGUF is not read"),
+    "projector": (files("mmproj.gguf"), ("skipped", "plan", "SkippedCheckpoint"), "GGUF files that go with a model"),
     "config-only": (files("config.json"), ("skipped", "plan", "SkippedCheckpoint"), "no weights of any kind"),
     "unrelated": (files("a.safetensors", "b.safetensors"), ("skipped", "plan", "SkippedCheckpoint"), "several"),
     **{

@@ -55,7 +55,7 @@ def saved(value: object, **options: Any) -> bytes:
 
 
 def table(data: bytes) -> dict[str, TensorEntry]:
-    return {entry.name: entry for entry in read_header(Bytes(data), "pytorch_model.bin", "o/r")}
+    return {entry.name: entry for entry in read_header(Bytes(data), "pytorch_model.bin", "o/r").entries}
 
 
 def archive(pickle_data: bytes, members: Mapping[str, bytes] = {}, **options: Any) -> bytes:
@@ -160,7 +160,7 @@ def test_every_protocol_of_pickles(protocol: int) -> None:
 def test_little_is_read_of_a_long_file() -> None:
     data = saved({f"layer.{n}": torch.zeros(300, 300) for n in range(40)})
     reader = Bytes(data)
-    assert len(read_header(reader, "m.bin", "o/r")) == 40
+    assert len(read_header(reader, "m.bin", "o/r").entries) == 40
     assert reader.bytes_read < 120_000
     assert reader.requests <= 4 + 1 + 40
 
@@ -170,14 +170,14 @@ def test_what_a_file_is_comes_from_its_first_bytes(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(saved({"w": MATRIX}))
     for name in ("pytorch_model.bin", "model.safetensors"):
         with LocalReader(tmp_path, tmp_path) as reader:
-            assert [entry.name for entry in read_header(reader, name, "o/r")] == ["w"]
+            assert [entry.name for entry in read_header(reader, name, "o/r").entries] == ["w"]
 
 
 def test_a_short_safetensors_header_is_no_pickle() -> None:
     text = b'{"__metadata__":{"x":"' + b"y" * (0x280 - 25) + b'"}}'
     data = len(text).to_bytes(8, "little") + text
     assert data.startswith(b"\x80\x02")
-    assert read_header(Bytes(data), "model.bin", "o/r") == ()
+    assert read_header(Bytes(data), "model.bin", "o/r").entries == ()
 
 
 @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ def test_2000_mutations_end_in_a_table_or_an_outcome(monkeypatch: pytest.MonkeyP
                 case _:
                     data[place:place] = dice.randbytes(dice.randrange(1, 9))
         try:
-            for entry in read_header(Bytes(bytes(data)), "m.bin", "o/r"):
+            for entry in read_header(Bytes(bytes(data)), "m.bin", "o/r").entries:
                 assert 0 <= entry.start <= entry.stop <= len(data)
         except CheckpointError as error:
             refusals.append(str(error))
