@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from provenance.query.catalogue import Catalogue
     from provenance.schemas.evaluation import Evaluation
     from provenance.schemas.figures import Arrival, CompactionFigures, IndexFigures, RepoFigures, StoreStatus
-    from provenance.schemas.results import Answer, Comparison, LineageRow, ModelDescription
+    from provenance.schemas.lineage import LineageRow
+    from provenance.schemas.results import Answer, Comparison, ModelDescription
     from provenance.schemas.tabular import Rows
 
 
@@ -326,7 +327,7 @@ class Database:
         Raises:
             IndexMissingError: it was never computed.
         """
-        from provenance.schemas.results import LineageRow
+        from provenance.schemas.lineage import LineageRow
         from provenance.schemas.tabular import Rows
 
         rows = self.store.read("lineage").to_pylist()

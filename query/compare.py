@@ -19,17 +19,9 @@ from provenance.query.statistics.curves import kl_divergence, wasserstein
 from provenance.query.unread import notes_of
 from provenance.query.verdict.deep import deepen
 from provenance.query.verdict.rule import SUSPICION
+from provenance.schemas.differences import Controls, CurveScores, RoleChange, Spread
 from provenance.schemas.products import DeepReading
-from provenance.schemas.results import (
-    ComparedModel,
-    Comparison,
-    Controls,
-    CurveScores,
-    Evidence,
-    Note,
-    RoleChange,
-    Spread,
-)
+from provenance.schemas.results import ComparedModel, Comparison, Evidence, Note
 from provenance.schemas.tabular import Rows
 
 MAX_CONTROLS = 200

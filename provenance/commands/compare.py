@@ -11,7 +11,8 @@ from provenance.commands.options import deep_option, json_option, store_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from provenance.schemas.results import Comparison, RoleChange
+    from provenance.schemas.differences import RoleChange
+    from provenance.schemas.results import Comparison
 
 
 @click.command()

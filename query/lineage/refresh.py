@@ -13,7 +13,7 @@ from provenance.query.catalogue import Catalogue
 from provenance.query.engine import judge
 from provenance.query.lineage.rows import lineage_rows, verdict_row
 from provenance.schemas import tables
-from provenance.schemas.results import LineageRow, VerdictRow
+from provenance.schemas.lineage import LineageRow, VerdictRow
 from provenance.schemas.tabular import Record, Rows
 
 R = TypeVar("R", bound=Record)
