@@ -50,7 +50,7 @@ def sketch(folder: Path, anchors: Sequence[int] | None = None) -> ProductSketch 
     """All layers of a checkpoint; null where it has no embedding (an adapter)."""
     with LocalReader(folder, folder) as reader:
         files = sorted(path.name for path in folder.glob("*.safetensors"))
-        entries = [entry for file in files for entry in read_header(reader, file, folder.name)]
+        entries = [entry for file in files for entry in read_header(reader, file, folder.name).entries]
         settings = next((folder / name for name in ("config.json", "params.json") if (folder / name).exists()), None)
         resolved = resolve_roles(entries, None if settings is None else json.loads(settings.read_text()))
         vocabulary = next((t.shape[0] for t in resolved.tensors if t.role is Role.EMBEDDING), 0)
@@ -269,7 +269,9 @@ def costs() -> None:
         repo = generated_repo("bench/model", geometry)
         reader = GeneratedReader(repo)
         paths = [path for path in repo.files if path.endswith(".safetensors")]
-        resolved = resolve_roles([e for path in paths for e in read_header(reader, path, name)], geometry.config())
+        resolved = resolve_roles(
+            [e for path in paths for e in read_header(reader, path, name).entries], geometry.config()
+        )
         anchors = spread_anchors(geometry.vocabulary)
         sizes = {}
         for products in ((Product.VO,), tuple(Product)):

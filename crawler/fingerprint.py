@@ -7,9 +7,8 @@ bytes nor on the destination of the result.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -18,20 +17,19 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.crawler.adapters import Adapter, base_of, read_adapter
 from provenance.crawler.anchors import anchor_tokens, read_tokenizer, spread_anchors
-from provenance.crawler.architectures import read_names
 from provenance.crawler.formats.dtypes import is_float
-from provenance.crawler.formats.header import read_header
+from provenance.crawler.formats.gguf_facts import with_declarations
 from provenance.crawler.formats.packing.packed import PackedEntry
-from provenance.crawler.formats.packing.recognise import Unpacked, may_be_packed, unpack
-from provenance.crawler.formats.safetensors import MAX_TENSORS
+from provenance.crawler.headers import Headers, read_headers
+from provenance.crawler.metadata import with_base
 from provenance.crawler.plan import SampleSize, plan_matrices
 from provenance.crawler.product_plan import plan_products, vocabulary
 from provenance.crawler.products import ProductSums
 from provenance.crawler.sample import weight_sample
 from provenance.crawler.scan import See, scan_matrices
-from provenance.schemas.enums import Mode, Stage
-from provenance.schemas.errors import WeightsError
+from provenance.schemas.enums import Mode
 from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId
 from provenance.schemas.products import ANCHORS, ProductSketch
 from provenance.schemas.protocols import TensorReader
@@ -39,10 +37,7 @@ from provenance.schemas.records import CheckpointRow, Fingerprint, ListedCheckpo
 from provenance.schemas.roles import Role
 from provenance.schemas.sampling import SAMPLE_VERSION
 from provenance.schemas.tables import FINGERPRINT_VERSION
-from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorEntry, TensorStatistics
-
-_MAX_CONFIG_BYTES = 4 * 1024 * 1024
-_MAX_LENGTH = 2**63 - 1
+from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorStatistics
 
 
 def fingerprint(
@@ -61,7 +56,7 @@ def fingerprint(
         size: how much is read; null reads every weight (mode `full`).
         now: the time of the fingerprint, timezone-aware.
         earlier: a fingerprint of the same mode, of files with the same digests: with it only the headers are read,
-            unless the config decides which rows of a tensor have which role.
+            unless the config decides which rows of a tensor have which role, or they are of an adapter.
 
     Raises:
         HeaderError: a weight file's header violates the format.
@@ -69,23 +64,13 @@ def fingerprint(
         CheckpointError: any other reason why this checkpoint cannot be read.
     """
     repo = listed.identity.repo_id
-    entries: list[TensorEntry] = []
-    for path in listed.weight_files:
-        entries += read_header(reader, path, repo)
-        if len(entries) > MAX_TENSORS:
-            raise WeightsError(f"{repo}: more than {MAX_TENSORS:,} tensors are not read", stage=Stage.HEADER)
-    _check_entries(entries, repo)
-    config, config_note = listed.config, list[str]()
-    whole = config is None or may_be_packed(entries)  # a listing has a part of the config only
-    if whole:
-        config, config_note = read_config(reader, listed.config_file)
-    unpacked = unpack(entries, config, reader)
-    reading = read_names(unpacked.entries)
-    if reading.needs_config and not whole:
-        config, config_note = read_config(reader, listed.config_file)
-    resolved = reading.with_config(config or listed.config)
+    headers = read_headers(reader, listed)
+    resolved, gguf = headers.resolved, headers.gguf
+    if gguf is not None:
+        listed = replace(listed, metadata=with_declarations(listed.metadata, gguf, repo))
     # With another config, a fused tensor may be split differently into parts of the same names and shapes.
-    known = None if earlier is None or reading.needs_config else _same_layout(resolved.tensors, earlier.tensors)
+    anew = earlier is None or headers.config_decides or resolved.adapter
+    known = None if earlier is None or anew else _same_layout(resolved.tensors, earlier.tensors)
     if earlier is not None and known is not None and _as_planned(resolved.tensors, known, size):
         rows, sample, products = known, earlier.sample, earlier.products
     else:
@@ -93,50 +78,33 @@ def fingerprint(
         measured = _measure(reader, resolved.tensors, size, sums.add if sums else None)
         products = _stored_products(reader, listed, sums.sketch()) if sums else None
         rows = [_tensor_row(tensor, measured.get(_key(tensor))) for tensor in resolved.tensors]
-        sample = weight_sample(
-            (tensor, measured[key].cells) for tensor in resolved.tensors if (key := _key(tensor)) in measured
-        )
+        cells = [(tensor, measured[key].cells) for tensor in resolved.tensors if (key := _key(tensor)) in measured]
+        if resolved.adapter:
+            adapter = read_adapter(reader, headers.stored, headers.config)
+            resolved = _with_updates(resolved, adapter)
+            listed = replace(listed, metadata=with_base(listed.metadata, repo, base_of(headers.config)))
+            rows += adapter.rows
+            cells += zip(adapter.resolved.tensors, adapter.cells, strict=True)
+        sample = weight_sample(cells)
     identity = listed.identity
     if identity.revision == UNKNOWN_REVISION:
-        header = sorted(f"{entry.name}|{entry.dtype}|{entry.shape}" for entry in entries)
-        cells = sorted(f"{row.name}|{row.part}|{row.digest}" for row in rows)
-        identity = replace(identity, revision=_digest(header + cells))
+        header = sorted(f"{entry.name}|{entry.dtype}|{entry.shape}" for entry in headers.stored)
+        sampled = sorted(f"{row.name}|{row.part}|{row.digest}" for row in rows)
+        identity = replace(identity, revision=_digest(header + sampled))
     mode = Mode.FULL if size is None else Mode.SAMPLED
-    checkpoint = _checkpoint_row(identity, listed, resolved, unpacked, rows, reader, config_note, mode, now)
+    checkpoint = _checkpoint_row(identity, listed, resolved, headers, rows, reader, mode, now)
     return Fingerprint(checkpoint, listed.files, tuple(rows), sample, products)
 
 
-def _check_entries(entries: Sequence[TensorEntry], repo: str) -> None:
-    seen: dict[str, str] = {}
-    for entry in entries:
-        if entry.name in seen:
-            raise WeightsError(
-                f"{repo}: tensor {entry.name!r} is in {seen[entry.name]} and again in {entry.file}; "
-                "shards must not overlap"
-            )
-        seen[entry.name] = entry.file
-        # The format allows any unsigned 64-bit length if another one is zero; the store's columns are signed.
-        if max(entry.shape, default=0) > _MAX_LENGTH:
-            raise WeightsError(
-                f"{repo}: tensor {entry.name!r} in {entry.file} has the shape {list(entry.shape)[:4]}, and no tensor "
-                "is that long; write the file again",
-                stage=Stage.HEADER,
-            )
-
-
-def read_config(reader: TensorReader, path: str | None) -> tuple[Mapping[str, object] | None, list[str]]:
-    """A config, null where there is none of use; and a note that says why it was ignored."""
-    if path is None:
-        return None, []
-    length = reader.size(path)
-    if length > _MAX_CONFIG_BYTES:
-        return None, [f"{path} is {length:,} bytes long and was not read"]
-    (data,) = reader.read(path, [(0, length)])
-    try:
-        config = json.loads(bytes(data))
-    except (ValueError, RecursionError):
-        return None, [f"{path} is not valid JSON and was ignored"]
-    return (config, []) if isinstance(config, dict) else (None, [f"{path} is not a JSON object and was ignored"])
+def _with_updates(resolved: ResolvedRoles, adapter: Adapter) -> ResolvedRoles:
+    """The roles of an adapter's stored tensors, with the layers and the width of what it changes."""
+    updates = adapter.resolved
+    return replace(
+        resolved,
+        n_layers=updates.n_layers,
+        hidden_size=updates.hidden_size,
+        notes=(*adapter.notes, *resolved.notes),
+    )
 
 
 # Stored name, part and expert, which identify a logical tensor of a checkpoint.
@@ -229,22 +197,26 @@ def _checkpoint_row(
     identity: CheckpointId,
     listed: ListedCheckpoint,
     resolved: ResolvedRoles,
-    unpacked: Unpacked,
+    headers: Headers,
     rows: Sequence[TensorRow],
     reader: TensorReader,
-    config_note: Sequence[str],
     mode: Mode,
     now: datetime,
 ) -> CheckpointRow:
-    metadata = listed.metadata
+    metadata, unpacked = listed.metadata, headers.unpacked
     sizes = {file.path: file.size for file in listed.files}
     elements: Counter[str] = Counter()
     parameters, n_tensors = 0, 0
+    counted: set[tuple[str, int, int]] = set()
     for entry in unpacked.entries:
         stored = entry.stored if isinstance(entry, PackedEntry) else 0
+        n_tensors += stored or 1
+        place = (entry.file, entry.start, entry.stop)
+        if place in counted and not stored:
+            continue  # tied to another: they share their bytes
+        counted.add(place)
         elements[entry.dtype] += entry.n_elements
         parameters += entry.n_elements if stored or is_float(entry.dtype) else 0
-        n_tensors += stored or 1
     with_role = [row for row in rows if row.role != Role.OTHER]
     return CheckpointRow(
         checkpoint_id=str(identity),
@@ -287,7 +259,7 @@ def _checkpoint_row(
         resolved=len(with_role),
         unresolved=len(rows) - len(with_role),
         adapter=resolved.adapter,
-        notes=(*resolved.notes, *unpacked.notes, *config_note),
+        notes=(*resolved.notes, *unpacked.notes, *headers.notes),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import yaml
@@ -103,6 +104,15 @@ def metadata_from_readme(readme: bytes, repo_id: str) -> RepoMetadata:
         declared_parents=_parents(repo_id, card, ()),
         declared_relation=_relation(card, ()),
     )
+
+
+def with_base(metadata: RepoMetadata, repo_id: str, base: str | None) -> RepoMetadata:
+    """The metadata of an adapter whose own config names its base model; a base that the card names stays first."""
+    declared = {parent.lower(): parent for parent in metadata.declared_parents}
+    for parent in _parents(repo_id, {"base_model": base or ()}, ()):
+        declared.setdefault(parent.lower(), parent)
+    relation = metadata.declared_relation or ("adapter" if declared else None)
+    return replace(metadata, declared_parents=tuple(declared.values()), declared_relation=relation)
 
 
 def commit_from_listing(listed: Mapping[str, object]) -> str | None:

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.crawler.cells import wanted_rows
-from provenance.crawler.formats.dtypes import decode, is_numeric
+from provenance.crawler.formats.dtypes import decode, is_numeric, stored_bytes, unit
 from provenance.crawler.formats.packing.packed import Bytes, PackedEntry, Span
-from provenance.crawler.formats.safetensors import DTYPE_BITS
 from provenance.crawler.packed_bands import aligned, as_stored, packed_bands, width_of
-from provenance.schemas.tensors import LogicalTensor, TensorEntry
+from provenance.schemas.tensors import LogicalTensor, Order, TensorEntry
 
 Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
@@ -65,7 +64,8 @@ class MatrixPlan:
     """One stored matrix, the logical tensors in it, and the bands of stored rows to read.
 
     Vectors are matrices of one column. `bands` are half-open row intervals, increasing and disjoint. `offset` and
-    `item_bytes` are those of a matrix that is stored as it is; a packed one knows itself where its bytes are.
+    `row_bytes` are those of a matrix that is stored as it is, or in blocks, of which a row has a whole number; a packed
+    one knows itself where its bytes are.
     """
 
     entry: TensorEntry
@@ -73,12 +73,8 @@ class MatrixPlan:
     offset: int
     rows: int
     columns: int
-    item_bytes: int
+    row_bytes: int
     bands: tuple[tuple[int, int], ...]
-
-    @property
-    def row_bytes(self) -> int:
-        return self.columns * self.item_bytes
 
     def spans(self, low: int, high: int) -> Sequence[Span]:
         """The bytes of a band: one run, or one in each of the tensors that make a packed matrix."""
@@ -212,26 +208,27 @@ def _plan_matrix(parts: tuple[LogicalTensor, ...], size: SampleSize | None) -> M
     entry = parts[0].entry
     if isinstance(entry, PackedEntry):
         return _plan_packed(entry, tuple(as_stored(part) for part in parts), size)
-    if not is_numeric(entry.dtype) or entry.n_elements == 0:
+    if not is_numeric(entry.dtype) or entry.n_elements == 0 or entry.order is Order.APART:
         return None
-    item_bytes = DTYPE_BITS[entry.dtype] // 8
     rows, columns = _stored_shape(parts[0])
+    row_bytes = stored_bytes(entry.dtype, columns)
     if size is None:
-        bands = _chunks(rows, columns * item_bytes)
+        bands = chunks(0, rows, row_bytes, columns)
     else:
         wanted = sorted({band for part in parts for band in wanted_rows(part, rows)})
-        bands = _stretch(wanted, rows, columns * item_bytes, size.band_bytes)
+        stretched = _stretch(wanted, rows, row_bytes, size.band_bytes)
+        bands = tuple(piece for low, high in stretched for piece in chunks(low, high, row_bytes, columns))
     if not bands:
         return None
-    offset = entry.start + parts[0].element_offset * item_bytes
-    return MatrixPlan(entry, parts, offset, rows, columns, item_bytes, bands)
+    offset = entry.start + stored_bytes(entry.dtype, parts[0].element_offset)
+    return MatrixPlan(entry, parts, offset, rows, columns, row_bytes, bands)
 
 
 def _plan_packed(entry: PackedEntry, parts: tuple[LogicalTensor, ...], size: SampleSize | None) -> MatrixPlan | None:
     packing = entry.packing
-    rows, columns = _stored_shape(parts[0])
-    if columns != packing.shape[1]:  # a stack that was not split into its matrices
-        rows, columns = packing.shape
+    stored = parts[0].stored_shape
+    # A stack that was not split into its matrices is one matrix of all their rows.
+    rows, columns = stored if len(stored) == 2 and stored[1] == packing.shape[1] else packing.shape
     if size is None:
         bands = packed_bands(entry, [(0, rows)])
     else:
@@ -248,16 +245,19 @@ def _stored_shape(part: LogicalTensor) -> tuple[int, int]:
     shape = part.stored_shape or part.entry.shape
     if len(shape) == 2:
         return shape[0], shape[1]
-    # Vectors, scalars and tensors of other ranks (convolutions, stacks that are not split) are one column.
+    # Vectors, scalars and tensors of other ranks (convolutions, stacks that are not split) are one column, of blocks if
+    # they are stored in blocks.
     n = 1
     for length in shape:
         n *= length
-    return n, 1
+    elements, _ = unit(part.entry.dtype)
+    return n // elements, elements
 
 
-def _chunks(rows: int, row_bytes: int) -> tuple[tuple[int, int], ...]:
-    step = max(1, MAX_RANGE_BYTES // row_bytes)
-    return tuple((start, min(rows, start + step)) for start in range(0, rows, step))
+def chunks(low: int, high: int, row_bytes: int, columns: int) -> tuple[tuple[int, int], ...]:
+    """Cut a band of rows so that no piece has more than `MAX_RANGE_BYTES`, or as many elements."""
+    step = max(1, MAX_RANGE_BYTES // max(row_bytes, columns))
+    return tuple((start, min(high, start + step)) for start in range(low, high, step))
 
 
 def _stretch(
@@ -273,9 +273,4 @@ def _stretch(
             bands[-1] = (min(start, bands[-1][0]), max(stop, bands[-1][1]))
         else:
             bands.append((start, stop))
-    return tuple(piece for low, high in bands for piece in _split(low, high, row_bytes))
-
-
-def _split(low: int, high: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    for start, stop in _chunks(high - low, row_bytes):
-        yield low + start, low + stop
+    return tuple(bands)

@@ -10,21 +10,14 @@ from functools import cached_property
 import numpy as np
 
 from provenance.crawler.architectures.rows import rows_index
-from provenance.crawler.formats.dtypes import is_numeric
+from provenance.crawler.formats.dtypes import is_numeric, stored_bytes
 from provenance.crawler.formats.packing.packed import PackedEntry
-from provenance.crawler.formats.safetensors import DTYPE_BITS
 from provenance.crawler.packed_bands import as_stored, packed_bands
-from provenance.crawler.plan import (
-    MAX_RANGE_BYTES,
-    ByteRange,
-    MatrixPlan,
-    plan_batches,
-    plan_ranges,
-)
+from provenance.crawler.plan import ByteRange, MatrixPlan, chunks, plan_batches, plan_ranges
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.products import Product
 from provenance.schemas.roles import MAIN_STACK, Role
-from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorEntry
+from provenance.schemas.tensors import LogicalTensor, Order, ResolvedRoles, TensorEntry
 
 PRODUCTS = {
     Product.VO: (Role.VALUE, Role.OUTPUT, Role.ATTENTION_NORM),
@@ -112,8 +105,8 @@ def plan_products(
     embedding = _embedding(main)
     if embedding is None:
         raise WeightsError("no token embedding was found, and products are compared between tokens; nothing to sketch")
-    if as_stored(embedding) is not embedding:
-        raise WeightsError("the token embedding is packed across its rows, and single rows of it cannot be read")
+    if as_stored(embedding).transposed:
+        raise WeightsError("the token embedding is stored across its rows, and single rows of it cannot be read")
     if len(set(anchors)) != len(anchors) or not all(0 <= token < embedding.shape[0] for token in anchors):
         raise WeightsError(f"anchors must be different tokens of the {embedding.shape[0]} in the vocabulary")
     found: dict[int, dict[Role, list[LogicalTensor]]] = defaultdict(lambda: defaultdict(list))
@@ -145,7 +138,8 @@ def plan_products(
         layers=tuple(layer for layer in wanted if any((layer, product) in terms for product in Product)),
         terms=terms,
         gains=gains,
-        one_plus=resolved.model_type in ONE_PLUS,
+        # llama.cpp's converter adds the 1 to the stored weights.
+        one_plus=resolved.model_type in ONE_PLUS and not any(name.startswith("blk.") for name in norms),
         centred=any(f"{name.removesuffix('weight')}bias" in names for name in norms if name.endswith("weight")),
         notes=tuple(f"{note} (layers {', '.join(map(str, where))})" for note, where in notes.items()),
     )
@@ -154,7 +148,7 @@ def plan_products(
 def vocabulary(resolved: ResolvedRoles) -> int:
     """Rows of the token embedding; 0 without one whose single rows can be read."""
     found = _embedding(_main(resolved))
-    return 0 if found is None or as_stored(found) is not found else found.shape[0]
+    return 0 if found is None or as_stored(found).transposed else found.shape[0]
 
 
 def _main(resolved: ResolvedRoles) -> list[LogicalTensor]:
@@ -163,7 +157,7 @@ def _main(resolved: ResolvedRoles) -> list[LogicalTensor]:
 
 
 def _is_read(entry: TensorEntry) -> bool:
-    return isinstance(entry, PackedEntry) or is_numeric(entry.dtype)
+    return isinstance(entry, PackedEntry) or (is_numeric(entry.dtype) and entry.order is not Order.APART)
 
 
 def _embedding(tensors: Iterable[LogicalTensor]) -> LogicalTensor | None:
@@ -224,8 +218,8 @@ def _rows_of(tensor: LogicalTensor, spans: Iterable[tuple[int, int]]) -> MatrixP
     entry, (rows, *columns) = tensor.entry, tensor.stored_shape
     if isinstance(entry, PackedEntry):
         return MatrixPlan(entry, (tensor,), entry.start, rows, columns[0], 0, packed_bands(entry, spans))
-    item_bytes, width = DTYPE_BITS[entry.dtype] // 8, columns[0] if columns else 1
-    step = max(1, MAX_RANGE_BYTES // (width * item_bytes))
-    bands = tuple((at, min(high, at + step)) for low, high in spans for at in range(low, high, step))
-    offset = entry.start + tensor.element_offset * item_bytes
-    return MatrixPlan(entry, (tensor,), offset, rows, width, item_bytes, bands)
+    width = columns[0] if columns else 1
+    row_bytes = stored_bytes(entry.dtype, width)
+    bands = tuple(piece for low, high in spans for piece in chunks(low, high, row_bytes, width))
+    offset = entry.start + stored_bytes(entry.dtype, tensor.element_offset)
+    return MatrixPlan(entry, (tensor,), offset, rows, width, row_bytes, bands)

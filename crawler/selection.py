@@ -8,8 +8,9 @@ The weights of a folder are the first of these that exists; later ones are ignor
     consolidated                 Meta's and Mistral's own layout; next to `model` it has the same weights
     adapter_model                a LoRA without the weights it applies to
     any other name               only if there is one; several unrelated ones are skipped, not guessed at
+    GGUF                         every file or split model is a checkpoint; see `gguf_selection`
 
-and each of them is, in the order in which the usual loaders look,
+and each of them but the last is, in the order in which the usual loaders look,
 
     NAME.safetensors                              one file
     NAME-00001-of-00030.safetensors               all shards, 5 or 6 digits, from 1 (or from 0)
@@ -18,8 +19,12 @@ and each of them is, in the order in which the usual loaders look,
     NAME.VARIANT.safetensors, NAME.VARIANT-00001-of-00002.safetensors
                                                   separate checkpoints, only if the plain one is absent
 
+Where a folder has neither safetensors nor GGUF, the same holds of PyTorch's files: `pytorch_model` in place of `model`,
+`.bin`, `.pt` or `.pth` in place of `.safetensors`, without the states of optimizers and the like. Their pickles are
+never loaded.
+
 A pipeline (`model_index.json`) has one checkpoint per sub-folder, and single files at its root are the same weights
-again. In any other repo sub-folders count only if the root has no weights. Pickles are never loaded.
+again. In any other repo sub-folders count only if the root has no weights.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from provenance.crawler.gguf_selection import gguf_models
 from provenance.schemas.errors import SkippedCheckpoint, WeightsError
 
 PIPELINE_FILE = "model_index.json"
@@ -37,13 +43,15 @@ CONFIG_FILES = ("config.json", "params.json", "adapter_config.json", PIPELINE_FI
 """Files that make a folder look like a checkpoint even without weights."""
 
 _CONFIGS = CONFIG_FILES[:2]  # those that describe the weights in the same folder, the better one first
+_ADAPTER_CONFIG = "adapter_config.json"
 
-_RANK = {"model": 0, "diffusion_pytorch_model": 1, "consolidated": 3, "adapter_model": 4}
-_INDEXED, _OTHER = 2, 5
+_INDEXED, _ADAPTER, _OTHER = 2, 4, 5  # ranks of sets; those without a standard name are indexed or other
 
 _UNREAD: tuple[tuple[tuple[str, ...], str], ...] = (
-    ((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"), "only pickled weights ({}); they are never loaded"),
-    ((".gguf", ".ggml"), "GGUF is not read yet ({})"),
+    ((".bin", ".pt", ".pth"), "states of a training, or no weights ({})"),
+    ((".ckpt", ".pkl", ".pickle"), "pickles that are never loaded ({}); save the weights as safetensors"),
+    ((".gguf",), "only GGUF files that go with a model: projectors, importance matrices ({})"),
+    ((".ggml",), "GGML files from before GGUF are not read ({})"),
     ((".onnx", ".onnx_data"), "ONNX graphs are not read ({})"),
     ((".h5", ".keras", ".pb", ".tflite"), "TensorFlow weights are not read ({})"),
     ((".msgpack",), "Flax weights are not read ({})"),
@@ -55,16 +63,58 @@ MAX_INDEX_BYTES = 32 * 1024 * 1024
 """Limit of a shard index. The largest known have 15 MB (140,000 tensors); parsed, one takes 25 times its size."""
 
 _SHARD = r"(?:-(?P<number>\d{5,6})-of-(?P<total>\d{5,6}))?"
-_NAMES = (  # only standard names have variants: `sd_xl_base_1.0` is a name, not variant `0`
-    re.compile(
-        r"(?P<stem>model|diffusion_pytorch_model|adapter_model)(?:\.(?P<variant>[^.]+?))?"
-        rf"{_SHARD}(?:\.(?P<late>[^.]+))?\.safetensors"
-    ),
-    re.compile(r"(?P<stem>consolidated)\.(?P<number>\d{1,6})\.safetensors"),
-    re.compile(rf"(?P<stem>.+?){_SHARD}\.safetensors"),
-)
 _LONG = 120  # maximum characters of a name in an error
-_INDEX = re.compile(r"(?P<stem>.+)\.safetensors\.index(?:\.(?P<variant>[^.]+))?\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """How the weight files of one format are named.
+
+    Attributes:
+        name: for messages.
+        ranks: standard names, and which of them are preferred: those of the lowest number.
+        names: patterns of weight files, the first that matches is used.
+        index: pattern of shard indexes.
+        state: pattern of files of the same ending that hold no weights; null for none.
+    """
+
+    name: str
+    ranks: Mapping[str, int]
+    names: tuple[re.Pattern[str], ...]
+    index: re.Pattern[str]
+    state: re.Pattern[str] | None = None
+
+    def match(self, name: str) -> re.Match[str] | None:
+        """The parts of the name of a weight file; null for other files."""
+        if self.state is not None and self.state.match(name):
+            return None
+        return next((m for pattern in self.names if (m := pattern.fullmatch(name))), None)
+
+
+def _format(name: str, main: str, ending: str, state: str | None = None) -> _Format:
+    end = rf"\.(?P<ending>{ending})"
+    standard = f"{main}|diffusion_pytorch_model|adapter_model"
+    return _Format(
+        name,
+        {main: 0, "diffusion_pytorch_model": 1, "consolidated": 3, "adapter_model": _ADAPTER},
+        (  # only standard names have variants: `sd_xl_base_1.0` is a name, not variant `0`
+            re.compile(rf"(?P<stem>{standard})(?:\.(?P<variant>[^.]+?))?{_SHARD}(?:\.(?P<late>[^.]+))?{end}"),
+            re.compile(rf"(?P<stem>consolidated)\.(?P<number>\d{{1,6}}){end}"),
+            re.compile(rf"(?P<stem>.+?){_SHARD}{end}"),
+        ),
+        re.compile(rf"(?P<stem>.+){end}\.index(?:\.(?P<variant>[^.]+))?\.json"),
+        re.compile(state) if state else None,
+    )
+
+
+_SAFETENSORS = _format("safetensors", "model", "safetensors")
+_PYTORCH = _format(
+    "PyTorch",
+    "pytorch_model",
+    "bin|pt|pth",
+    state=r"training_args|optimizer|scheduler|scaler|rng_state|random_states|.*optim_states",
+)
+_FORMATS = (_SAFETENSORS, _PYTORCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +129,17 @@ class Selection:
 
 @dataclass(slots=True)
 class _WeightSet:
-    """All files of one name and variant in one folder."""
+    """All files of one name, ending and variant in one folder."""
 
-    stem: str
     variant: str | None
+    standard: int | None  # the rank of its name, null for one that is not standard
     single: str | None = None
     index: str | None = None
     shards: dict[str, dict[int, str]] = field(default_factory=dict)  # announced total -> number -> file
 
     @property
     def rank(self) -> int:
-        return _RANK.get(self.stem, _INDEXED if self.index else _OTHER)
+        return self.standard if self.standard is not None else _INDEXED if self.index else _OTHER
 
     @property
     def first(self) -> str:
@@ -133,52 +183,64 @@ def select_weights(paths: Sequence[str], read_json: Callable[[str], object]) -> 
         for suffixes, reason in _UNREAD
         if (unread := [path for path in sorted(paths) if path.endswith(suffixes)])
     ]
-    raise SkippedCheckpoint("no safetensors here: " + ("; ".join(reasons) or "no weights of any kind"))
+    raise SkippedCheckpoint("nothing to read here: " + ("; ".join(reasons) or "no weights of any kind"))
 
 
 def is_weight_related(name: str) -> bool:
     """Whether a file contains, describes or lists weights, judged by its name."""
-    return name.endswith(WEIGHT_SUFFIXES) or name in CONFIG_FILES or _INDEX.fullmatch(name) is not None
+    listed = any(kind.index.fullmatch(name) for kind in _FORMATS)
+    return name.endswith(WEIGHT_SUFFIXES) or name in CONFIG_FILES or listed
 
 
 def names_a_model(name: str) -> bool:
-    """Whether a safetensors file has a specific name, rather than a standard name such as `model`."""
-    return any(weights.stem not in _RANK for weights in _weight_sets([name])) or not name.endswith(".safetensors")
+    """Whether a weight file has a specific name, rather than a standard name such as `model`."""
+    sets = [weights for kind in _FORMATS for weights in _weight_sets([name], kind)]
+    return not sets or any(weights.standard is None for weights in sets)
 
 
 def _select_folder(folder: str, names: Sequence[str], read_json: Callable[[str], object]) -> list[Selection]:
-    """The checkpoints of one folder; empty if it has neither safetensors nor an index of them."""
-    sets = _weight_sets(names)
+    """The checkpoints of one folder; empty if it has neither weights nor an index of them."""
+    kind, sets = _SAFETENSORS, _weight_sets(names, _SAFETENSORS)
+    if not sets and (models := gguf_models(names)):
+        return [
+            Selection(folder or None, variant, tuple(_join(folder, name) for name in files), None)
+            for variant, files in models
+        ]
+    if not sets:
+        kind, sets = _PYTORCH, _weight_sets(names, _PYTORCH)
     best = min((s.rank for s in sets), default=None)
     chosen = [s for s in sets if s.rank == best]
     if any(s.variant is None for s in chosen):
         chosen = [s for s in chosen if s.variant is None]
-    if best == _OTHER and len(chosen) > 1:
-        raise _ambiguous(folder, chosen)
-    checkpoints = [(s, _files(s, folder, names, read_json)) for s in chosen]
+    if best != _INDEXED and len({s.variant for s in chosen}) < len(chosen):
+        raise _ambiguous(folder, chosen, kind)
+    checkpoints = [(s, _files(s, folder, names, kind, read_json)) for s in chosen]
     if best == _INDEXED:
         most = max(len(files) for _, files in checkpoints)
         checkpoints = [(s, files) for s, files in checkpoints if len(files) == most]
         if len(checkpoints) > 1:
-            raise _ambiguous(folder, [s for s, _ in checkpoints])
-    config = next((_join(folder, name) for name in _CONFIGS if name in names), None)
+            raise _ambiguous(folder, [s for s, _ in checkpoints], kind)
+    order = (_ADAPTER_CONFIG, *_CONFIGS) if best == _ADAPTER else _CONFIGS
+    config = next((_join(folder, name) for name in order if name in names), None)
     return [
         Selection(folder or None, s.variant, tuple(_join(folder, name) for name in files), config)
         for s, files in sorted(checkpoints, key=lambda pair: pair[0].variant or "")
     ]
 
 
-def _weight_sets(names: Sequence[str]) -> list[_WeightSet]:
-    """Group safetensors files and their indexes by name and variant."""
-    sets: dict[tuple[str, str | None], _WeightSet] = {}
+def _weight_sets(names: Sequence[str], kind: _Format) -> list[_WeightSet]:
+    """Group the weight files of one format and their indexes by name, ending and variant."""
+    sets: dict[tuple[str, str, str | None], _WeightSet] = {}
     for name in names:
-        match = next((m for pattern in (*_NAMES, _INDEX) if (m := pattern.fullmatch(name))), None)
+        listed = kind.index.fullmatch(name)
+        match = listed or kind.match(name)
         if match is None:
             continue
         parts = match.groupdict()
         variant = parts.get("variant") or parts.get("late")
-        weights = sets.setdefault((parts["stem"], variant), _WeightSet(parts["stem"], variant))
-        if match.re is _INDEX:
+        stem = parts["stem"]
+        weights = sets.setdefault((stem, parts["ending"], variant), _WeightSet(variant, kind.ranks.get(stem)))
+        if listed:
             weights.index = name
         elif parts.get("number") is None:
             weights.single = name
@@ -187,7 +249,9 @@ def _weight_sets(names: Sequence[str]) -> list[_WeightSet]:
     return list(sets.values())
 
 
-def _files(weights: _WeightSet, folder: str, names: Sequence[str], read_json: Callable[[str], object]) -> list[str]:
+def _files(
+    weights: _WeightSet, folder: str, names: Sequence[str], kind: _Format, read_json: Callable[[str], object]
+) -> list[str]:
     """The files of one set in shard order.
 
     Raises:
@@ -196,11 +260,11 @@ def _files(weights: _WeightSet, folder: str, names: Sequence[str], read_json: Ca
     """
     if weights.single:
         return [weights.single]
-    if whole := _whole_set(weights, names):
+    if whole := _whole_set(weights, names, kind):
         return whole
     if weights.index:
         path = _join(folder, weights.index)
-        named = _indexed_files(read_json(path), path)
+        named = _indexed_files(read_json(path), path, kind)
         if missing := [name for name in named if name not in names]:
             raise WeightsError(f"{path} names {len(missing)} of {len(named)} files that are missing: {_some(missing)}")
         return named
@@ -216,7 +280,7 @@ def _files(weights: _WeightSet, folder: str, names: Sequence[str], read_json: Ca
     return [shards[number] for number in sorted(shards)]
 
 
-def _whole_set(weights: _WeightSet, names: Sequence[str]) -> list[str]:
+def _whole_set(weights: _WeightSet, names: Sequence[str], kind: _Format) -> list[str]:
     """The shards in order if they need no index: one complete set whose names give the total number.
 
     Empty if another file could belong to it, such as a separate draft head.
@@ -224,7 +288,7 @@ def _whole_set(weights: _WeightSet, names: Sequence[str]) -> list[str]:
     if len(weights.shards) != 1 or "" in weights.shards:
         return []
     ((total, shards),) = weights.shards.items()
-    others = [name for name in names if name.endswith(".safetensors") and not name.startswith("consolidated")]
+    others = [name for name in names if kind.match(name) and not name.startswith("consolidated")]
     complete = list(_numbers(total, shards)) == sorted(shards)
     return [shards[number] for number in sorted(shards)] if complete and len(others) == len(shards) else []
 
@@ -235,7 +299,7 @@ def _numbers(total: str, shards: Mapping[int, str]) -> range:
     return range(start, start + int(total) if total else max(shards) + 1)
 
 
-def _indexed_files(index: object, path: str) -> list[str]:
+def _indexed_files(index: object, path: str, kind: _Format) -> list[str]:
     """The files that a shard index names, in shard order.
 
     Raises:
@@ -246,8 +310,8 @@ def _indexed_files(index: object, path: str) -> list[str]:
         raise WeightsError(f"{path} is not a shard index: it has no weight_map of tensor names to files")
     named: set[str] = set()
     for name in weight_map.values():
-        if not isinstance(name, str) or not name.endswith(".safetensors"):
-            raise WeightsError(f"{path} names {str(name)[:_LONG]!r}, which is not a safetensors file")
+        if not isinstance(name, str) or kind.match(name) is None:
+            raise WeightsError(f"{path} names {str(name)[:_LONG]!r}, which is not a {kind.name} file")
         if "/" in name or "\\" in name or PurePosixPath(name).name != name:
             raise WeightsError(f"{path} names {name[:_LONG]!r}, which does not lie in its own folder; refused")
         named.add(name)
@@ -263,13 +327,14 @@ def _indexed_files(index: object, path: str) -> list[str]:
 def _shard_name(example: str, number: int) -> str:
     """The name of shard `number`, derived from the name of another shard."""
     return re.sub(
-        r"(?<=[-.])(\d+)(?=-of-\d|\.safetensors$)", lambda digits: f"{number:0{len(digits[1])}d}", example, count=1
+        r"(?<=[-.])(\d+)(?=-of-\d|\.[a-z]+$)", lambda digits: f"{number:0{len(digits[1])}d}", example, count=1
     )
 
 
-def _ambiguous(folder: str, sets: Sequence[_WeightSet]) -> SkippedCheckpoint:
+def _ambiguous(folder: str, sets: Sequence[_WeightSet], kind: _Format) -> SkippedCheckpoint:
     names = [_join(folder, s.first) for s in sets]
-    return SkippedCheckpoint(f"several unrelated safetensors and nothing says which are the weights: {_some(names)}")
+    several = f"several unrelated {kind.name} files and nothing says which are the weights"
+    return SkippedCheckpoint(f"{several}: {_some(names)}")
 
 
 def _join(folder: str, name: str) -> str:

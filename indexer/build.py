@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from provenance.indexer.dossier import WEIGHTS_SUFFIX, Dossier, facts_of, sketch_cells
+from provenance.indexer.dossier import CONFIG_SUFFIX, Dossier, facts_of, sketch_cells
 from provenance.indexer.dossier_file import DossierFile
 from provenance.indexer.dossier_meta import META_COLUMNS, meta_of
 from provenance.indexer.generation import (
@@ -63,7 +63,7 @@ order by t.fingerprint_id
 """
 
 
-_WEIGHT_FILES = f"select * from files where path like '%{WEIGHTS_SUFFIX}'"
+_WEIGHT_FILES = f"select * from files where path not like '%{CONFIG_SUFFIX}'"
 
 
 def load_dossiers(store: Store, manifest: Manifest, fingerprints: Sequence[str] | None = None) -> list[Dossier]:

@@ -43,7 +43,8 @@ FACT = np.dtype(
 )
 """One tensor: `columns` is 0 for vectors; a null `layer` or `expert` is -1, a null `digest` is 0."""
 
-WEIGHTS_SUFFIX = ".safetensors"
+CONFIG_SUFFIX = ".json"
+"""Ending of the files of a checkpoint that hold no weights; unrelated models may share a config."""
 
 _STATISTICS = ("mean", "std", "std_error", "skewness", "kurtosis")
 _TENSOR_COLUMNS = ("role", "layer", "expert", "shape", "digest", *_STATISTICS)
@@ -205,8 +206,8 @@ def dossier_of(fingerprint: Fingerprint) -> Dossier:
 
 
 def is_weights(path: str) -> bool:
-    """Whether a listed file contains weights; unrelated models may share a config."""
-    return path.endswith(WEIGHTS_SUFFIX)
+    """Whether a file of a checkpoint contains weights."""
+    return not path.endswith(CONFIG_SUFFIX)
 
 
 def facts_of(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.void]:

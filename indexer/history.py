@@ -50,7 +50,7 @@ _FORGOTTEN = "select repo_id from tombstones where repo_id not in (select repo_i
 _DIGESTS = f"""
 select fingerprint_id, mode, list_sort(list(coalesce(sha256, xet_hash))) as digests
 from checkpoints join files using (fingerprint_id)
-where fingerprint_version = ? and source = '{Source.HUB}' and path like '%.safetensors'
+where fingerprint_version = ? and source = '{Source.HUB}' and path not like '%.json'
 group by fingerprint_id, mode, n_files
 having count(coalesce(sha256, xet_hash)) = n_files
 """

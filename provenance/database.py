@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from provenance.query.lineage.refresh import LineageRefresh
     from provenance.schemas.evaluation import Evaluation
     from provenance.schemas.figures import Arrival, CompactionFigures, IndexFigures, RepoFigures, StoreStatus
-    from provenance.schemas.results import Answer, Comparison, LineageRow, ModelDescription
+    from provenance.schemas.lineage import LineageRow
+    from provenance.schemas.results import Answer, Comparison, ModelDescription
     from provenance.schemas.tabular import Rows
 
 
@@ -323,7 +324,7 @@ class Database:
         Raises:
             IndexMissingError: it was never computed.
         """
-        from provenance.schemas.results import LineageRow
+        from provenance.schemas.lineage import LineageRow
         from provenance.schemas.tabular import Rows
 
         rows = self.store.read("lineage").to_pylist()

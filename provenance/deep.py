@@ -10,11 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from provenance.crawler.anchors import anchor_tokens, common_anchors, read_tokenizer, spread_anchors
-from provenance.crawler.architectures import resolve_roles
 from provenance.crawler.engine.tasks import CrawlTask, local_tasks, named_tasks
-from provenance.crawler.fingerprint import read_config
-from provenance.crawler.formats.header import read_header
-from provenance.crawler.formats.packing.recognise import unpack
+from provenance.crawler.headers import read_headers
 from provenance.crawler.product_plan import ProductPlan, plan_products, vocabulary
 from provenance.crawler.products import read_products
 from provenance.query.engine import judge
@@ -91,12 +88,10 @@ class Weigher:
                 if (listed.identity.subfolder, listed.identity.variant) != (meta.subfolder, meta.variant):
                     continue
                 complete, reader = self._open.enter_context(task.open(listed))
-                entries = [e for path in complete.weight_files for e in read_header(reader, path, meta.repo_id)]
-                config, _ = read_config(reader, complete.config_file)
-                unpacked = unpack(entries, config, reader).entries
+                resolved = read_headers(reader, complete).resolved
                 beside = PurePosixPath(complete.config_file or complete.weight_files[0]).with_name("tokenizer.json")
                 remote = task.source is Source.HUB
-                return Weights(reader, resolve_roles(unpacked, config), read_tokenizer(reader, str(beside)), remote)
+                return Weights(reader, resolved, read_tokenizer(reader, str(beside)), remote)
         raise UnknownModelError(f"{meta.checkpoint_id}: its weights are no more where they were; crawl it again")
 
     def read(

@@ -16,10 +16,12 @@ from provenance.query.engine import assessments
 from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.evidence.profile_correlation import profile_score
 from provenance.query.statistics.curves import kl_divergence, wasserstein
+from provenance.query.unread import notes_of
 from provenance.query.verdict.deep import deepen
 from provenance.query.verdict.rule import SUSPICION
+from provenance.schemas.differences import Controls, CurveScores, RoleChange, Spread
 from provenance.schemas.products import DeepReading
-from provenance.schemas.results import ComparedModel, Comparison, Controls, CurveScores, Evidence, RoleChange, Spread
+from provenance.schemas.results import ComparedModel, Comparison, Evidence, Note
 from provenance.schemas.tabular import Rows
 
 MAX_CONTROLS = 200
@@ -54,9 +56,10 @@ def compare(pair: Pair, catalogue: Catalogue, reading: DeepReading | None = None
         license=assessment.meta.license,
         created_at=assessment.meta.created_at,
         evidence=Rows(Evidence, assessment.evidence),
-        changes=Rows(RoleChange, role_changes(pair) if assessment.is_relative else ()),
+        changes=Rows(RoleChange, role_changes(pair) if assessment.is_relative and pair.of_one_kind else ()),
         curves=_curves(pair),
         controls=controls(pair, map(Subject, others)),
+        notes=Rows(Note, [*notes_of(pair.a.dossier), *notes_of(pair.b.dossier)]),
     )
 
 
@@ -101,6 +104,8 @@ def _related(a: Subject, b: Subject) -> bool:
 
 def _curves(pair: Pair) -> CurveScores:
     a, b = pair.a.dossier, pair.b.dossier
+    if not pair.of_one_kind:
+        return CurveScores(None, None, None, None)
     return CurveScores(
         published_score=published_score(a.curves(), b.curves()),
         profile_correlation=profile_score(a, b),

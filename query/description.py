@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from provenance.indexer.dossier import Dossier
-from provenance.schemas.results import ModelDescription, ModelMetadata, RoleFigures
+from provenance.query.unread import notes_of
+from provenance.schemas.enums import NoteKind
+from provenance.schemas.results import ModelDescription, ModelMetadata, Note, RoleFigures
 from provenance.schemas.roles import MAIN_STACK, ROLES
 from provenance.schemas.tabular import Rows
 
@@ -24,13 +26,19 @@ order by stack <> 'main', stack, role = 'other', role
 """
 
 
+_NOTES = "select notes from checkpoints where fingerprint_id = ?"
+
+
 def describe(dossier: Dossier, connection: duckdb.DuckDBPyConnection) -> ModelDescription:
     """Metadata, roles and curves of one checkpoint, stored or not."""
+    notes = notes_of(dossier)
     if dossier.meta.fingerprint_id is None:
         roles = _roles_in_memory(dossier)
     else:
         rows = connection.execute(_ROLES, [dossier.meta.fingerprint_id]).fetchall()
         roles = [RoleFigures(*row) for row in rows]
+        for (texts,) in connection.execute(_NOTES, [dossier.meta.fingerprint_id]).fetchall():
+            notes += [Note(dossier.checkpoint_id, NoteKind.UNRESOLVED, text) for text in texts or ()]
     curves = {
         statistic: {
             role: tuple(float(x) if np.isfinite(x) else None for x in curve)
@@ -38,7 +46,8 @@ def describe(dossier: Dossier, connection: duckdb.DuckDBPyConnection) -> ModelDe
         }
         for statistic in ("std", "skewness", "kurtosis")
     }
-    return ModelDescription(ModelMetadata.from_attributes(dossier.meta), Rows(RoleFigures, roles), curves)
+    model = ModelMetadata.from_attributes(dossier.meta)
+    return ModelDescription(model, Rows(RoleFigures, roles), curves, Rows(Note, notes))
 
 
 def _roles_in_memory(dossier: Dossier) -> list[RoleFigures]:

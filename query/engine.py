@@ -9,11 +9,13 @@ from provenance.indexer.dossier import Dossier
 from provenance.query.candidates import candidates
 from provenance.query.catalogue import Catalogue
 from provenance.query.evidence.pair import Pair, Subject
+from provenance.query.unread import MIN_MATRICES, notes_of
+from provenance.query.verdict.adapter import with_merged_adapters
 from provenance.query.verdict.deep import by_products, deep_verdict, deepen, rerank
-from provenance.query.verdict.rule import MIN_MATRICES, Assessment, assess, model_verdict, settle
+from provenance.query.verdict.rule import Assessment, assess, model_verdict, settle
 from provenance.schemas.enums import ModelVerdict
 from provenance.schemas.products import DeepReading
-from provenance.schemas.results import Answer, Candidate, Evidence, LayerRun, ModelSummary, SearchedStore
+from provenance.schemas.results import Answer, Candidate, Evidence, LayerRun, ModelSummary, Note, SearchedStore
 from provenance.schemas.tabular import Rows
 
 
@@ -56,6 +58,7 @@ class Judgement:
             SearchedStore(self.n_checkpoints, self.n_unindexed, self.generation),
             self.verdict,
             Rows(Candidate, (_candidate(rank, a) for rank, a in enumerate(self.candidates[:k], start=1))),
+            Rows(Note, notes_of(self.model)),
         )
 
 
@@ -100,7 +103,8 @@ def assessments(
     subject = Subject(model)  # not cached: it may be another reading of a stored checkpoint
     pairs = [Pair(subject, catalogue.subject(other), catalogue.background) for other in recalled]
     settled = settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
-    return by_products(settled, catalogue.n_checkpoints)
+    n_store = catalogue.n_checkpoints
+    return with_merged_adapters(by_products(settled, n_store), n_store)
 
 
 def _verdict(model: Dossier, candidates: Sequence[Assessment]) -> ModelVerdict:
@@ -108,7 +112,8 @@ def _verdict(model: Dossier, candidates: Sequence[Assessment]) -> ModelVerdict:
 
 
 def _judgeable(model: Dossier) -> bool:
-    return len(model.matrices.facts) >= MIN_MATRICES
+    """Whether the weights suffice to say that a model has no parent; an adapter's say nothing of its base."""
+    return not model.meta.adapter and len(model.matrices.facts) >= MIN_MATRICES
 
 
 def _candidate(rank: int, a: Assessment) -> Candidate:

@@ -54,6 +54,21 @@ class Relation(StrEnum):
     UNKNOWN = "unknown"
 
 
+class NoteKind(StrEnum):
+    """Why a checkpoint, or a part of it, could not be read."""
+
+    ADAPTER_ALONE = "adapter-alone"
+    """An adapter without the weights that it applies to."""
+    NO_ATTENTION = "no-attention"
+    """No projection of an attention was found in its layers."""
+    PACKED = "packed"
+    """Its numbers are packed in a way that is not read."""
+    FEW_MATRICES = "few-matrices"
+    """Too few matrices could be read to judge it."""
+    UNRESOLVED = "unresolved"
+    """Something that the crawl noted: tensors without a role, and why."""
+
+
 class MergeMethod(StrEnum):
     """How a merge was made of its parents, in mergekit's words where it has one."""
 

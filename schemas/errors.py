@@ -3,9 +3,9 @@
 ProvenanceError                 something the user can read in one line: what, why, what next
 ├── IdentityError               a checkpoint id that does not parse
 ├── CheckpointError             one checkpoint cannot be fingerprinted; becomes one row in `outcomes`
-│   ├── HeaderError             an invalid safetensors header (names repo, file and fault)
+│   ├── HeaderError             an invalid header of a weight file (names repo, file and fault)
 │   ├── WeightsError            weights named by the checkpoint are missing, partial or unreadable
-│   └── SkippedCheckpoint       no error, but there is nothing to read (`.bin` only, GGUF only, …)
+│   └── SkippedCheckpoint       no error, but there is nothing to read (ONNX only, a GGUF projector, an old pickle, …)
 ├── SourceError                 a crawl source (folder, listing) that cannot be used at all
 ├── StoreError                  the store on disk
 │   ├── StoreFormatError        written by an unknown version of this software
@@ -50,7 +50,7 @@ class CheckpointError(ProvenanceError):
 
 
 class HeaderError(CheckpointError):
-    """An invalid safetensors header.
+    """An invalid header of a weight file.
 
     Attributes:
         repo: repo id or folder of the file.
@@ -61,10 +61,10 @@ class HeaderError(CheckpointError):
     stage = Stage.HEADER
     reason = Reason.MALFORMED
 
-    def __init__(self, fault: str, *, file: str, repo: str = "") -> None:
+    def __init__(self, fault: str, *, file: str, repo: str = "", kind: str = "safetensors") -> None:
         self.repo, self.file, self.fault = repo, file, fault
         where = f"{repo}/{file}" if repo else file
-        super().__init__(f"{where}: not a valid safetensors file: {fault}")
+        super().__init__(f"{where}: not a valid {kind} file: {fault}")
 
 
 class WeightsError(CheckpointError):

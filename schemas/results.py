@@ -1,13 +1,13 @@
-"""What the public API returns about models: answers, comparisons, descriptions, lineage. See `docs/json.md`."""
+"""What the public API returns about models: answers, comparisons, descriptions. See `docs/json.md`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from provenance.schemas.enums import Direction, MergeMethod, Mode, ModelVerdict, Relation, Verdict
+from provenance.schemas.differences import Controls, CurveScores, RoleChange
+from provenance.schemas.enums import Direction, MergeMethod, Mode, ModelVerdict, NoteKind, Relation, Verdict
 from provenance.schemas.tabular import Record, Rows, Versioned
 
 if TYPE_CHECKING:
@@ -131,13 +131,26 @@ class SearchedStore(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Note(Record):
+    """What could not be read of a checkpoint, and why, in one sentence for a user."""
+
+    checkpoint_id: str
+    kind: NoteKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answer(Record):
-    """The suspected parents of a model, best first. As a table: its candidates, without their evidence."""
+    """The suspected parents of a model, best first. As a table: its candidates, without their evidence.
+
+    `notes` say what could not be read of the model; most have none.
+    """
 
     model: ModelSummary
     store: SearchedStore
     verdict: ModelVerdict
     candidates: Rows[Candidate]
+    notes: Rows[Note]
 
     def to_arrow(self) -> pa.Table:
         """The candidates as an Arrow table."""
@@ -165,74 +178,11 @@ class ComparedModel(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class CurveScores(Record):
-    """Similarities and distances of the curves of two models; null if they cannot be compared."""
-
-    published_score: float | None
-    profile_correlation: float | None
-    wasserstein: float | None
-    kl_divergence: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Spread(Record):
-    """The range of the scores of several pairs."""
-
-    median: float
-    lowest: float
-    highest: float
-
-
-@dataclass(frozen=True, slots=True)
-class Controls(Record):
-    """The curve scores of `n` strangers of the same shape: what the architecture alone explains. Null if `n` is 0."""
-
-    n: int
-    published_score: Spread | None
-    profile_correlation: Spread | None
-    wasserstein: Spread | None
-    kl_divergence: Spread | None
-
-
-@dataclass(frozen=True, slots=True)
-class RoleChange(Record):
-    """How the tensors of one role differ between a model and a candidate, taken for its parent, over sampled cells.
-
-    Attributes:
-        role: as in `tensors`.
-        layers: of the model that were compared; -1 for tensors outside the layers; empty where no cells are sampled.
-        unchanged: those of them whose cells are all equal.
-        equal: whether all its tensors are equal, as far as cells, digests and moments show; null where not known.
-        energy: mean square of the change over that of the parent's weights, averaged over the layers; null where there
-            are no cells, or nothing but zeros before.
-        energies: the same for each of `layers`.
-        rank: numerical rank of the change where it is low, as after a merged LoRA; else null.
-        rank_limit: the largest rank that the cells could show; null where they cannot show any.
-        zeros: share of exact zeros in the model; `zeros_before` in the candidate.
-        repeats: share of the values of a row that occur in it again, as on a coarse grid; `repeats_before` likewise.
-        new_rows: rows more than the candidate has: new tokens, for embeddings; negative where some were cut.
-        new_columns: likewise.
-    """
-
-    role: str
-    layers: tuple[int, ...]
-    unchanged: tuple[int, ...]
-    equal: bool | None
-    energy: float | None
-    energies: tuple[float | None, ...]
-    rank: int | None
-    rank_limit: int | None
-    zeros: float | None
-    zeros_before: float | None
-    repeats: float | None
-    repeats_before: float | None
-    new_rows: int
-    new_columns: int
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison(Versioned):
-    """Every line of evidence for `b` as a parent of `a`; the claims are those of a `Candidate`."""
+    """Every line of evidence for `b` as a parent of `a`; the claims are those of a `Candidate`.
+
+    `notes` say what could not be read of either.
+    """
 
     a: ComparedModel
     b: ComparedModel
@@ -250,6 +200,7 @@ class Comparison(Versioned):
     changes: Rows[RoleChange]
     curves: CurveScores
     controls: Controls
+    notes: Rows[Note]
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,52 +247,12 @@ class RoleFigures(Record):
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription(Versioned):
-    """What is known about one model. `curves` are by statistic and role, in layer order, null where not measured."""
+    """What is known about one model. `curves` are by statistic and role, in layer order, null where not measured.
+
+    `notes` say what could not be read, those of the crawl only if the model is stored.
+    """
 
     model: ModelMetadata
     roles: Rows[RoleFigures]
     curves: Mapping[str, Mapping[str, tuple[float | None, ...]]]
-
-
-@dataclass(frozen=True, slots=True)
-class LineageRow(Record):
-    """A row of the table `lineage`: a claim about a child and a parent, or what the child's card declares.
-
-    If the two were never compared, everything based on weights is null, and `relation` is what the card says. `rank` is
-    the parent's rank among the child's candidates, `evidence` the lines of evidence as JSON text.
-    """
-
-    child: str
-    parent: str
-    child_id: str | None
-    parent_id: str | None = None
-    rank: int | None = None
-    relation: Relation | str | None = None
-    verdict: Verdict | None = None
-    direction: Direction | None = None
-    probability: float | None = None
-    p_value: float | None = None
-    p_adjusted: float | None = None
-    log10_p: float | None = None
-    score: float | None = None
-    merge_weight: float | None = None
-    declared: bool | None = None
-    undeclared: bool | None = None
-    contradicted: bool | None = None
-    child_license: str | None = None
-    parent_license: str | None = None
-    license_differs: bool | None = None
-    evidence: str | None = None
-    detected_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class VerdictRow(Record):
-    """A row of the table `verdicts`: the verdict on one model, and when it was examined."""
-
-    checkpoint_id: str
-    fingerprint_id: str | None
-    repo_id: str
-    verdict: ModelVerdict
-    n_candidates: int
-    examined_at: datetime
+    notes: Rows[Note]

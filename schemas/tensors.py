@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 
 from provenance.schemas.roles import MAIN_STACK, Role
 
 
+class Order(Enum):
+    """How the elements of a stored tensor follow each other."""
+
+    ROWS = "by rows"
+    """The last index changes fastest."""
+    COLUMNS = "by columns"
+    """A matrix whose transpose is stored by rows."""
+    APART = "apart"
+    """A strided view that is neither: its values are not read."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor as a safetensors header describes it. `start` and `stop` are byte offsets in the file."""
+    """One tensor as the header of its file describes it. `start` and `stop` are byte offsets in the file."""
 
     name: str
     dtype: str
@@ -17,6 +29,7 @@ class TensorEntry:
     file: str
     start: int
     stop: int
+    order: Order = field(default=Order.ROWS, kw_only=True)
 
     @property
     def n_elements(self) -> int:

@@ -180,6 +180,27 @@ ENCODERS: dict[str, dict[str, str]] = {
         "self_attn.to_v": "v",
         "self_attn.to_out": "o",
     },
+    "diffusers Attention and FeedForward, in transformers of pictures (DiT, PixArt, SD3, Flux)": {
+        **{
+            f"{module}.{name}": role
+            for module in ("attn", "attn1")
+            for name, role in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))
+        },
+        "ff.net.0.proj": "up",
+        "ff.net.2": "down",
+    },
+    "x-transformers AttentionLayers; other code of its author": {
+        **{
+            f"{module}.{name}": role
+            for module in ("0", "0.fn", "1", "1.fn", "attn", "self_attn", "attention")
+            for name, role in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out", "o"), ("to_out.0", "o"))
+        },
+        "1.ff.0.0": "up",
+        "1.ff.2": "down",
+    },
+    "transformers SqueezeBertModel (its query, key and value are grouped: narrower than the residual stream)": {
+        "post_attention.conv1d": "o",
+    },
     "transformers Sapiens2Model; SAM, Qwen3-VL, SegFormer": {
         "attn.wq": "q",
         "attn.wk": "k",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from provenance.crawler.architectures.agreement import READ_RESIDUAL, agreeing, latent_fits
 from provenance.crawler.architectures.config import Settings
 from provenance.crawler.architectures.fused import Geometry, Layout, Parts, Unresolved, rotary
+from provenance.crawler.architectures.llama_cpp import PERMUTED, ROTARY
 from provenance.crawler.architectures.names import (
     BOTTLENECK,
     CONV1D_STEMS,
@@ -18,7 +19,7 @@ from provenance.crawler.architectures.names import (
     GATED_QUERY,
     HEAD_AXIS,
     NO_SOFTMAX,
-    NO_SOFTMAX_FAMILIES,
+    POINTWISE,
     ROLE_OF_STEM,
     ROTARY_STEMS,
     VARIANTS,
@@ -28,7 +29,7 @@ from provenance.crawler.architectures.notes import Notes, holds_weights
 from provenance.crawler.architectures.stacks import Place
 from provenance.crawler.formats.packing.packed import PackedEntry
 from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, ROLE_BY_NAME, VECTORS, Role
-from provenance.schemas.tensors import LogicalTensor, TensorEntry
+from provenance.schemas.tensors import LogicalTensor, Order, TensorEntry
 
 _BIAS_OF_PART: dict[str, Role] = {"q": Role.QUERY_BIAS, "k": Role.KEY_BIAS, "v": Role.VALUE_BIAS}
 _QUERIES = (Role.QUERY, Role.QUERY_B)
@@ -67,17 +68,20 @@ class Context:
         """Refuse tensors whose stored numbers are not the weights.
 
         Raises:
-            Unresolved: integers, packed values, or 8-bit floats with a separate scale tensor.
+            Unresolved: integers, packed values, 8-bit floats or NVFP4 that need a scale from another tensor, or
+                values that lie apart.
         """
+        if entry.order is Order.APART:
+            raise Unresolved("a strided view, whose values lie apart in the file")
         if not holds_weights(entry):
             raise Unresolved("packed or integer values")
-        if entry.dtype.startswith("F8") and not isinstance(entry, PackedEntry):
-            if self.scaled:
+        if entry.dtype.startswith(("F8", "NVFP4")) and not isinstance(entry, PackedEntry):
+            if self.scaled and entry.dtype.startswith("F8"):
                 raise Unresolved("8-bit values without the scale that others of this checkpoint have")
             bare = entry.name.removesuffix(".weight")
             scales = (f"{entry.name}_scale", f"{entry.name}_scale_inv", f"{bare}.scale", f"{bare}.scale_weight")
             if any(scale in self.names for scale in scales):
-                raise Unresolved("8-bit values that need the scale beside them")
+                raise Unresolved("values that need the scale beside them")
 
 
 def other(entry: TensorEntry) -> LogicalTensor:
@@ -107,14 +111,13 @@ class _Layer:
         stems = {place.stem for place in places}
         self.readers = tuple(r for r in READ_RESIDUAL if r != Role.VALUE or BOTTLENECK not in stems)
         self.linear = {module for module, _, member in (stem.rpartition(".") for stem in stems) if member in NO_SOFTMAX}
-        none = any(word in NO_SOFTMAX_FAMILIES for word in places[0].container.split("."))
         known = _roles(stems)
         self.roles = {
-            stem: _OTHER if role in ATTENTION and (none or stem.rpartition(".")[0] in self.linear) else role
+            stem: _OTHER if role in ATTENTION and stem.rpartition(".")[0] in self.linear else role
             for stem in stems
             if (role := known.get(stem)) is not None
         }
-        self.rotary = "attention_norm" in stems  # Meta's own files; vision towers also have `attention.wq`
+        self.meta = "attention_norm" in stems  # Meta's own files; vision towers also have `attention.wq`
         self.conv1d = _conv1d(self.matrices)
         if self.conv1d is None:
             self.matrices = {stem: shape for stem, shape in self.matrices.items() if stem not in CONV1D_STEMS}
@@ -132,6 +135,20 @@ class _Layer:
 
     def _transposed(self, stem: str) -> bool:
         return HEAD_AXIS.get(stem, self.conv1d is True and stem in CONV1D_STEMS)
+
+    def _permuted(self, place: Place) -> bool:
+        """Whether the rows of a query or key projection are stored in Meta's rotary order.
+
+        Raises:
+            Unresolved: it is named as in llama.cpp, and nothing tells the architecture.
+        """
+        if place.stem not in ROTARY_STEMS:
+            return False
+        if place.stem not in ROTARY:
+            return self.meta
+        if not self.context.settings.model_types:
+            raise Unresolved("whether llama.cpp has reordered its rows depends on the architecture", config=True)
+        return self.context.settings.model_types[0] in PERMUTED
 
     def _input(self, stem: str) -> int:
         return self.matrices[stem][0 if self._transposed(stem) else 1]
@@ -192,7 +209,7 @@ class _Layer:
             yield other(entry)
         elif fused is None:
             self.context.check_values(entry)
-            rows = rotary(entry.shape[0], self.geometry) if self.rotary and place.stem in ROTARY_STEMS else None
+            rows = rotary(entry.shape[0], self.geometry) if self._permuted(place) else None
             yield replace(other(entry), role=_BIAS_OF_PART[role], rows=rows)
         else:
             self.context.check_values(entry)
@@ -203,8 +220,9 @@ class _Layer:
     def _matrix(self, place: Place, role: Role, fused: Fused | None) -> Iterator[LogicalTensor]:
         entry, stem = place.entry, place.stem
         self.context.check_values(entry)
-        apart = stem in HEAD_AXIS and len(entry.shape) == 3
-        stored = (entry.shape[0], entry.shape[1] * entry.shape[2]) if apart else entry.shape
+        stored = entry.shape
+        if len(stored) == 3 and (stem in HEAD_AXIS or (stem in POINTWISE and stored[2] == 1)):
+            stored = stored[0], stored[1] * stored[2]
         if len(stored) != 2 or 0 in stored:
             raise Unresolved(f"shape {list(entry.shape)[:4]} is no matrix")
         if role in _QUERIES and not self.latent_fits:
@@ -219,7 +237,7 @@ class _Layer:
                 yield replace(
                     whole, part=part, role=ROLE_BY_NAME.get(part, _OTHER), shape=(rows.count, shape[1]), rows=rows
                 )
-        elif self.rotary and stem in ROTARY_STEMS:
+        elif self._permuted(place):
             yield replace(whole, rows=rotary(shape[0], self.geometry))
         else:
             yield whole
@@ -268,12 +286,13 @@ class _Layer:
 def _holds_experts(place: Place) -> bool:
     """Whether a tensor stacks the matrices of all experts."""
     of_mixture = place.stem.startswith(("mlp.", "moe.", "block_sparse_moe."))
-    return place.expert is None and (".experts." in place.stem or (of_mixture and len(place.entry.shape) == 3))
+    stacked = place.stem in EXPERTS_OUT_FIRST or ".experts." in place.stem
+    return place.expert is None and (stacked or (of_mixture and len(place.entry.shape) == 3))
 
 
 def _conv1d(matrices: Mapping[str, tuple[int, ...]]) -> bool | None:
     """Whether tensors with GPT-2's names are stored `[in, out]`; null if the layer's attention does not show it."""
-    if "attn.attention.q_proj" in matrices:
+    if "attn.attention.q_proj" in matrices or "attn.kv" in matrices:
         return False
     rows, columns = matrices.get("attn.c_attn", (0, 0))
     if 0 < 3 * rows == columns:

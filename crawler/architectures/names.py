@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from provenance.crawler.architectures import fused
+from provenance.crawler.architectures import fused, llama_cpp
 from provenance.crawler.architectures.decoders import DECODERS
 from provenance.crawler.architectures.encoders import ENCODERS
 from provenance.crawler.architectures.fused import Layout
@@ -21,14 +21,14 @@ CONTAINERS = (
     r"blocks?\.[0-9]{1,5}",  # SegFormer, Funnel: a list of lists
     r"layer\.[0-9]{1,5}\.transformer\.layer",  # MobileViT
     "layers", "layer", "h", "blocks", "block", "resblocks", "albert_layers", "attentions", "ffns", "conformer_layers",
-    "conformer", "self_attends",
+    "conformer", "self_attends", "transformer_blocks", "single_transformer_blocks", llama_cpp.CONTAINER,
 )  # fmt: skip
 """Names of lists of layers, as regular expressions; the first match is used."""
 
 SAME_LAYERS = {"ffns": "attentions"}
 """XLM stores the two halves of its layers in two lists."""
 
-FAMILIES = DECODERS | ENCODERS
+FAMILIES = DECODERS | ENCODERS | {"llama.cpp, in GGUF files": llama_cpp.STEMS}
 
 
 def _roles(rows: Mapping[str, str]) -> dict[str, Role]:
@@ -119,6 +119,7 @@ VARIANTS = (
     ),
     _variant("SwiftFormerModel: additive attention", holds="attn.to_query", roles={"attn.proj": "other"}),
     _variant("Qwen-7B (2023): w1(x) * silu(w2(x))", holds="attn.c_attn", roles={"mlp.w1": "up", "mlp.w2": "gate"}),
+    *(_variant(f"llama.cpp: {source}", holds, roles, lacks) for source, holds, lacks, roles in llama_cpp.VARIANTS),
 )
 
 
@@ -204,13 +205,24 @@ FUSED: dict[str, Fused] = {
     "mlp.experts.w13_weight": Fused({"": fused.pairs}),
     "mlp.w13_dn": Fused({"": fused.pairs}),
     "self_attention.kv_proj": Fused({"": fused.keys_values}),
+    "attn.kv": Fused({"": fused.keys_values}),
+    "mixer.qkv_proj": Fused({"": fused.contiguous}),
+    **{
+        f"{module}.{name}": Fused({"": layout})
+        for module in ("0", "0.fn", "1", "1.fn", "attn", "self_attn", "attention")
+        for name, layout in (("to_kv", fused.keys_values), ("to_qkv", fused.thirds))
+    },
+    "shared_transformer.feed_forward.gate_up_proj": Fused({"": fused.halves}),
     "mlp.experts.gate_up_proj": _EXPERTS,
     "feed_forward.experts.gate_up_proj": _EXPERTS,
+    "attn_qkv": Fused(dict.fromkeys(llama_cpp.FUSED_QKV, fused.contiguous)),
+    "ffn_gate_up_exps": Fused({"": fused.halves}),
 }
 
 DOUBLE_UP: dict[str, Fused] = {
     "mlp.dense_h_to_4h": Fused({"": fused.halves}),
     "mlp.linear_fc1": Fused({"": fused.halves}),
+    "ff.net.0.proj": Fused({"": fused.swapped_halves}),
     "mlp.fc1": Fused(
         {
             "moshi": fused.halves,
@@ -219,14 +231,16 @@ DOUBLE_UP: dict[str, Fused] = {
             "moonshine_streaming": fused.swapped_halves,
         }
     ),
+    "ffn_up": Fused(dict.fromkeys(llama_cpp.FUSED_UP, fused.halves)),
 }
-"""Gate and up under the name of up (ChatGLM2, Megatron-core, Moshi, Moonshine): twice the rows that `down` reads."""
+"""Gate and up under the name of up (ChatGLM2, Megatron-core, Moshi, Moonshine, diffusers' GEGLU): twice the rows that
+`down` reads."""
 
 GATED_QUERY = Fused(dict.fromkeys(_QWEN_GATED, fused.gated_query))
 """A `q` with twice as many rows as `o` has inputs also contains an output gate."""
 
-ROTARY_STEMS = frozenset({"attention.wq", "attention.wk"})
-"""Stored in Meta's rotary row order."""
+ROTARY_STEMS = frozenset({"attention.wq", "attention.wk"}) | llama_cpp.ROTARY
+"""Stored in Meta's rotary row order, those of llama.cpp in some architectures only."""
 
 CONV1D_STEMS = frozenset({"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"})
 """GPT-2's Conv1D stores `[in, out]`; other families use these names for `[out, in]` linear layers."""
@@ -234,16 +248,22 @@ CONV1D_STEMS = frozenset({"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"
 HEAD_AXIS = {"rel_attn.q": True, "rel_attn.k": True, "rel_attn.v": True, "rel_attn.o": False}
 """XLNet's `[residual, heads, head]`: whether the matrix reads the residual stream."""
 
+POINTWISE = frozenset({"attention.query", "attention.key", "attention.value", "post_attention.conv1d"})
+"""SqueezeBERT's convolutions of one token, `[out, in of a group, 1]`: each row reads the inputs of its group."""
+
 EXPERTS_IN_ROWS = frozenset({"ffn.experts.mlp.w1", "ffn.experts.mlp.v1", "ffn.experts.mlp.w2"})
 """DBRX stores `[experts * inner, residual]`; the router has a row for every expert."""
 
-EXPERTS_OUT_FIRST = frozenset({"self_attention.experts.input_linear", "self_attention.experts.output_linear"})
-"""Stacks of experts that are always stored as `[experts, out, in]` (JetMoE)."""
+EXPERTS_OUT_FIRST = llama_cpp.EXPERTS | {
+    "self_attention.experts.input_linear",
+    "self_attention.experts.output_linear",
+}
+"""Stacks of experts that are always stored as `[experts, out, in]` (llama.cpp, JetMoE)."""
 
 BOTTLENECK = "bottleneck.input.dense"
 """In layers with this stem values read the layer's input, queries and keys a narrower projection of it (MobileBERT)."""
 
-NO_SOFTMAX = frozenset(
+NO_SOFTMAX = llama_cpp.NO_SOFTMAX | frozenset(
     {
         "A_log",
         "b_proj",
@@ -260,9 +280,6 @@ NO_SOFTMAX = frozenset(
 )
 """Members of a linear attention (Kimi, MiniMax, fla): q, k, v and o of the same module are not softmax attention."""
 
-NO_SOFTMAX_FAMILIES = frozenset({"yoso"})
-"""Words of a prefix whose layers use BERT's names for another kind of attention (YOSO samples it with hashes)."""
-
 CROSS = (
     ("encoder_attn.", "self_attn."),
     ("cross_attention.", "self_attention."),
@@ -272,10 +289,11 @@ CROSS = (
     ("crossattention.self.", "attention.self."),
     ("crossattention.output.", "attention.output."),
     ("layer.1.EncDecAttention.", "layer.0.SelfAttention."),
+    ("cross_attn_", "attn_"),
 )
 """Cross attention: beginning of the stem -> the same part of self attention."""
 
-DRAFT_STEMS = frozenset({"eh_proj", "enorm", "hnorm"})
+DRAFT_STEMS = frozenset({"eh_proj", "enorm", "hnorm"}) | llama_cpp.DRAFT
 """DeepSeek's and GLM's multi-token prediction layers, numbered after the model's own, contain these."""
 
 _OUTSIDE = {
@@ -306,7 +324,7 @@ _OUTSIDE = {
     "final_layernorm.weight": "final_norm",
     "layer_norm.weight": "final_norm",
 }
-OUTSIDE = _roles(_OUTSIDE)
+OUTSIDE = _roles(_OUTSIDE | llama_cpp.OUTSIDE)
 """Tensors outside of the layers: end of the name -> role."""
 
 TOWERS: dict[str, tuple[str, int]] = {
@@ -314,7 +332,10 @@ TOWERS: dict[str, tuple[str, int]] = {
     **dict.fromkeys(("vision", "visual", "vit", "image", "img", "siglip", "dino", "dinov2", "sam"), ("vision", 1)),
     **dict.fromkeys(("audio", "speech", "acoustic", "codec", "token2wav", "talker"), ("audio", 1)),
     **dict.fromkeys(("qformer", "resampler", "perceiver", "projector", "connector"), ("connector", 1)),
-    "encoder": ("encoder", 2),
+    "multimodal_model": ("fusion", 1),  # FLAVA reads its text and its picture together, after the towers of each
+    **dict.fromkeys(("encoder", "enc"), ("encoder", 2)),
+    "v.blk": ("vision", 1),  # llama.cpp's names, as are `a.blk` and `enc.blk`
+    "a.blk": ("audio", 1),
     "gemma_expert": ("expert", 2),  # PI0's action expert, next to its language model
 }
-"""Word or part of a prefix -> name of its stack, and its rank as the main stack (3 without such a word)."""
+"""Word, part or all of a prefix -> name of its stack, and its rank as the main stack (3 without such a word)."""

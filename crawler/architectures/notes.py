@@ -7,17 +7,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from provenance.crawler.architectures.fused import Unresolved
+from provenance.crawler.formats.dtypes import BLOCKS
 from provenance.crawler.formats.packing.packed import PackedEntry
 from provenance.schemas.tensors import TensorEntry
 
-FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
-"""Dtypes whose values are the weights themselves."""
-
-
-def holds_weights(entry: TensorEntry) -> bool:
-    """Whether a tensor's numbers are weights: floats, or codes with all that is needed to unpack them."""
-    return entry.dtype in FLOAT_DTYPES or isinstance(entry, PackedEntry)
-
+_FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
 _MAX_NOTES = 50
 _MAX_NAME = 120
@@ -26,6 +20,13 @@ _LOOK_ALIKE = re.compile(
     r"(?:^|[._])(?:[qkvo]|qkv|wq|wk|wv|wo|wqkv|Wqkv|W_pack|to_[qkv]|[qkv]_lin|(?:q|k|v|o|qkv)_(?:proj|attn)|query|key|value"
     r"|query_key_value|c_attn|kv_[ab]_proj\w*|q_[ab]_proj|in_proj|in_proj_weight|gate_up_proj)(?:\.(?:weight|qweight|weight_packed))?$"
 )
+
+
+def holds_weights(entry: TensorEntry) -> bool:
+    """Whether a tensor's numbers are weights: floats, blocks of a matrix, or codes with all that unpacks them."""
+    if isinstance(entry, PackedEntry):
+        return True
+    return entry.dtype in _FLOAT_DTYPES or (entry.dtype in BLOCKS and len(entry.shape) > 1)
 
 
 @dataclass(slots=True)
@@ -45,8 +46,8 @@ class Notes:
     def add_look_alike(self, entry: TensorEntry) -> None:
         """Note a matrix that is in no table, if its name ends like that of a projection."""
         if len(entry.shape) >= 2 and _LOOK_ALIKE.search(entry.name[-_MAX_NAME:]):
-            known = holds_weights(entry)
-            self.add(entry.name, Unresolved("no table knows this name" if known else "packed or integer values"))
+            reason = "no table knows this name" if holds_weights(entry) else "packed or integer values"
+            self.add(entry.name, Unresolved(reason))
 
     def lines(self) -> tuple[str, ...]:
         """At most 50 sentences and a count of the rest."""

@@ -14,7 +14,7 @@ from provenance.crawler.architectures.notes import Notes, holds_weights
 from provenance.crawler.architectures.stacks import in_layers, looks_like_attention, name_stacks, place_of
 from provenance.crawler.formats.packing.packed import PackedEntry
 from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, MAIN_STACK, Role
-from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorEntry
+from provenance.schemas.tensors import LogicalTensor, Order, ResolvedRoles, TensorEntry
 
 _ADAPTER = re.compile(r"(?:^|[._])(?:lora_|ia3_|hada_|lokr_|oft_|boft_|vera_|adapters?[._]|prompt_embeddings)")
 _ATTENTION = frozenset(ATTENTION + LATENT_ATTENTION)
@@ -120,7 +120,16 @@ def _resolve(entries: Sequence[TensorEntry], settings: Settings) -> tuple[list[L
             # Most are already in the main stack; copying each would take a quarter of the time.
             own = tensor if name == tensor.stack else replace(tensor, stack=name)
             resolved.setdefault(tensor.entry, []).append(own)
-    return [tensor for entry in dict.fromkeys(entries) for tensor in resolved[entry]], notes
+    tensors = [tensor for entry in dict.fromkeys(entries) for tensor in resolved[entry]]
+    return [_by_columns(t, notes) if t.entry.order is Order.COLUMNS else t for t in tensors], notes
+
+
+def _by_columns(tensor: LogicalTensor, notes: Notes) -> LogicalTensor:
+    """A tensor of a matrix that is stored by columns, as the transpose that is stored by rows."""
+    if tensor.stored_shape != tensor.entry.shape:
+        notes.add(tensor.name, Unresolved("a stack of experts that is stored by columns"))
+        return other(tensor.entry)
+    return replace(tensor, stored_shape=tensor.stored_shape[::-1], transposed=not tensor.transposed)
 
 
 def _outside(
@@ -133,8 +142,8 @@ def _outside(
     """
     claims: dict[tuple[str, Role], dict[int, list[TensorEntry]]] = {}
     by_main_first = sorted(stacks.items(), key=lambda item: (item[1] != MAIN_STACK, item[0]))
-    # `output.weight` is ambiguous unless the checkpoint has Meta's `tok_embeddings.weight`.
-    meta = any(entry.name.endswith("tok_embeddings.weight") for entry in entries)
+    # `output.weight` is ambiguous unless the checkpoint has Meta's or llama.cpp's name of the embedding.
+    meta = any(entry.name.endswith(("tok_embeddings.weight", "token_embd.weight")) for entry in entries)
     for entry in entries:
         prefix, role = _outside_role(entry)
         stack = next((name for container, name in by_main_first if container.startswith(prefix)), None)
@@ -160,5 +169,6 @@ def _outside_role(entry: TensorEntry) -> tuple[str, Role | None]:
         role = OUTSIDE.get(".".join(parts[start:]))
         if role is not None:
             fits = len(entry.shape) == (1 if role == Role.FINAL_NORM else 2) and 0 not in entry.shape
-            return "".join(f"{part}." for part in parts[:start]), role if fits and holds_weights(entry) else None
+            read = holds_weights(entry) and entry.order is not Order.APART
+            return "".join(f"{part}." for part in parts[:start]), role if fits and read else None
     return "", None

@@ -9,8 +9,10 @@ layers, then the first by name. A draft head is never main.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from provenance.crawler.architectures.names import CONTAINERS, CROSS, DRAFT_STEMS, SAME_LAYERS, TOWERS
 from provenance.schemas.roles import MAIN_STACK
@@ -19,9 +21,15 @@ from provenance.schemas.tensors import TensorEntry
 # A layer number has at most five digits.
 _IN_LAYER = re.compile(rf"((?:[^.]+\.)*?)({'|'.join(CONTAINERS)})\.([0-9]{{1,5}})\.(.+)")
 _EXPERT = re.compile(r"(?<![^.])experts\.(?:expert_)?([0-9]{1,5})\.")
+_EXPERT_LAST = re.compile(r"(ffn_(?:gate|up|down))\.([0-9]{1,5})")  # llama.cpp's, before it stacked experts
 _SUFFIXES = {"weight": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}
 _TWIN = re.compile(r"(self_attn|mlps|input_layernorm|post_attention_layernorm)\.([0-9])(?=\.|$)")
 """LongCat's layers have two of each; the second ones form a separate stack."""
+_WRAPPED = re.compile(r"(?<![0-9])\.linear$")
+"""Moshi and Gemma's audio tower wrap each matrix; Grok-1's `experts.0.linear` is one."""
+
+_FUNNEL = re.compile(r"((?:.+\.)?)encoder\.blocks\.([0-9]{1,5})")
+_FUNNEL_STEM = "attention.q_head"
 _PLAIN_RANK = 3
 
 
@@ -45,6 +53,10 @@ class Place:
     cross: bool
 
 
+# Container, layer, and whether it is cross attention.
+_Key: TypeAlias = tuple[str, int, bool]
+
+
 def place_of(entry: TensorEntry) -> Place | None:
     """The place of a tensor by its name, null outside of the layers."""
     match = _IN_LAYER.fullmatch(entry.name)
@@ -54,7 +66,7 @@ def place_of(entry: TensorEntry) -> Place | None:
     word = SAME_LAYERS.get(word, word)
     # PEFT stores the frozen matrix of a wrapped module under `base_layer`.
     stem, _, last = rest.replace(".base_layer.", ".").rpartition(".")
-    stem = stem.removesuffix(".linear")  # Moshi and Gemma's audio tower wrap each matrix
+    stem = _WRAPPED.sub("", stem)
     if last in ("in_proj_weight", "in_proj_bias"):  # torch.nn.MultiheadAttention
         stem, last = f"{stem}.in_proj", last.removeprefix("in_proj_")
     suffix = _SUFFIXES.get(last, "")
@@ -63,6 +75,7 @@ def place_of(entry: TensorEntry) -> Place | None:
         word += "" if twin[2] == "0" else f".second{twin[2]}"
     if not suffix:
         stem = f"{stem}.{last}" if stem else last
+    stem = _EXPERT_LAST.sub(r"experts.\2.\1", stem)
     numbers = _EXPERT.findall(stem)
     expert = int(numbers[0]) if len(numbers) == 1 else None
     if expert is not None:
@@ -73,9 +86,9 @@ def place_of(entry: TensorEntry) -> Place | None:
     return Place(entry, prefix + word, int(number), stem, suffix, expert, False)
 
 
-def in_layers(entries: Iterable[TensorEntry], places: Iterable[Place]) -> dict[tuple[str, int, bool], list[Place]]:
+def in_layers(entries: Iterable[TensorEntry], places: Iterable[Place]) -> dict[_Key, list[Place]]:
     """Group tensors by container, layer and cross attention; a draft layer gets a separate container."""
-    layers: dict[tuple[str, int, bool], list[Place]] = {}
+    layers: dict[_Key, list[Place]] = {}
     for place in places:
         layers.setdefault((place.container, place.layer, place.cross), []).append(place)
     drafts = [key for key, layer in layers.items() if any(place.stem in DRAFT_STEMS for place in layer)]
@@ -85,6 +98,22 @@ def in_layers(entries: Iterable[TensorEntry], places: Iterable[Place]) -> dict[t
         drafts += keys if len({number for _, number, _ in keys}) == 1 else []
     for container, number, cross in dict.fromkeys(drafts):
         layers[f"{container}.draft", number, cross] = layers.pop((container, number, cross))
+    return _of_one_encoder(layers)
+
+
+def _of_one_encoder(layers: dict[_Key, list[Place]]) -> dict[_Key, list[Place]]:
+    """Number the layers of Funnel's blocks through: the encoder pools between them, the decoder only undoes that."""
+    blocks = sorted(
+        (match[1], int(match[2]), number, cross, container)
+        for (container, number, cross), places in layers.items()
+        if (match := _FUNNEL.fullmatch(container)) and any(place.stem == _FUNNEL_STEM for place in places)
+    )
+    counts: Counter[str] = Counter()
+    for prefix, _, number, cross, container in blocks:
+        joined, layer = f"{prefix}blocks", counts[prefix]
+        places = layers.pop((container, number, cross))
+        layers[joined, layer, cross] = [replace(place, container=joined, layer=layer) for place in places]
+        counts[prefix] += 1
     return layers
 
 
@@ -96,7 +125,7 @@ def _joins_states(entry: TensorEntry) -> bool:
 
 def _tower(container: str) -> tuple[str, int]:
     """Name and rank of the lowest tower word in a container's name."""
-    words = [*re.split(r"[._]", container.lower()), *container.lower().split(".")]
+    words = [*re.split(r"[._]", container.lower()), *container.lower().split("."), container]
     known = [TOWERS[word] for word in words if word in TOWERS]
     return min(known, key=lambda tower: tower[1], default=(container, _PLAIN_RANK))
 

@@ -91,7 +91,9 @@ def local_source(source: str | os.PathLike[str]) -> Path | None:
         return path
     if isinstance(source, str) and not text.startswith((".", "/", "~")) and _REPO.fullmatch(text):
         return None
-    raise SourceError(f"{text}: no such folder; local sources are folders or .safetensors files, others owner/name")
+    raise SourceError(
+        f"{text}: no such folder; local sources are folders, .safetensors or .gguf files, others owner/name"
+    )
 
 
 def local_tasks(source: Path) -> Iterator[CrawlTask]:

@@ -103,7 +103,7 @@ def find_local(source: Path) -> Iterator[LocalRepo]:
         SourceError: `source` is neither a folder nor a weight file, or its listing is malformed.
     """
     path = Path(os.path.abspath(source))  # noqa: PTH100 - resolve() would follow a link to one file
-    advice = "give a folder of checkpoints or a .safetensors file"
+    advice = "give a folder of checkpoints, or a .safetensors or .gguf file"
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
     except OSError as error:

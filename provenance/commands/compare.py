@@ -11,7 +11,8 @@ from provenance.commands.options import deep_option, json_option, store_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from provenance.schemas.results import Comparison, RoleChange
+    from provenance.schemas.differences import RoleChange
+    from provenance.schemas.results import Comparison
 
 
 @click.command()
@@ -54,7 +55,10 @@ def _print(found: Comparison) -> None:
         f"{clean(found.b.repo_id)} as seen from {clean(found.a.repo_id)}: "
         f"{found.verdict}, direction {found.direction}, relation {found.relation}"
     )
-    click.echo(f"p {found.p_value:.2g}, over the store {found.p_adjusted:.2g}\n")
+    click.echo(f"p {found.p_value:.2g}, over the store {found.p_adjusted:.2g}")
+    for note in found.notes:
+        click.echo(clean(f"{note.checkpoint_id}: {note.text}"))
+    click.echo()
     print_table(
         [{name: getattr(e, name) for name in ("kind", "value", "log10_p", "n", "note")} for e in found.evidence]
     )

@@ -50,10 +50,10 @@ def crawl(
 ) -> None:
     """Fingerprint checkpoints and put them into the store.
 
-    SOURCE is a local folder that is searched for checkpoints, one .safetensors file, or the id of a repo on the hub,
-    owner/name[@revision]. The last two parts of a local checkpoint's path are its repo id. A `listing.jsonl` in a
-    folder, with objects as the Hub's listing returns them, supplies commits, dates, tags and cards. Checkpoints that
-    the store already has are skipped; a broken one becomes a row of `outcomes` and the crawl goes on.
+    SOURCE is a local folder that is searched for checkpoints, one .safetensors or .gguf file, or the id of a repo on
+    the hub, owner/name[@revision]. The last two parts of a local checkpoint's path are its repo id. A `listing.jsonl`
+    in a folder, with objects as the Hub's listing returns them, supplies commits, dates, tags and cards. Checkpoints
+    that the store already has are skipped; a broken one becomes a row of `outcomes` and the crawl goes on.
 
     The first crawl of a hub's listing is full. Later crawls of the same listing are incremental: they read only what
     changed since, and retry what failed when it is due. Stop a crawl with Ctrl-C: checkpoints that are being read are

@@ -116,6 +116,8 @@ def _print_table(answer: Answer) -> None:
     from provenance.output import clean, print_table
 
     click.echo(f"{clean(answer.model.checkpoint_id)}: {answer.verdict}")
+    for note in answer.notes:
+        click.echo(clean(note.text))
     rows = []
     deep = any(e.kind == "products" for candidate in answer.candidates for e in candidate.evidence)
     for candidate in answer.candidates:

@@ -24,7 +24,7 @@ def show(model: str, store: str | None, output: str | None) -> None:
       provenance show ./my-model --format json
     """
     from provenance import open as open_database
-    from provenance.output import choose_format, print_json, print_table
+    from provenance.output import choose_format, clean, print_json, print_table
     from provenance.output import show as shown
 
     with open_database(store) as database:
@@ -35,6 +35,10 @@ def show(model: str, store: str | None, output: str | None) -> None:
     for name, value in found.model.to_dict().items():
         if value not in (None, [], ""):
             click.echo(f"{name:<20}{shown(value)}")
+    if found.notes:
+        click.echo("\nnotes")
+        for note in found.notes:
+            click.echo(f"  {clean(note.text)}")
     click.echo("\nroles")
     print_table(found.roles.to_dicts())
     click.echo("\nstandard deviation over the layers")

@@ -47,6 +47,7 @@ def evaluate(truth: Mapping[str, Truth], catalogue: Catalogue) -> Evaluation:
     if not judged:
         raise TruthError("the store holds none of the truth table's models; crawl them first")
     pairs = [(j, c) for j in judged for c in j.judgement.candidates if c.repo_id in truth]
+    compared = [(j, c) for j, c in pairs if c.pair.of_one_kind]
     details = Rows(EvaluatedModel, (_detail(j, truth, dossiers) for j in judged))
     return Evaluation(
         models=TruthFigures(len(truth), len(judged)),
@@ -56,9 +57,9 @@ def evaluate(truth: Mapping[str, Truth], catalogue: Catalogue) -> Evaluation:
         },
         accusations=_accusations(pairs, truth),
         verdicts=_verdicts(judged),
-        lines=line_table(pairs, truth),
-        ablation=ablation_table(pairs, truth),
-        calibration=calibration([(family(j.truth.model, truth), family(c.repo_id, truth), c) for j, c in pairs]),
+        lines=line_table(compared, truth),
+        ablation=ablation_table(compared, truth),
+        calibration=calibration([(family(j.truth.model, truth), family(c.repo_id, truth), c) for j, c in compared]),
         probability=_log_score(pairs, truth),
         models_detail=details,
     )

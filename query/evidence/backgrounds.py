@@ -31,7 +31,7 @@ def learn_backgrounds(dossiers: Sequence[Dossier]) -> dict[str, NDArray[np.float
     Returns:
         sorted scores by line of evidence and stratum, without outliers (disguised relatives).
     """
-    representatives = families([Subject(d) for d in dossiers if len(d.matrices.facts)])
+    representatives = families([Subject(d) for d in dossiers if len(d.matrices.facts) and not d.meta.adapter])
     scores: dict[str, list[float]] = defaultdict(list)
     for a, b in combinations(representatives, 2):
         pair = Pair(a, b)

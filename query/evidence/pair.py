@@ -59,6 +59,11 @@ class Pair:
         return self.background.strangers(kind, self.a.dossier, self.b.dossier)
 
     @property
+    def of_one_kind(self) -> bool:
+        """Whether both are models, or both adapters: an update says nothing of the weights it applies to."""
+        return bool(self.a.dossier.meta.adapter) == bool(self.b.dossier.meta.adapter)
+
+    @property
     def same_depth(self) -> bool:
         return len(self.a.grid.layers) == len(self.b.grid.layers)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from provenance.query.evidence import (
+    adapter,
     architecture,
     file_digest,
     layer_alignment,
@@ -117,5 +118,7 @@ SUPPORTING = tuple(line.name for line in LINES if line.null is Null.EMPIRICAL)
 
 
 def gather(pair: Pair) -> list[Evidence]:
-    """The evidence of every line that applies to the pair."""
+    """The evidence of every line that applies to the pair; of an adapter and a model only whether they fit."""
+    if not pair.of_one_kind:
+        return [evidence for evidence in (file_digest.measure(pair), adapter.measure(pair)) if evidence is not None]
     return [evidence for line in LINES if (evidence := line.measure(pair)) is not None]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from provenance.schemas.enums import Direction, Relation, Verdict
-from provenance.schemas.results import LineageRow
+from provenance.schemas.lineage import LineageRow
 
 
 @dataclass(frozen=True, slots=True)

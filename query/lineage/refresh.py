@@ -16,7 +16,7 @@ from provenance.query.lineage.rows import lineage_rows, verdict_row
 from provenance.query.verdict.rule import Assessment
 from provenance.schemas import tables
 from provenance.schemas.enums import Direction
-from provenance.schemas.results import LineageRow, VerdictRow
+from provenance.schemas.lineage import LineageRow, VerdictRow
 from provenance.schemas.tabular import Rows
 
 if TYPE_CHECKING:

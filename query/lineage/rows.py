@@ -10,7 +10,7 @@ from provenance.indexer.dossier_meta import DossierMeta
 from provenance.query.engine import Judgement
 from provenance.query.verdict.rule import Assessment, judged
 from provenance.schemas.enums import Direction, Relation, Verdict
-from provenance.schemas.results import LineageRow, VerdictRow
+from provenance.schemas.lineage import LineageRow, VerdictRow
 
 
 def lineage_rows(judgement: Judgement, now: datetime) -> list[LineageRow]:

@@ -12,6 +12,7 @@ from provenance.indexer.dossier_meta import DossierMeta
 from provenance.query.evidence.pair import Pair
 from provenance.query.evidence.registry import CONVICTING, SUPPORTING, gather
 from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, outlies, probability, to_p
+from provenance.query.unread import MIN_MATRICES
 from provenance.query.verdict.family import Family, family_of
 from provenance.query.verdict.relation import relation_of
 from provenance.query.verdict.runs import merge_evidence
@@ -39,9 +40,6 @@ SAID = 0.95
 
 NEITHER = 0.1
 """Relatives are siblings when the probability that either descends from the other is at most this."""
-
-MIN_MATRICES = 4
-"""Checkpoints with fewer sampled layer matrices cannot be judged."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +117,8 @@ def assess(pair: Pair, n_store: int) -> Assessment:
 
 
 def judgeable(pair: Pair) -> bool:
-    """Whether both checkpoints have enough sampled matrices to say anything."""
-    return all(len(subject.dossier.matrices.facts) >= MIN_MATRICES for subject in (pair.a, pair.b))
+    """Whether both checkpoints have enough sampled matrices to say anything, and are of one kind."""
+    return pair.of_one_kind and all(len(subject.dossier.matrices.facts) >= MIN_MATRICES for subject in (pair.a, pair.b))
 
 
 def settle(assessments: Sequence[Assessment]) -> list[Assessment]:

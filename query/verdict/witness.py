@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from provenance.indexer.dossier import Dossier
 from provenance.query.statistics.frame import Frame
 from provenance.query.statistics.grid import Grid
+from provenance.query.verdict.packing import cast_from, packed_from
 from provenance.query.verdict.stack import WHOLE, coverage
 from provenance.schemas.roles import ROLE_CODE, Role
 from provenance.schemas.sampling import OFFSETS, SEQUENCE_LENGTH, TILE, sequence
@@ -49,9 +50,6 @@ ROUNDED = 0.1
 """Distance up to which the one with more repeated values was rounded from the other."""
 
 MIN_REPEATS = 0.02
-COARSER = 1.5
-"""How many times as often values repeat in a packed model as in the one that it was packed from, at the least."""
-
 ZEROS = 0.05
 EXPERTS_AGREE = 0.5
 REPEATED = 0.5
@@ -113,11 +111,6 @@ class Member:
         return repeated_values(self.dossier)
 
     @cached_property
-    def quantized(self) -> bool:
-        """Whether its weights are packed, as its config or its tensors say."""
-        return bool(self.dossier.meta.quantization)
-
-    @cached_property
     def depth(self) -> int:
         return len(self.grid.layers)
 
@@ -175,7 +168,7 @@ def is_rounded(child: float, parent: float) -> bool:
 
 
 def _structure(first: Member, second: Member, frame: Frame, i: int, j: int) -> float:
-    """Zeros where the other has weights; experts, layers and rows copied or cut; weights on a coarser grid."""
+    """Zeros where the other has weights; experts, layers and rows copied or cut; packed weights; a coarser grid."""
     zeros = frame.zeros(i, j)
     if abs(zeros[0] - zeros[1]) > ZEROS:
         return STRUCTURE if zeros[1] > zeros[0] else -STRUCTURE
@@ -191,16 +184,17 @@ def _structure(first: Member, second: Member, frame: Frame, i: int, j: int) -> f
             return 0.0  # layers were stacked, not dropped
         parent = shallow if deep.repeated > shallow.repeated + 1 else deep
         return STRUCTURE if parent is first else -STRUCTURE
-    if frame.shared.distance[i, j] < ROUNDED and not frame.equal[i, j]:
+    if frame.equal[i, j]:
+        return 0.0
+    distance = float(frame.shared.distance[i, j])
+    methods = [member.dossier.meta.quantization for member in (first, second)]
+    if fewer := packed_from(methods[0], methods[1], distance) or cast_from(first.grid, second.grid):
+        return STRUCTURE * fewer
+    if distance < ROUNDED:
         if is_rounded(second.repeats, first.repeats):
             return STRUCTURE
         if is_rounded(first.repeats, second.repeats):
             return -STRUCTURE
-        if first.quantized != second.quantized:
-            # 8 bits repeat few values. A copy that was unpacked again has the grid of the packed one, or a coarser one.
-            packed, plain = (first, second) if first.quantized else (second, first)
-            if packed.repeats > COARSER * plain.repeats:
-                return STRUCTURE if packed is second else -STRUCTURE
     return 0.0
 
 

@@ -221,7 +221,7 @@ def test_statistics_are_those_of_exactly_the_elements_read(tmp_path: Path, layou
         # Only headers are read from the start of a file; what data comes along with them is not looked at.
         read[start:stop] |= file == path.name and start > 0
     with LocalReader(folder, folder) as plain:
-        where = {e.name: e for e in read_header(plain, path.name, "repo")}
+        where = {e.name: e for e in read_header(plain, path.name, "repo").entries}
     was_read = {n: read[e.start : e.stop : 2].reshape(e.shape) for n, e in where.items()}
     partial = 0
     for row in found.tensors:
@@ -438,11 +438,11 @@ def test_little_is_read_in_small_mode(tmp_path: Path) -> None:
 def test_a_header_longer_than_the_first_guess_takes_a_second_read(tmp_path: Path) -> None:
     folder = write(tmp_path / "model", LLAMA)
     with LocalReader(folder, folder) as reader:
-        entries = read_header(reader, "model.safetensors", "org/name")
+        entries = read_header(reader, "model.safetensors", "org/name").entries
         assert reader.requests == 1
     save_file({f"{'n' * 200}.{i}": torch.zeros(1) for i in range(400)}, folder / "long.safetensors")
     with LocalReader(folder, folder) as reader:
-        assert len(read_header(reader, "long.safetensors", "org/name")) == 400
+        assert len(read_header(reader, "long.safetensors", "org/name").entries) == 400
         assert reader.requests == 2
         assert reader.bytes_read < (folder / "long.safetensors").stat().st_size
     assert {entry.name for entry in entries} == LLAMA.tensors.keys()

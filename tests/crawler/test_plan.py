@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from provenance.crawler.architectures import resolve_roles
 from provenance.crawler.architectures.rows import rows_index
 from provenance.crawler.cells import MAX_VECTOR_ELEMENTS
-from provenance.crawler.formats.dtypes import is_numeric
+from provenance.crawler.formats.dtypes import is_numeric, stored_bytes
 from provenance.crawler.formats.safetensors import DTYPE_BITS
 from provenance.crawler.plan import (
     MAX_RANGE_BYTES,
@@ -288,3 +288,45 @@ def test_of_a_large_model_little_is_read(geometry: dict[str, int], most_ranges: 
     read = {t.role for plan in plans for t in plan.parts}
     assert read == {*LAYER_MATRICES, *VECTORS} - {"q_a", "q_b", "kv_a", "kv_b", "q_bias", "k_bias", "v_bias"}
     assert len(plans) == 9 * geometry["layers"] + 1, found
+
+
+# ---------------------------------------------------------------- block types
+
+MATRICES_7B = {
+    "attn_q": (4096, 4096),
+    "attn_k": (4096, 4096),
+    "attn_v": (4096, 4096),
+    "attn_output": (4096, 4096),
+    "ffn_gate": (11008, 4096),
+    "ffn_up": (11008, 4096),
+    "ffn_down": (4096, 11008),
+}
+
+
+def planned(dtype: str, size: str | None) -> tuple[int, int, int]:
+    """Ranges, their bytes, and all bytes of a Llama of 7B whose matrices have this dtype."""
+    entries, at = list[TensorEntry](), START
+    for layer in range(32):
+        for name, shape in MATRICES_7B.items():
+            stop = at + stored_bytes(dtype, shape[0] * shape[1])
+            entries.append(TensorEntry(f"blk.{layer}.{name}.weight", dtype, shape, "a", at, stop))
+            at = stop
+    resolved = resolve_roles(entries, {"model_type": "llama", "num_attention_heads": 32})
+    sample = SAMPLE_SIZES[size] if size else None
+    (ranges,) = plan_ranges(plan_matrices(resolved.tensors, sample), sample.gap_bytes if sample else 0).values()
+    return len(ranges), sum(r.stop - r.start for r in ranges), at - START
+
+
+@pytest.mark.parametrize("size", SAMPLE_SIZES)
+@pytest.mark.parametrize("dtype", ["Q8_0", "Q6_K", "Q4_K", "Q2_K", "IQ1_S"])
+def test_a_packed_model_takes_no_more_requests_and_hardly_more_bytes_than_a_dense_one(dtype: str, size: str) -> None:
+    requests, n_bytes, _ = planned("BF16", size)
+    packed_requests, packed_bytes, _ = planned(dtype, size)
+    assert packed_requests <= requests
+    assert packed_bytes <= 1.1 * n_bytes
+
+
+@pytest.mark.parametrize("dtype", ["Q4_0", "IQ1_S"])
+def test_every_block_is_read_in_full_mode(dtype: str) -> None:
+    _, n_bytes, whole = planned(dtype, None)
+    assert n_bytes == whole

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from provenance.crawler.anchors import spread_anchors
 from provenance.crawler.architectures import resolve_roles
 from provenance.crawler.fingerprint import fingerprint
+from provenance.crawler.formats.gguf_facts import config_of
 from provenance.crawler.formats.header import read_header
 from provenance.crawler.local.folders import find_local, listed_checkpoints
 from provenance.crawler.local.reader import LocalReader
@@ -29,6 +30,7 @@ from provenance.schemas.products import Product, ProductSketch
 from tests.conftest import Tensors, llama
 from tests.support import layouts
 from tests.support.disguises import DISGUISES, Disguise
+from tests.support.gguf_files import write_gguf
 from tests.support.layouts import CONFIG, HEADS, KV_HEADS, LAYERS, Layout, separate
 
 ANCHORS = (3, 30, 8, 1, 27, 14)
@@ -64,7 +66,7 @@ class Stored:
         folder = layouts.write(self.folder / str(self.count), Layout(tensors, None), dtype=dtype, shards=shards)
         files = sorted(path.name for path in folder.glob("*.safetensors"))
         with LocalReader(folder, folder) as reader:
-            resolved = resolve_roles([e for file in files for e in read_header(reader, file, "")], config)
+            resolved = resolve_roles([e for file in files for e in read_header(reader, file, "").entries], config)
             plan = plan_products(resolved, anchors, layers=layers, products=products)
             before, requests = reader.bytes_read, reader.requests
             sketch = read_products(reader, plan)
@@ -200,6 +202,20 @@ def test_as_much_is_read_as_was_planned(stored: Stored, make: Any) -> None:
     assert np.isnan(some.sketch.fu).all()
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma"])
+def test_a_gguf_file_has_the_sketch_of_its_original(stored: Stored, tmp_path: Path, kind: str) -> None:
+    tensors, config = separate(), {**CONFIG, "model_type": kind}
+    expected = stored.sketch(tensors, config)
+    # llama.cpp's converter adds the 1 of Gemma's norms to their weights.
+    stored_norms = {name: t + (t.ndim == 1 and kind == "gemma") for name, t in tensors.items()}
+    write_gguf(tmp_path / "m.gguf", stored_norms, {**config, "num_hidden_layers": LAYERS}, "F32")
+    with LocalReader(tmp_path, tmp_path) as reader:
+        header = read_header(reader, "m.gguf", "")
+        assert header.gguf is not None
+        resolved = resolve_roles(header.entries, config_of(header.gguf, header.entries))
+        assert_equal(read_products(reader, plan_products(resolved, ANCHORS)), expected)
+
+
 def test_plan_names_its_bytes(stored: Stored) -> None:
     hidden, ffn = layouts.HIDDEN, layouts.FFN
     visit = stored.visit(separate(), dtype=torch.bfloat16)
@@ -222,7 +238,7 @@ def test_memory_is_bounded_by_a_range(stored: Stored, tmp_path: Path) -> None:
     save_file(tensors | {"model.embed_tokens.weight": torch.randn(64, hidden)}, tmp_path / "model.safetensors")
     del tensors
     with LocalReader(tmp_path, tmp_path) as reader:
-        plan = plan_products(resolve_roles(read_header(reader, "model.safetensors", ""), None), range(16))
+        plan = plan_products(resolve_roles(read_header(reader, "model.safetensors", "").entries, None), range(16))
         assert plan.n_bytes > 12 * 12_000_000
         tracemalloc.start()
         read_products(reader, plan)
@@ -242,7 +258,7 @@ def test_a_file_that_ends_early_is_an_error(tmp_path: Path) -> None:
     layouts.write(tmp_path / "a", Layout(separate()))
     folder = tmp_path / "a"
     with LocalReader(folder, folder) as reader:
-        plan = plan_products(resolve_roles(read_header(reader, "model.safetensors", ""), CONFIG), ANCHORS)
+        plan = plan_products(resolve_roles(read_header(reader, "model.safetensors", "").entries, CONFIG), ANCHORS)
     with FaultyReader(folder, folder) as reader, pytest.raises(WeightsError, match="incomplete"):
         read_products(reader, plan)
 
@@ -312,7 +328,9 @@ def test_a_full_crawl_makes_the_sketch_that_reading_alone_makes(
     with repo.reader() as reader:
         found = fingerprint(listed, reader, size=None, now=datetime.now(UTC)).products
         assert fingerprint(listed, reader, size=SAMPLE_SIZES["small"], now=datetime.now(UTC)).products is None
-        resolved = resolve_roles([e for f in listed.weight_files for e in read_header(reader, f, "")], layout().config)
+        resolved = resolve_roles(
+            [e for f in listed.weight_files for e in read_header(reader, f, "").entries], layout().config
+        )
         wanted = read_products(reader, plan_products(resolved, spread_anchors(vocabulary(resolved))))
     assert found is not None
     assert found.anchors == wanted.anchors

@@ -80,7 +80,12 @@ ONE_CHECKPOINT = {
     "an adapter alone": (
         ["adapter_config.json", "adapter_model.safetensors", "training_args.bin"],
         ["adapter_model.safetensors"],
-        None,
+        "adapter_config.json",
+    ),
+    "an adapter's own config goes before that of its base": (
+        ["adapter_model.safetensors", "adapter_config.json", "config.json"],
+        ["adapter_model.safetensors"],
+        "adapter_config.json",
     ),
     "an adapter goes before unknown names": (
         ["adapter_model.safetensors", "non_lora_trainables.safetensors"],
@@ -99,6 +104,20 @@ ONE_CHECKPOINT = {
         ["model.safetensors"],
         None,
     ),
+    "PyTorch's file": (["pytorch_model.bin", "training_args.bin"], ["pytorch_model.bin"], None),
+    "PyTorch's shards": (
+        ["pytorch_model-00002-of-00002.bin", "pytorch_model-00001-of-00002.bin", "optimizer.bin", "rng_state_0.pth"],
+        ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"],
+        None,
+    ),
+    "Meta's own file": (["consolidated.00.pth", "params.json"], ["consolidated.00.pth"], "params.json"),
+    "one PyTorch file of any name": (["net.pt", "scheduler.pt", "optimizer_0.pt"], ["net.pt"], None),
+    "a known PyTorch name goes before others": (
+        ["pytorch_model.bin", "openvino_model.bin"],
+        ["pytorch_model.bin"],
+        None,
+    ),
+    "an adapter in PyTorch's format": (["adapter_model.bin", "non_lora_trainables.bin"], ["adapter_model.bin"], None),
     "sub-folders do not count beside weights at the root": (
         ["model.safetensors", "original/model.safetensors", "onnx/model.onnx", "checkpoint-5/model.safetensors"],
         ["model.safetensors"],
@@ -117,6 +136,25 @@ def test_index_names_the_shards_and_their_order() -> None:
     files = ["model-00002-of-00003.safetensors", "model-00010-of-00003.safetensors", "model-00001-of-00003.safetensors"]
     (found,) = select(*files, documents={"model.safetensors.index.json": index(*files, files[0])})
     assert found.weight_files == (files[2], files[0], files[1])
+
+
+def test_index_of_pytorch_shards() -> None:
+    files = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    (found,) = select(*files, "extra.bin", documents={"pytorch_model.bin.index.json": index(*files[::-1])})
+    assert list(found.weight_files) == files
+
+
+def test_variants_of_pytorch_files() -> None:
+    found = select("pytorch_model.fp16.bin", "pytorch_model.ema.bin")
+    assert [(s.variant, s.weight_files) for s in found] == [
+        ("ema", ("pytorch_model.ema.bin",)),
+        ("fp16", ("pytorch_model.fp16.bin",)),
+    ]
+
+
+def test_missing_pytorch_shards_are_named() -> None:
+    with pytest.raises(WeightsError, match=r"'pytorch_model-00002-of-00003\.bin'"):
+        select("pytorch_model-00001-of-00003.bin", "pytorch_model-00003-of-00003.bin")
 
 
 def test_a_whole_set_of_shards_is_taken_without_its_index() -> None:
@@ -179,16 +217,18 @@ def test_a_pipeline_has_a_checkpoint_a_folder() -> None:
         "unet/diffusion_pytorch_model.safetensors",
         *[f"text_encoder/{shard}" for shard in shards("model", 2)],
         "safety_checker/pytorch_model.bin",
+        "safety_checker/config.json",
         "scheduler/scheduler_config.json",
     )
     assert found == [
+        Selection("safety_checker", None, ("safety_checker/pytorch_model.bin",), "safety_checker/config.json"),
         Selection("text_encoder", None, tuple(f"text_encoder/{shard}" for shard in shards("model", 2)), None),
         Selection("unet", None, ("unet/diffusion_pytorch_model.safetensors",), "unet/config.json"),
     ]
 
 
 def test_a_pipeline_without_parts_falls_back_on_its_root() -> None:
-    (found,) = select("model_index.json", "all-in-one.safetensors", "unet/diffusion_pytorch_model.bin")
+    (found,) = select("model_index.json", "all-in-one.safetensors", "unet/diffusion_pytorch_model.msgpack")
     assert found.weight_files == ("all-in-one.safetensors",)
 
 
@@ -200,15 +240,16 @@ def test_sub_folders_count_when_the_root_has_no_weights() -> None:
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["pytorch_model.bin", "config.json"], "only pickled weights .*pytorch_model.bin.*; they are never loaded"),
-        (["a/b.pt"], "only pickled weights"),
-        (["last.ckpt"], "only pickled weights"),
-        (["consolidated.00.pth"], "only pickled weights"),
-        (["m-Q4_K_M.gguf"], "GGUF is not read yet"),
+        (["training_args.bin", "a/optimizer.pt"], "states of a training.*a/optimizer.pt.*training_args.bin"),
+        (["last.ckpt"], "pickles that are never loaded .*last.ckpt"),
+        (["a.pt", "b.bin"], "several unrelated PyTorch files .*'a.pt', 'b.bin'"),
+        (["model.pt", "model.bin"], "several unrelated PyTorch files"),
+        (["mmproj-F16.gguf", "imatrix.gguf"], "only GGUF files that go with a model: .*'imatrix.gguf'"),
+        (["old.ggml"], "from before GGUF"),
         (["onnx/model.onnx"], "ONNX"),
         (["tf_model.h5"], "TensorFlow"),
         (["flax_model.msgpack"], "Flax"),
-        (["model.gguf", "pytorch_model.bin"], "pickled.*GGUF"),
+        (["mmproj.gguf", "last.ckpt"], "pickles.*GGUF"),
         (["config.json"], "no weights of any kind"),
         ([], "no weights of any kind"),
         (["a.safetensors", "b.safetensors"], "several unrelated.*'a.safetensors', 'b.safetensors'"),
@@ -321,6 +362,8 @@ def test_whatever_lies_there_the_selections_hold(paths: list[str]) -> None:
         ("adapter_model.safetensors", False),
         ("llama-3.2-1b.safetensors", True),
         ("model-q4.gguf", True),
+        ("pytorch_model.bin", False),
+        ("net.pth", True),
     ],
 )
 def test_names_a_model(name: str, own: bool) -> None:

@@ -42,7 +42,7 @@ _COMMON: dict[str, Any] = {
 }
 _SAFE, _PICKLED = (
     {**_COMMON, "tags": ["transformers", kind], "siblings": [{"rfilename": "config.json"}, {"rfilename": path}]}
-    for kind, path in (("safetensors", "model.safetensors"), ("pytorch", "pytorch_model.bin"))
+    for kind, path in (("safetensors", "model.safetensors"), ("pytorch", "last.ckpt"))
 )
 
 

@@ -122,7 +122,7 @@ def _without_a_shard(repo: HubRepo) -> HubRepo:
 
 
 def _pickled(repo: HubRepo) -> HubRepo:
-    return _with_weights(repo, {"pytorch_model.bin": repo.files[_weights(repo)[0]]})
+    return _with_weights(repo, {"last.ckpt": repo.files[_weights(repo)[0]]})
 
 
 def _renamed(repo: HubRepo) -> HubRepo:

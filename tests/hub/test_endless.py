@@ -93,7 +93,7 @@ def test_a_repo_is_what_is_listed(hub: EndlessHub, position: int) -> None:
     assert {name: repo.property(name) for name in row} == row
     info, _ = get(hub, f"/api/models/{repo_id}?{expand}")
     assert info == row
-    weights = "model.safetensors" if hub.has_weights(position) else "pytorch_model.bin"
+    weights = "model.safetensors" if hub.has_weights(position) else "last.ckpt"
     assert sorted(repo.files) == ["config.json", weights]
 
 

@@ -29,7 +29,8 @@ from provenance.indexer.store.store import Store
 from provenance.indexer.store.tombstones import DATED
 from provenance.schemas.errors import StoreCorruptError, UnknownModelError
 from provenance.schemas.figures import RepoFigures
-from provenance.schemas.results import Answer, LineageRow
+from provenance.schemas.lineage import LineageRow
+from provenance.schemas.results import Answer
 from provenance.schemas.tables import FINGERPRINT_TABLES, from_rows
 from tests.conftest import llama, trained
 from tests.support.command_line import CHILD, MINIATURE, PARENT, STRANGER, Run

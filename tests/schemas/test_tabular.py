@@ -18,7 +18,7 @@ import pytest
 from provenance.schemas import tables
 from provenance.schemas.enums import Reason, Relation, Verdict
 from provenance.schemas.errors import ProvenanceError
-from provenance.schemas.results import LineageRow, VerdictRow
+from provenance.schemas.lineage import LineageRow, VerdictRow
 from provenance.schemas.tabular import Record, Rows, Versioned
 
 NOW = datetime(2026, 11, 20, 6, 30, tzinfo=UTC)

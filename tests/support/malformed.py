@@ -50,7 +50,7 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "length-all-ones": (b"\xff" * 8 + b"{}", "announces a header of 18,446,744,073,709,551,615 bytes"),
     "lfs-pointer": (_LFS, "git-lfs pointer"),
     "html-page": (b"<!DOCTYPE html><html><body>404</body></html>", "announces a header"),
-    "zip-pickle": (b"PK\x03\x04\0\0\x08\x08\0\0\0\0archive/data.pkl", "announces a header"),
+    "rar-archive": (b"Rar!\x1a\x07\x01\0\0\0\0\0archive/data.pkl", "announces a header"),
     "zero-length": (safetensors_bytes(""), "must start with '{'"),
     # the JSON
     "leading-space": (safetensors_bytes(f' {{"a":{GOOD}}}', FOUR), "must start with '{'"),

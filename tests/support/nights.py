@@ -28,7 +28,7 @@ def repo(name: str, seed: int = 0, **listing: Any) -> HubRepo:
 
 
 def pickled(name: str) -> HubRepo:
-    return HubRepo(name, {"pytorch_model.bin": MemoryFile(b"never read")})
+    return HubRepo(name, {"last.ckpt": MemoryFile(b"never read")})
 
 
 def now(**ahead: float) -> str:

@@ -53,6 +53,8 @@ UNSEEN = {
     **dict.fromkeys(("sam2", "sam2_hiera_det_model", "sam2_vision_model"), "its queries are pooled between stages"),
     "reformer": "its layers are reversible: autograd does not see into them",
     "t5gemma2": "its decoder attends to itself and to the encoder at once",
+    "funnel": "its queries are pooled between blocks",
+    "yoso": "its attention counts the collisions of hashes of queries and keys instead of a softmax",
     "t5gemma2_text": "its decoder attends to itself and to the encoder at once",
 }
 """Model types whose softmax attention autograd does not show as one: a role that is not seen is no error there."""

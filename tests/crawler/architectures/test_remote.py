@@ -82,13 +82,52 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], int, Callable[[Parts], dict[str, 
         lambda p: {"att_proj": joined(p, *"qkv"), "attn_out": p["o"], "ff_proj": joined(p, "up", "gate"),
                    "ff_out": p["down"]},
     ),
+    "Refact": (
+        "transformer.h", {"n_head": HEADS, "model_type": "gpt_refact"}, KV_HEADS,
+        lambda p: {"attn.q": p["q"], "attn.kv": joined(p, "k", "v"), "attn.c_proj": p["o"],
+                   "mlp.gate_up_proj": joined(p, "gate", "up"), "mlp.c_proj": p["down"]},
+    ),
+    "PLaMo-2": (
+        "model.layers.layers", GROUPED | {"model_type": "plamo2"}, KV_HEADS,
+        lambda p: {"mixer.qkv_proj": joined(p, *"qkv"), "mixer.o_proj": p["o"],
+                   "mlp.gate_up_proj": joined(p, "gate", "up"), "mlp.down_proj": p["down"]},
+    ),
+    "Grok-1": (
+        "model.layers", GROUPED | {"model_type": "grok-1"}, KV_HEADS,
+        lambda p: {f"attn.{role}_proj": p[role] for role in "qkvo"},
+    ),
+    "DiT": (
+        "transformer_blocks", {}, HEADS,
+        lambda p: {"attn1.to_q": p["q"], "attn1.to_k": p["k"], "attn1.to_v": p["v"], "attn1.to_out.0": p["o"],
+                   "ff.net.0.proj": p["up"], "ff.net.2": p["down"]},
+    ),
+    "SD3 with GEGLU": (
+        "transformer.transformer_blocks", {}, HEADS,
+        lambda p: {"attn.to_q": p["q"], "attn.to_k": p["k"], "attn.to_v": p["v"], "attn.to_out.0": p["o"],
+                   "ff.net.0.proj": joined(p, "up", "gate"), "ff.net.2": p["down"]},
+    ),
+    "x-transformers": (
+        "net.attn_layers.layers", {}, KV_HEADS,
+        lambda p: {"1.to_q": p["q"], "1.to_k": p["k"], "1.to_v": p["v"], "1.to_out": p["o"]},
+    ),
+    "x-transformers, keys beside values": (
+        "layers", {}, KV_HEADS,
+        lambda p: {"0.fn.to_q": p["q"], "0.fn.to_kv": joined(p, "k", "v"), "0.fn.to_out": p["o"]},
+    ),
+    "vit-pytorch": (
+        "transformer.layers", {}, HEADS,
+        lambda p: {"0.to_qkv": joined(p, *"qkv"), "0.to_out.0": p["o"]},
+    ),
     "Megatron-core": (
         "decoder.layers", HF | {"num_query_groups": KV_HEADS}, KV_HEADS,
         lambda p: {"self_attention.linear_qkv": in_turn(p, KV_HEADS), "self_attention.linear_proj": p["o"],
                    "mlp.linear_fc1": joined(p, "gate", "up"), "mlp.linear_fc2": p["down"]},
     ),
 }  # fmt: skip
-SETTLED_BY_SHAPES = {"Baichuan", "MPT", "DBRX", "OLMo-1"}
+SETTLED_BY_SHAPES = {
+    "Baichuan", "MPT", "DBRX", "OLMo-1", "Refact", "PLaMo-2", "Grok-1", "DiT", "SD3 with GEGLU", "x-transformers",
+    "x-transformers, keys beside values", "vit-pytorch",
+}  # fmt: skip
 
 
 def entries(tensors: Mapping[str, Array]) -> list[TensorEntry]:
@@ -264,6 +303,90 @@ def test_dbrx_experts_stand_one_below_the_other() -> None:
     two = {f"{at}ffn.router.layer.weight": np.zeros((7, HIDDEN), np.int64)}
     torn = resolve_roles(entries(tensors | two), None)
     assert any("do not divide into the 7 experts" in note for note in torn.notes)
+
+
+def test_grok_names_its_gate_by_no_suffix() -> None:
+    shapes = {"linear": (FFN, HIDDEN), "linear_v": (FFN, HIDDEN), "linear_1": (HIDDEN, FFN)}
+    tensors = {
+        f"model.layers.0.moe_block.experts.{expert}.{name}.weight": np.zeros(shape, np.int64)
+        for expert in range(3)
+        for name, shape in shapes.items()
+    }
+    tensors["model.layers.0.moe_block.gate.weight"] = np.zeros((3, HIDDEN), np.int64)
+    tensors["model.layers.0.attn.q_proj.linear.weight"] = np.zeros((HIDDEN, HIDDEN), np.int64)
+    resolved = resolve_roles(entries(tensors), None)
+    given = {(t.role, t.expert) for t in resolved.tensors}
+    assert given == {(role, n) for role in ("gate", "up", "down") for n in range(3)} | {("router", None), ("q", None)}
+    assert resolved.notes == ()
+
+
+def block(prefix: str, stems: Mapping[str, str]) -> dict[str, Array]:
+    layer = parts(0, HEADS)
+    return {f"{prefix}.{stem}.weight": layer[role] for stem, role in stems.items()}
+
+
+FUNNEL = {
+    f"attention.{name}": role for name, role in zip(("q_head", "k_head", "v_head", "post_proj"), "qkvo", strict=True)
+}
+BERT = {f"attention.{name}": role for name, role in zip(("self.query", "self.key", "self.value"), "qkv", strict=True)}
+
+
+def test_funnels_encoder_is_one_stack_and_main() -> None:
+    tensors: dict[str, Array] = {}
+    for number, size in enumerate((2, 3, 1)):
+        for layer in range(size):
+            tensors |= block(f"funnel.encoder.blocks.{number}.{layer}", FUNNEL)
+    for layer in range(4):
+        tensors |= block(f"funnel.decoder.layers.{layer}", FUNNEL)
+    resolved = resolve_roles(entries(tensors), None)
+    assert resolved.n_layers == 6
+    main = [(t.layer, t.name) for t in resolved.tensors if t.stack == "main" and t.role == "q"]
+    assert [layer for layer, _ in main] == list(range(6))
+    assert [".".join(name.split(".")[2:5]) for _, name in main] == [
+        "blocks.0.0", "blocks.0.1", "blocks.1.0", "blocks.1.1", "blocks.1.2", "blocks.2.0",
+    ]  # fmt: skip
+
+
+def test_the_text_tower_goes_before_the_tower_that_fuses() -> None:
+    towers = ("text_model", "image_model", "multimodal_model")
+    tensors: dict[str, Array] = {}
+    for tower in towers:
+        for layer in range(4 if tower == "multimodal_model" else 3):
+            tensors |= block(f"flava.{tower}.encoder.layer.{layer}", BERT)
+    stacks = {t.name.split(".")[1]: t.stack for t in resolve_roles(entries(tensors), None).tensors}
+    assert stacks == {"text_model": "main", "image_model": "vision", "multimodal_model": "fusion"}
+
+
+def test_a_pretraining_decoder_is_not_main() -> None:
+    tensors: dict[str, Array] = {}
+    for layer in range(2):
+        tensors |= block(f"vit.encoder.layer.{layer}", BERT)
+    for layer in range(8):
+        tensors |= block(f"decoder.decoder_layers.{layer}", BERT)
+    resolved = resolve_roles(entries(tensors), None)
+    assert {t.name.split(".")[0] for t in resolved.tensors if t.stack == "main" and t.layer is not None} == {"vit"}
+
+
+def test_the_language_of_lxmert_is_main() -> None:
+    tensors: dict[str, Array] = {}
+    for word, n in (("layer", 2), ("r_layers", 5), ("x_layers", 4)):
+        for layer in range(n):
+            tensors |= block(f"lxmert.encoder.{word}.{layer}", BERT)
+    resolved = resolve_roles(entries(tensors), None)
+    main = {t.name.split(".")[2] for t in resolved.tensors if t.stack == "main" and t.role == "q"}
+    assert (main, resolved.n_layers) == ({"layer"}, 2)
+
+
+def test_convolutions_of_one_token_are_matrices() -> None:
+    tensors = {
+        f"transformer.encoder.layers.0.attention.{name}.weight": np.zeros((HIDDEN, HIDDEN // 4, 1), np.int64)
+        for name in ("query", "key", "value")
+    }
+    tensors["transformer.encoder.layers.0.post_attention.conv1d.weight"] = np.zeros((HIDDEN, HIDDEN, 1), np.int64)
+    given = {t.role: t.shape for t in resolve_roles(entries(tensors), None).tensors}
+    assert given == {**dict.fromkeys("qkv", (HIDDEN, HIDDEN // 4)), "o": (HIDDEN, HIDDEN)}
+    wide = {name: np.zeros((*array.shape[:2], 3), np.int64) for name, array in tensors.items()}
+    assert {t.role for t in resolve_roles(entries(wide), None).tensors} == {"other"}
 
 
 MEGATRON: dict[str, Callable[[Parts], Array]] = {

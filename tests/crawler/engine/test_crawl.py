@@ -206,8 +206,9 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], tuple[str, str | None, str | No
     "piped-config": (piped_config, ("failed", "listing", "WeightsError"), "not a regular file"),
     "escape-in-name": (files("\x1b[31m.safetensors"), ("failed", "listing", "WeightsError"), "printable"),
     "undecodable-name": (files(os.fsdecode(b"\xff.safetensors")), ("failed", "listing", "WeightsError"), "printable"),
-    "pickles": (files("pytorch_model.bin", "config.json"), ("skipped", "plan", "SkippedCheckpoint"), "never loaded"),
-    "gguf": (files("model.Q4_K_M.gguf"), ("skipped", "plan", "SkippedCheckpoint"), "GGUF is not read"),
+    "pickles": (files("last.ckpt", "config.json"), ("skipped", "plan", "SkippedCheckpoint"), "never loaded"),
+    "other-bin": (files("pytorch_model.bin"), ("skipped", "header", "SkippedCheckpoint"), "no format that is read"),
+    "projector": (files("mmproj.gguf"), ("skipped", "plan", "SkippedCheckpoint"), "GGUF files that go with a model"),
     "config-only": (files("config.json"), ("skipped", "plan", "SkippedCheckpoint"), "no weights of any kind"),
     "unrelated": (files("a.safetensors", "b.safetensors"), ("skipped", "plan", "SkippedCheckpoint"), "several"),
     **{
@@ -289,7 +290,7 @@ def test_an_empty_folder_is_one_skipped_visit(tmp_path: Path, database: Database
     summary = database.crawl([tmp_path / "org" / "nothing"])
     (row,) = outcomes(database, summary.run_id).values()
     assert (row["repo_id"], row["status"], row["error"]) == ("org/nothing", "skipped", "SkippedCheckpoint")
-    assert row["message"].startswith("org/nothing: no safetensors here")
+    assert row["message"].startswith("org/nothing: nothing to read here")
 
 
 def test_one_file_is_a_source(tmp_path: Path, database: Database) -> None:

@@ -73,11 +73,12 @@ def test_a_root_that_is_the_checkpoint_has_its_own_last_two_parts(root: Path, mo
 
 
 def test_broken_and_unreadable_kinds_are_visited_too(root: Path) -> None:
-    write(root, "o/config/config.json", "o/pickled/pytorch_model.bin", "o/gguf/m.gguf", "o/text/notes.txt")
+    write(root, "o/config/config.json", "o/pickled/last.ckpt", "o/gguf/m.gguf", "o/text/notes.txt")
     write(root, "o/shards/model-00001-of-00002.safetensors", "o/index/model.safetensors.index.json")
     repos = by_id(root)
     assert sorted(repos) == ["o/config", "o/gguf", "o/index", "o/pickled", "o/shards"]
-    for name in ("o/config", "o/gguf", "o/pickled"):
+    assert [s.weight_files for s in repos["o/gguf"].selections()] == [("m.gguf",)]
+    for name in ("o/config", "o/pickled"):
         with pytest.raises(SkippedCheckpoint):
             repos[name].selections()
     for name in ("o/index", "o/shards"):
@@ -168,14 +169,20 @@ def test_a_single_file_stands_for_itself(root: Path) -> None:
     assert (repo.repo_id, weights(repo)) == ("m/other", [("other.safetensors",)])
 
 
-def test_a_single_shard_or_gguf_is_an_outcome(root: Path) -> None:
-    write(root, "o/m/model-00001-of-00002.safetensors", "o/m/model-00002-of-00002.safetensors", "o/m/q4.gguf")
+def test_a_single_shard_is_an_outcome(root: Path) -> None:
+    write(root, "o/m/model-00001-of-00002.safetensors", "o/m/model-00002-of-00002.safetensors")
     (repo,) = find_local(root / "o/m/model-00001-of-00002.safetensors")
     with pytest.raises(WeightsError, match="one shard of several"):
         repo.selections()
-    (repo,) = find_local(root / "o/m/q4.gguf")
-    with pytest.raises(SkippedCheckpoint, match="GGUF"):
-        repo.selections()
+
+
+def test_a_single_gguf_file_is_a_repo_named_after_it(root: Path) -> None:
+    write(root, "o/m/Llama-3-8B.Q4_K_M.gguf", "o/m/Llama-3-8B.Q8_0.gguf", "o/m/config.json")
+    (repo,) = find_local(root / "o/m/Llama-3-8B.Q4_K_M.gguf")
+    (found,) = listed_checkpoints(repo)
+    assert (repo.repo_id, found.identity.variant, found.config_file) == ("m/Llama-3-8B.Q4_K_M", "Q4_K_M", None)
+    both = [found.identity.variant for repo in find_local(root / "o/m") for found in listed_checkpoints(repo)]
+    assert both == ["Q4_K_M", "Q8_0"]
 
 
 def test_sources_that_cannot_be_used(root: Path) -> None:

@@ -15,8 +15,10 @@ from provenance.query.statistics.frame import frame_of
 from provenance.query.verdict.witness import CLEAR, STRUCTURE, Member, Precedence, precedence, repeated_values
 from tests.conftest import LLAMA_CONFIG, llama, trained
 from tests.support.dossiers import MIXTRAL_CONFIG, dossier, layers_of, mapped, upcycled
+from tests.support.layouts import bfloat16
 
 ROOT = llama(1)
+PACKED_CONFIG = {**LLAMA_CONFIG, "quantization_config": {"quant_method": "some method"}}
 Change = Callable[[str, NDArray[Any]], NDArray[Any]]
 
 
@@ -49,6 +51,7 @@ CHILDREN: dict[str, Callable[[], Dossier]] = {
     "pruned": lambda: dossier(mapped(ROOT, lambda _, t: np.where(np.abs(t) < np.median(np.abs(t)), 0, t))),
     "int8": lambda: dossier(mapped(ROOT, rounded(127))),
     "int4": lambda: dossier(mapped(ROOT, rounded(7))),
+    "packed": lambda: dossier(mapped(ROOT, rounded(2000)), config=PACKED_CONFIG),
     "layers-dropped": lambda: depth([0, 1, 4, 5]),
     "layers-repeated": lambda: depth([0, 1, 2, 3, 2, 3, 4, 5]),
     "narrowed": narrowed,
@@ -63,6 +66,12 @@ def test_structure_names_the_child_and_overrules_dates(kind: str) -> None:
     assert found.structure == STRUCTURE
     assert found.log_odds == STRUCTURE
     assert said(child, dossier(ROOT)).structure == -STRUCTURE
+
+
+def test_weights_that_a_cast_changed_are_the_later_ones() -> None:
+    small = bfloat16(mapped(ROOT, lambda _, t: t * 1e-3))
+    found = said(dossier(small), dossier(mapped(small, lambda _, t: t.astype(np.float16))))
+    assert found.structure == STRUCTURE
 
 
 def test_a_clear_asymmetry_overrules_dates_and_cards() -> None:

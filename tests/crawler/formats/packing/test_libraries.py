@@ -28,7 +28,9 @@ def test_weights_are_those_that_the_library_reads(name: str) -> None:
     wanted = load_file(FOLDER / "weights.safetensors")[name]
     with LocalReader(FOLDER, FOLDER) as reader:
         stored = [
-            entry for entry in read_header(reader, "packed.safetensors", "x") if entry.name.startswith(f"{name}.")
+            entry
+            for entry in read_header(reader, "packed.safetensors", "x").entries
+            if entry.name.startswith(f"{name}.")
         ]
         found = unpack(stored, {"quantization_config": FACTS[name]}, reader)
         (entry,) = [entry for entry in found.entries if isinstance(entry, PackedEntry)]

@@ -25,7 +25,7 @@ CONFIG = {"model_type": "llama", "hidden_size": 128, "num_attention_heads": 4, "
 def sketch(folder: Path, facts: object = None) -> ProductSketch:
     config = CONFIG | {"quantization_config": facts}
     with LocalReader(folder, folder) as reader:
-        entries = unpack(read_header(reader, "model.safetensors", "x"), config, reader).entries
+        entries = unpack(read_header(reader, "model.safetensors", "x").entries, config, reader).entries
         plan = plan_products(resolve_roles(entries, config), spread_anchors(32))
         found = read_products(reader, plan)
     assert not found.notes
@@ -47,5 +47,5 @@ def test_single_rows_of_an_embedding_that_is_packed_across_them_cannot_be_read(t
     embedding = tensors["model.embed_tokens.weight"]
     rest = {name: tensor for name, tensor in tensors.items() if name != "model.embed_tokens.weight"}
     stored = {f"model.embed_tokens{ending}": tensor for ending, tensor in gptq(embedding)[0].items()}
-    with pytest.raises(WeightsError, match="packed across its rows"):
+    with pytest.raises(WeightsError, match="stored across its rows"):
         sketch(write(tmp_path / "packed", rest | stored))
