@@ -20,7 +20,7 @@ from provenance.crawler.formats.packing.integers import read_mlx, read_packed_wo
 from provenance.crawler.formats.packing.packed import PackedEntry, Packing, Unreadable
 from provenance.crawler.formats.packing.scaled import read_floats, read_integers, read_scaled
 from provenance.schemas.protocols import TensorReader
-from provenance.schemas.tensors import TensorEntry
+from provenance.schemas.tensors import Order, TensorEntry
 
 _MAX_NAME, _MAX_NOTES = 120, 50
 
@@ -188,6 +188,8 @@ def _packed(
         parts = _beside(base, row, by_name)
         if parts is None:
             continue
+        if any(stored.order is not Order.ROWS for stored in (entry, *parts.values())):
+            raise Unreadable("one of its tensors is not stored by rows")
         packing = row.read(Group(entry, parts, facts, peeker))
         if packing is None:
             continue
