@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.query.statistics.frame import Frame, frame_of
+from provenance.query.statistics.frame import Carried, Frame, frame_of
+from provenance.query.verdict.dates import UNKNOWN_DATES, doubt
 from provenance.query.verdict.merge import Merge, find_mean, find_sum
 from provenance.query.verdict.stack import find_stack
-from provenance.query.verdict.tree import carries, grow
-from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, declared, precedence
+from provenance.query.verdict.tree import Witnesses, carries, grow
+from provenance.query.verdict.witness import CLEAR, COMPARABLE, STRUCTURE, Member, Precedence, declared, precedence
 
 MISSING_LAYERS = 1.0
 """Distance of a layer that only one of two has: that of an unrelated one, in units of the mean variance, is 2."""
@@ -47,6 +49,7 @@ class Family:
         steps: `[n, n]`, generations from the first down to the second in the most probable tree; 0 where it is none.
         copies: `[n]`, the number of the group of equal members that each belongs to.
         merges: for each member that is a merge, its parents.
+        doubt: probability that the dates of this family are arbitrary.
     """
 
     members: Sequence[Member]
@@ -55,10 +58,18 @@ class Family:
     steps: NDArray[np.int64]
     copies: NDArray[np.int64]
     merges: Mapping[int, Merge] = field(default_factory=dict)
+    doubt: float = UNKNOWN_DATES
 
-    def overruled(self, i: int, j: int) -> tuple[str, ...]:
-        """What metadata says of the order of two members that their weights clearly contradict: `dates`, `declared`."""
-        return precedence(self.members[i], self.members[j], self.frame, i, j).overruled
+    def contradicting(self, i: int, j: int, said: int) -> tuple[str, ...]:
+        """The metadata of two members, `dates` and `declared`, that contradicts their order.
+
+        Args:
+            i: the one member.
+            j: the other.
+            said: 1 where the first is said to have come first, -1 the second, 0 where only their weights can tell.
+        """
+        found = precedence(self.members[i], self.members[j], self.frame, i, j)
+        return found.against(said or found.clear)
 
     def merge_weight(self, parent: int, child: int) -> float | None:
         """The weight of a parent in a merge; null where the child is none, or not of this parent or a copy of it."""
@@ -79,7 +90,7 @@ class _Builder:
         self.copies = self._copies()
         self.nodes = [int(np.flatnonzero(self.copies == group)[0]) for group in range(self.copies.max() + 1)]
         """The first member of each group of copies stands for it."""
-        self._known_odds: dict[tuple[int, int], float] = {}
+        self._known: dict[tuple[int, int], Precedence] = {}
         self.distance = self._distances()
         self.merges = self._merges()
 
@@ -91,10 +102,12 @@ class _Builder:
             if len(part) == 1:
                 alone += part
                 continue
-            tree = grow(part, self._odds, self._slopes, self.distance)
+            tree = grow(part, Witnesses(self._odds, self._confirmed), self._carried, self.distance)
             parent.update(tree.parent)
             for (above, node), probability in tree.ancestry.items():
-                ancestry[above, node] = probability
+                # What the weights of two contradict by themselves is not said of them, whatever the others say.
+                against = self._said(above, node).clear < 0
+                ancestry[above, node] = min(probability, 0.5) if against else probability
         for node in alone:
             self._hang(node, ancestry, parent)
         self._sums(parent)
@@ -115,6 +128,7 @@ class _Builder:
                 and self.members[i].depth == self.members[j].depth
                 and self.members[i].size == self.members[j].size
                 and self.members[i].routed == self.members[j].routed
+                and self.members[i].vocabulary == self.members[j].vocabulary
             ]
             group[i] = group[same[0]] if same else group.max() + 1
         return group
@@ -129,16 +143,39 @@ class _Builder:
     def _correlation(self, a: int, b: int) -> float:
         return float(self.frame.shared.correlation[self.nodes[a], self.nodes[b]])
 
-    def _odds(self, a: int, b: int) -> float:
-        """Log odds that node `a` came before node `b`; of copies, the oldest ones' dates speak and all cards."""
-        if (a, b) not in self._known_odds:
+    def _said(self, a: int, b: int) -> Precedence:
+        """What is known of the order of two nodes; of copies, the oldest ones' dates speak and all cards."""
+        if (a, b) not in self._known:
             firsts, seconds = (list(map(int, np.flatnonzero(self.copies == node))) for node in (a, b))
             one, other = self.members[self._oldest(firsts)], self.members[self._oldest(seconds)]
             said = precedence(one, other, self.frame, self.nodes[a], self.nodes[b])
             cards = [declared(self.members[i].dossier, self.members[j].dossier) for i in firsts for j in seconds]
-            odds = replace(said, declared=max(cards, key=abs)).log_odds
-            self._known_odds[a, b], self._known_odds[b, a] = odds, -odds
-        return self._known_odds[a, b]
+            self._known[a, b] = said = replace(said, declared=max(cards, key=abs))
+            self._known[b, a] = said.reversed()
+        return self._known[a, b]
+
+    def _odds(self, a: int, b: int) -> float:
+        """Log odds that node `a` came before node `b`."""
+        return self._said(a, b).log_odds(self.doubt)
+
+    def _confirmed(self, a: int, b: int) -> bool:
+        """Whether structure or a card says what node `b` was made from."""
+        said = self._said(a, b)
+        return said.structure >= STRUCTURE or said.declared > 0
+
+    @cached_property
+    def doubt(self) -> float:
+        """Probability that the dates are arbitrary: what nearest neighbours and merges say of them."""
+        nodes = [node for node in range(len(self.nodes)) if node not in self.merges]
+        pairs = set[tuple[int, int]]()
+        for part in self._parts(nodes):
+            for node in part if len(part) > 1 else ():
+                nearest = min((other for other in part if other != node), key=lambda o: float(self.distance[node, o]))
+                pairs.add((min(node, nearest), max(node, nearest)))
+        edges = [(said.clear, said.dates) for said in (self._said(a, b) for a, b in sorted(pairs)) if said.clear]
+        for node, merge in self.merges.items():
+            edges += [(STRUCTURE, self._said(self._node(place), node).dates) for place in merge.weights]
+        return doubt(edges)
 
     def _oldest(self, group: Sequence[int]) -> int:
         return min(group, key=lambda i: self.members[i].dossier.meta.created_at or "9999")
@@ -190,7 +227,7 @@ class _Builder:
         found = dict[int, Merge]()
         for node in parent:
             for base in lines[node]:
-                slope, _ = self._slopes(base)
+                slope = self._carried(base).slope
                 # From M + R = A + B nothing follows about which of the four is the sum: other witnesses must say so.
                 children = [
                     other
@@ -244,8 +281,7 @@ class _Builder:
                 if child in parents or ancestry[child, node] > 0.5 or self._odds(node, child) < CLEAR:
                     continue
                 nearer = self.distance[child, node] < self.distance[child, above]
-                slope, error = self._slopes(above)
-                if nearer and carries(slope, error)[child, node]:
+                if nearer and carries(self._carried(above))[child, node]:
                     parent[child] = node
                     below = [child, *(k for k in range(len(self.nodes)) if ancestry[child, k] > 0.5)]
                     for k in below:
@@ -263,10 +299,8 @@ class _Builder:
             parts.append([node, *(other for part in near for other in part)])
         return [sorted(part) for part in parts]
 
-    def _slopes(self, reference: int) -> tuple[Array, Array]:
-        slope, error = self.frame.carried(self.nodes[reference])
-        own = np.ix_(self.nodes, self.nodes)
-        return slope[own], error[own]
+    def _carried(self, reference: int) -> Carried:
+        return self.frame.carried(self.nodes[reference]).of(self.nodes)
 
     def _hang(self, node: int, ancestry: NDArray[np.float64], parent: dict[int, int]) -> None:
         """A node whose cells correspond to no other's one to one: next to the nearest, directed by that pair alone."""
@@ -300,9 +334,9 @@ class _Builder:
             for j in range(n):
                 if i != j and self.copies[i] == self.copies[j]:
                     said = precedence(self.members[i], self.members[j], self.frame, i, j)
-                    probability[i, j] = 1 / (1 + math.exp(-(said.dates + said.declared)))
+                    probability[i, j] = 1 / (1 + math.exp(-said.metadata(self.doubt)))
         merges = {i: self.merges[int(self.copies[i])] for i in range(n) if int(self.copies[i]) in self.merges}
-        return Family(self.members, self.frame, probability, generations, self.copies, merges)
+        return Family(self.members, self.frame, probability, generations, self.copies, merges, self.doubt)
 
     def _above(self, node: int, parent: Mapping[int, int]) -> dict[int, int]:
         found: dict[int, int] = {}

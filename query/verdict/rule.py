@@ -32,8 +32,15 @@ NORMS_KEPT = 0.8
 """Correlation of norms that a light change keeps. Set between trained twins (0.70 at most in `benchmarks.twins`) and
 light fine-tunes (0.90 and more), with both in view."""
 
+NORMS_LOST = 0.5
+"""Correlation of norms under which a change however large is no continuation for sure: a snapshot of the other twin at
+its tenth step has 0.15 to 0.25, snapshots of one run 0.57 and more, continued pre-training 0.77 and more."""
+
 SAID = 0.95
 """A direction is said when it is at least so probable."""
+
+DOUBTED = 0.5
+"""Probability that the dates of a family are arbitrary, above which the evidence says so."""
 
 NEITHER = 0.1
 """Relatives are siblings when the probability that either descends from the other is at most this."""
@@ -168,8 +175,11 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
             merge_weight=weight,
             steps=1,
         )
-    if direction in (Direction.PARENT, Direction.CHILD) and _only_a_common_start(me, direction):
-        return replace(me, direction=Direction.SIBLING)
+    if direction in (Direction.PARENT, Direction.CHILD):
+        if _only_a_common_start(me, direction):
+            return replace(me, direction=Direction.SIBLING)
+        if _norms_below(me, NORMS_LOST):
+            return replace(me, direction=Direction.UNKNOWN)
     if direction is Direction.SIBLING:
         return replace(me, direction=direction)
     relation = relation_of(me.pair, direction)
@@ -179,12 +189,16 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
 
 
 def _with_conflicts(me: Assessment, family: Family, i: int) -> Assessment:
-    """The assessment with a line for every date or declaration that the weights contradict: shown, never counted."""
+    """The assessment with a line for every date or declaration that contradicts its order: shown, never counted."""
     notes = {"dates": "the dates", "declared": "what the card declares"}
+    said = {Direction.PARENT: 1, Direction.CHILD: -1}.get(me.direction, 0)
     lines = [
         Evidence(kind, None, None, None, 0, f"{notes[kind]} of these two contradict the weights, and decide nothing")
-        for kind in family.overruled(i, 0)
+        for kind in family.contradicting(i, 0, said)
     ]
+    if family.doubt > DOUBTED and not any(line.kind == "dates" for line in lines):
+        note = "the weights contradict the dates of this family, which decide nothing"
+        lines.append(Evidence("dates", None, None, None, 0, note))
     return replace(me, evidence=(*me.evidence, *lines))
 
 
@@ -197,17 +211,17 @@ def _only_a_common_start(me: Assessment, direction: Direction) -> bool:
     slopes = found.a_on_b, found.b_on_a
     older, younger = slopes if direction is Direction.PARENT else slopes[::-1]
     symmetric = older - younger < ASYMMETRY
-    return older < CARRIED_PARTLY or (symmetric and (older < CARRIED_OVER or _norms_differ(me)))
+    return older < CARRIED_PARTLY or (symmetric and (older < CARRIED_OVER or _norms_below(me, NORMS_KEPT)))
 
 
-def _norms_differ(me: Assessment) -> bool:
+def _norms_below(me: Assessment, limit: float) -> bool:
     """Whether the norms say that the two were trained apart, however near their matrices are.
 
     Norms start constant, so all that varies in them was learnt: a light change of a trained model keeps it, while twins
     that have hardly left their common start each learnt their own.
     """
     norms = next((e.value for e in me.evidence if e.kind == "norm_correlation"), None)
-    return me.pair.same_depth and norms is not None and norms < NORMS_KEPT
+    return me.pair.same_depth and norms is not None and norms < limit
 
 
 def coverage(pair: Pair) -> float:
