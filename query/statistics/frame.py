@@ -53,12 +53,12 @@ class Frame:
                 )
         return equal
 
-    def zeros(self, i: int, j: int) -> tuple[float, float]:
-        """Share of exact zeros among the cells that both members have, of each."""
-        both = self.mask[i] & self.mask[j]
-        if not both.any():
-            return 0.0, 0.0
-        return float(np.mean(self.weights[i][both] == 0)), float(np.mean(self.weights[j][both] == 0))
+    @cached_property
+    def zeros(self) -> Array:
+        """`[n, n]` share of exact zeros of the first member among the cells that both have."""
+        zero = ((self.weights == 0) & self.mask).astype(np.float64)
+        shares: Array = zero @ self.mask.astype(np.float64).T / np.maximum(self.cells, 1)
+        return shares
 
     @cached_property
     def cells(self) -> Array:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,12 +103,10 @@ class _Builder:
             if len(part) == 1:
                 alone += part
                 continue
-            tree = grow(part, Witnesses(self._odds, self._confirmed), self._carried, self.distance)
-            parent.update(tree.parent)
-            for (above, node), probability in tree.ancestry.items():
-                # What the weights of two contradict by themselves is not said of them, whatever the others say.
-                against = self._said(above, node).clear < 0
-                ancestry[above, node] = min(probability, 0.5) if against else probability
+            distance = self.distance[np.ix_(part, part)]
+            tree = grow(self._witnesses(part), lambda root, part=part: self._carried(part[root]).of(part), distance)
+            parent.update({part[node]: part[above] for node, above in tree.parent.items()})
+            ancestry[np.ix_(part, part)] = tree.ancestry
         for node in alone:
             self._hang(node, ancestry, parent)
         self._sums(parent)
@@ -158,10 +157,16 @@ class _Builder:
         """Log odds that node `a` came before node `b`."""
         return self._said(a, b).log_odds(self.doubt)
 
-    def _confirmed(self, a: int, b: int) -> bool:
-        """Whether structure or a card says what node `b` was made from."""
-        said = self._said(a, b)
-        return said.structure >= STRUCTURE or said.declared > 0
+    def _witnesses(self, nodes: Sequence[int]) -> Witnesses:
+        """What is known of every pair of some nodes."""
+        n = len(nodes)
+        odds, confirmed, apart = np.zeros((n, n)), np.zeros((n, n), np.bool_), np.zeros((n, n), np.bool_)
+        for i, j in combinations(range(n), 2):
+            said = self._said(nodes[i], nodes[j])
+            odds[i, j], apart[i, j] = said.log_odds(self.doubt), said.apart
+            confirmed[i, j] = said.structure > 0 or said.declared > 0
+            confirmed[j, i] = said.structure < 0 or said.declared < 0
+        return Witnesses(odds - odds.T, confirmed, apart | apart.T)
 
     @cached_property
     def doubt(self) -> float:

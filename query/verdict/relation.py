@@ -51,7 +51,8 @@ def relation_of(pair: Pair, direction: Direction) -> Relation:
     slope = found.b_on_a if direction is Direction.CHILD else found.a_on_b
     if correlation > NEARLY_EQUAL:
         return Relation.TRANSFORMED if abs(slope - 1) > RESCALED else Relation.QUANTIZED
-    if correlation > ROUNDED and is_rounded(*(repeated_values(s.dossier) for s in (child, parent))):
+    repeats = [repeated_values(subject.dossier) for subject in (child, parent)]
+    if correlation > ROUNDED and is_rounded(repeats[0], repeats[1], 2 * (1 - correlation)):
         return Relation.QUANTIZED
     if child.dossier.meta.quantization or found.change_kurtosis < ROUNDING_KURTOSIS:
         return Relation.QUANTIZED

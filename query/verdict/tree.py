@@ -30,113 +30,132 @@ WHOLE_CHANGE = 0.85
 """Correlation of two changes from which the one contains the other. Siblings that were trained on one text share up to
 0.81 of theirs, and a sixth of them have a slope near 1: under this limit nothing tells them from a chain."""
 
+PARTED = 0.2
+"""Cosine of two changes from one point under which they part there. Of siblings on one text two always have a part of
+the third's change in common (0.29 and more, 47 triples), children of one parent on other texts 0.25 at the most."""
+
+SHARED_ODDS, PARTED_ODDS = 0.5, 0.9
+"""Probability that one of two that share a change descends from the other; the same where another one parts from it
+there: then one of the two at least is no sibling. Neither is enough to be said."""
+
 LIKELY = 0.001
 """Roots that are less probable are left out."""
 
 Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Witnesses:
-    """What is known of pairs of nodes apart from the shape of the tree.
+    """What is known of `n` nodes, pair by pair, apart from the shape of the tree.
 
     Attributes:
-        odds: log odds that the first came before the second.
-        confirmed: whether structure, or a card, names the first as what the second was made from.
+        odds: `[n, n]` log odds that the first came before the second.
+        confirmed: `[n, n]` structure, or a card, names the first as what the second was made from.
+        apart: `[n, n]` neither can descend from the other.
     """
 
-    odds: Callable[[int, int], float]
-    confirmed: Callable[[int, int], bool]
+    odds: Array
+    confirmed: Flags
+    apart: Flags
+
+    def of(self, nodes: Sequence[int]) -> Witnesses:
+        """The same of some nodes."""
+        own = np.ix_(nodes, nodes)
+        return Witnesses(self.odds[own], self.confirmed[own], self.apart[own])
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Descent among the nodes of one part of a family.
+    """Descent among nodes.
 
     Attributes:
-        ancestry: by ancestor and descendant, the probability that one descends to the other. Of two that share a
-            change and may be siblings as well, half of it.
+        ancestry: `[n, n]` the probability that the first descends to the second.
         parent: of every node but the root, in the most probable tree.
     """
 
-    ancestry: Mapping[tuple[int, int], float]
+    ancestry: Array
     parent: Mapping[int, int]
 
 
-def grow(nodes: Sequence[int], witnesses: Witnesses, carried: Callable[[int], Carried], distance: Array) -> Tree:
-    """The tree of some nodes.
+def grow(witnesses: Witnesses, carried: Callable[[int], Carried], distance: Array) -> Tree:
+    """The tree of `n` nodes, two at least.
 
     A root is as probable as the witnesses about the edges of its tree, and its place in it, make it. Only edges count:
     the pairs of a family do not speak independently of each other.
 
     Args:
-        nodes: at least two.
         witnesses: about pairs of them.
         carried: how far every node carries on every other's change, seen from a reference (`Frame.carried`).
         distance: `[n, n]` squared distances.
     """
-    trees = {root: _below(root, nodes, witnesses, carried(root), distance) for root in nodes}
-    score = {
-        root: -sum(math.log1p(math.exp(-witnesses.odds(above, node))) for node, above in tree.items())
-        - sum(map(math.log, _subtrees(root, tree).values()))
-        for root, (tree, _) in trees.items()
-    }
-    top = max(score.values())
-    weight = {root: math.exp(value - top) for root, value in score.items() if value - top > math.log(LIKELY)}
-    ancestry: dict[tuple[int, int], float] = {}
-    for root, amount in weight.items():
-        tree, open_pairs = trees[root]
-        share = amount / sum(weight.values())
-        lines = {(above, node) for node in tree for above in _line(node, tree)}
-        for pair in lines:
-            ancestry[pair] = ancestry.get(pair, 0.0) + share
-        for pair in open_pairs:
-            if pair not in lines:
-                ancestry[pair] = ancestry.get(pair, 0.0) + share / 2
-    return Tree(ancestry, trees[max(weight, key=lambda root: weight[root])][0])
+    nodes = range(len(distance))
+    parted = _parted(distance)
+    trees = [_below(root, witnesses, carried(root), distance, parted) for root in nodes]
+    score = np.array(
+        [
+            -sum(math.log1p(math.exp(-witnesses.odds[above, node])) for node, above in tree.items())
+            - sum(map(math.log, _subtrees(root, tree).values()))
+            for root, (tree, _) in enumerate(trees)
+        ]
+    )
+    weight = np.exp(score - score.max())
+    weight[weight < LIKELY] = 0
+    weight /= weight.sum()
+    ancestry = np.zeros_like(distance)
+    for root in np.flatnonzero(weight):
+        tree, shared = trees[root]
+        found = shared
+        for node in tree:
+            line = list(_line(node, tree))
+            found[line, node], found[node, line] = 1.0, 0.0
+        ancestry += weight[root] * found
+    return Tree(ancestry, trees[int(np.argmax(weight))][0])
 
 
-def carries(found: Carried) -> NDArray[np.bool_]:
+def carries(found: Carried) -> Flags:
     """Whether slopes are those of a change carried on."""
     low, high = found.slope - 2 * found.error, found.slope + 2 * found.error
-    carried: NDArray[np.bool_] = (low >= CARRIED_SURELY) & (high >= CARRIED_LEAST) & (low <= CARRIED_MOST)
+    carried: Flags = (low >= CARRIED_SURELY) & (high >= CARRIED_LEAST) & (low <= CARRIED_MOST)
     return carried
 
 
+def _parted(distance: Array) -> Flags:
+    """`[n, n, n]`: whether the changes from the first to the two others have hardly anything in common."""
+    own = distance[:, :, None]
+    other = distance[:, None, :]
+    parted: Flags = own + other - distance[None] <= 2 * PARTED * np.sqrt(own * other)
+    return parted
+
+
 def _below(
-    root: int, nodes: Sequence[int], witnesses: Witnesses, found: Carried, distance: Array
-) -> tuple[dict[int, int], list[tuple[int, int]]]:
+    root: int, witnesses: Witnesses, found: Carried, distance: Array, parted: NDArray[np.bool_]
+) -> tuple[dict[int, int], Array]:
     """The parent of every node below a root: the nearest whose change it surely carries on, else the root itself.
 
-    And all pairs, the nearer to the root first, of which the one may descend from the other or be its sibling.
+    And `[n, n]` the probability that the first descends to the second where that is open: they share a change, and may
+    be siblings as well.
     """
+    far = distance[root]
+    # Of two that are nearly one, the change between them is lost in what both have from the root.
+    tied = distance < TIED * far[:, None]
+    before = np.where(tied, witnesses.odds.T > 0, (far[None, :] < far[:, None]) & (witnesses.odds.T > -math.log(2)))
+    before &= ~witnesses.apart
+    before[:, root] = before[root] = False
+    np.fill_diagonal(before, False)
+    shared = before & (found.slope - 2 * found.error >= CARRIED_SURELY)
+    whole = shared & carries(found)
+    parts = np.einsum("zy,yzx->xy", whole, parted) > 0
+    probability = np.where(shared, SHARED_ODDS, 0.0)
+    probability[whole & parts] = PARTED_ODDS
+    sure = whole & ((found.correlation >= WHOLE_CHANGE) | witnesses.confirmed.T) & (distance < far[:, None])
     parent: dict[int, int] = {}
-
-    def comes_before(y: int, x: int) -> bool:
-        if distance[x, y] < TIED * distance[root, x]:
-            return witnesses.odds(y, x) > 0  # the change between the two is lost in what both have from the root
-        return bool(distance[root, y] < distance[root, x]) and witnesses.odds(y, x) > -math.log(2)
-
-    inside = np.isin(np.arange(len(distance)), [node for node in nodes if node != root])
-    shared = (found.slope - 2 * found.error >= CARRIED_SURELY) & inside[None, :] & inside[:, None]
-    np.fill_diagonal(shared, False)
-    possible = shared & carries(found) & (distance < distance[:, root][:, None])
-    whole = found.correlation >= WHOLE_CHANGE
-    for x in sorted((node for node in nodes if node != root), key=lambda node: float(distance[root, node])):
-        through = np.flatnonzero(possible[x])
-        ordered = map(int, through[np.argsort(distance[x, through], kind="stable")])
-        parent[x] = next(
-            (
-                y
-                for y in ordered
-                if (whole[x, y] or witnesses.confirmed(y, x)) and comes_before(y, x) and not _hangs_on(y, x, parent)
-            ),
-            root,
-        )
-    open_pairs = [
-        (y, x) for x, y in np.argwhere(shared).tolist() if comes_before(y, x) and not _hangs_on(x, y, parent)
-    ]
-    return parent, open_pairs
+    for x in np.argsort(far, kind="stable").tolist():
+        if x != root:
+            through = np.flatnonzero(sure[x])
+            ordered = through[np.argsort(distance[x, through], kind="stable")].tolist()
+            parent[x] = next((y for y in ordered if x not in _line(y, parent)), root)
+    return parent, probability.T
 
 
 def _line(node: int, parent: Mapping[int, int]) -> Iterator[int]:
@@ -144,10 +163,6 @@ def _line(node: int, parent: Mapping[int, int]) -> Iterator[int]:
     while node in parent:
         node = parent[node]
         yield node
-
-
-def _hangs_on(node: int, above: int, parent: Mapping[int, int]) -> bool:
-    return above in _line(node, parent)
 
 
 def _subtrees(root: int, above: Mapping[int, int]) -> dict[int, int]:

@@ -54,8 +54,9 @@ SAME_SCALE = 0.3
 COMPARABLE = 0.5
 """Correlation below which cells do not correspond one to one, and slopes mean nothing."""
 
-ROUNDED = 0.1
-"""Distance up to which the one with more repeated values was rounded from the other."""
+ROUNDED = 3.0
+"""Distance up to which the one with more repeated values was rounded from the other, in units of the square of their
+share: 0.04 to 0.6 in 8 and 4 bits, 20 for a model that was trained after rounding."""
 
 MIN_REPEATS = 0.02
 ZEROS = 0.05
@@ -66,13 +67,23 @@ REPEATED = 0.5
 
 @dataclass(frozen=True)
 class Precedence:
-    """What the witnesses say of one pair: log odds that the first is the parent of the second."""
+    """What the witnesses say of one pair: log odds that the first is the parent of the second.
+
+    Attributes:
+        structure: of zeros, shapes, layers, vocabulary and rounding.
+        asymmetry: of the change.
+        growth: of the embedding.
+        dates: 1 where the first is the older, -1 where the second is, else 0; `dates.worth` says what that is worth.
+        declared: by a card.
+        apart: the structure contradicts either order, so that neither descends from the other.
+    """
 
     structure: float
     asymmetry: float
     growth: float
     dates: int
     declared: float
+    apart: bool = False
 
     @property
     def clear(self) -> float:
@@ -93,7 +104,7 @@ class Precedence:
 
     def reversed(self) -> Precedence:
         """The same of the second and the first."""
-        return Precedence(-self.structure, -self.asymmetry, -self.growth, -self.dates, -self.declared)
+        return Precedence(-self.structure, -self.asymmetry, -self.growth, -self.dates, -self.declared, self.apart)
 
     def against(self, order: float) -> tuple[str, ...]:
         """The metadata, `dates` and `declared`, that contradicts an order: positive where the first came first."""
@@ -161,12 +172,16 @@ class Member:
 
 def precedence(first: Member, second: Member, frame: Frame, i: int, j: int) -> Precedence:
     """What is known of the order of two members, which stand at `i` and `j` of the frame."""
+    structure = _structure(first, second, frame, i, j)
+    tokens = _extended(first.vocabulary, second.vocabulary)
+    apart = structure * tokens < 0
     return Precedence(
-        _structure(first, second, frame, i, j),
+        0.0 if apart else STRUCTURE * (structure or tokens),
         _asymmetry(frame, i, j),
         _growth(first, second),
         dated(first.dossier, second.dossier),
         declared(first.dossier, second.dossier),
+        apart,
     )
 
 
@@ -197,36 +212,39 @@ def repeated_values(dossier: Dossier) -> float:
     return float(np.mean((np.diff(row[order]) == 0) & (np.diff(value[order]) == 0)))
 
 
-def is_rounded(child: float, parent: float) -> bool:
-    """Whether the shares of repeated values say that a child's weights were rounded from a parent's."""
-    return child > MIN_REPEATS and child > 2 * parent
+def is_rounded(child: float, parent: float, distance: float) -> bool:
+    """Whether a child's weights were rounded from a parent's: its values repeat, and it is as near as rounding leaves it.
+
+    Args:
+        child: share of its values that repeat.
+        parent: the same of the parent.
+        distance: of the two, in units of their variance. The error of rounding grows with the square of the step, and
+            so of the share.
+    """
+    return child > MIN_REPEATS and child > 2 * parent and distance <= ROUNDED * child**2
 
 
-def _structure(first: Member, second: Member, frame: Frame, i: int, j: int) -> float:
-    """Zeros where the other has weights; experts, layers and rows copied or cut; new tokens; weights on a coarser grid."""
-    zeros = frame.zeros(i, j)
+def _structure(first: Member, second: Member, frame: Frame, i: int, j: int) -> int:
+    """Zeros where the other has weights; experts, layers and rows copied or cut; weights on a coarser grid: 1, 0 or -1."""
+    zeros = frame.zeros[i, j], frame.zeros[j, i]
     if abs(zeros[0] - zeros[1]) > ZEROS:
-        return STRUCTURE if zeros[1] > zeros[0] else -STRUCTURE
+        return 1 if zeros[1] > zeros[0] else -1
     if first.routed != second.routed:
         # Experts that resemble each other were copied from one dense block; otherwise the dense model was cut out.
         upcycled = (first if first.routed else second).experts_agree
-        return STRUCTURE if second.routed == upcycled else -STRUCTURE
+        return 1 if second.routed == upcycled else -1
     if first.size != second.size:
-        return STRUCTURE if second.size < first.size else -STRUCTURE
+        return 1 if second.size < first.size else -1
     if first.depth != second.depth:
         deep, shallow = (first, second) if first.depth > second.depth else (second, first)
         if coverage(shallow.grid, deep.grid) < WHOLE:
-            return 0.0  # layers were stacked, not dropped
+            return 0  # layers were stacked, not dropped
         parent = shallow if deep.repeated > shallow.repeated + 1 else deep
-        return STRUCTURE if parent is first else -STRUCTURE
-    if _extended(first.vocabulary, second.vocabulary):
-        return STRUCTURE if first.vocabulary < second.vocabulary else -STRUCTURE
-    if frame.shared.distance[i, j] < ROUNDED and not frame.equal[i, j]:
-        if is_rounded(second.repeats, first.repeats):
-            return STRUCTURE
-        if is_rounded(first.repeats, second.repeats):
-            return -STRUCTURE
-    return 0.0
+        return 1 if parent is first else -1
+    if not frame.equal[i, j]:
+        distance = float(frame.shared.distance[i, j])
+        return is_rounded(second.repeats, first.repeats, distance) - is_rounded(first.repeats, second.repeats, distance)
+    return 0
 
 
 def _asymmetry(frame: Frame, i: int, j: int) -> float:
@@ -243,11 +261,11 @@ def _asymmetry(frame: Frame, i: int, j: int) -> float:
     return math.copysign(min(max(abs(t) - SILENT_T, 0.0), worth), mean)
 
 
-def _extended(one: int, other: int) -> bool:
-    """Whether two vocabularies differ by tokens that were added: by more than padding."""
-    small, large = sorted((one, other))
+def _extended(first: int, second: int) -> int:
+    """Whose vocabulary has tokens added to the other's, more than padding: 1 for the second's, -1, else 0."""
+    small, large = sorted((first, second))
     padded = large % PADDING == 0 and large - small < PADDING
-    return 0 < small < large and not padded
+    return 0 if small in (0, large) or padded else 1 if second == large else -1
 
 
 def _growth(first: Member, second: Member) -> float:
