@@ -20,7 +20,7 @@ from provenance.query.statistics.frame import Carried, Frame, frame_of
 from provenance.query.verdict.dates import UNKNOWN_DATES, doubt
 from provenance.query.verdict.merge import Merge, find_mean, find_sum
 from provenance.query.verdict.stack import find_stack
-from provenance.query.verdict.tree import Witnesses, carries, grow
+from provenance.query.verdict.tree import WHOLE_CHANGE, Witnesses, carries, grow
 from provenance.query.verdict.witness import CLEAR, COMPARABLE, STRUCTURE, Member, Precedence, declared, precedence
 
 MISSING_LAYERS = 1.0
@@ -36,6 +36,9 @@ FAR_BETTER = 4.0
 
 NEAREST_STACKS = 12
 """Relatives that stacked layers are looked for in."""
+
+NEARLY = 1.25
+"""Factor of a distance up to which another node is as near."""
 
 _FAR = 2.0
 
@@ -104,7 +107,8 @@ class _Builder:
                 alone += part
                 continue
             distance = self.distance[np.ix_(part, part)]
-            tree = grow(self._witnesses(part), lambda root, part=part: self._carried(part[root]).of(part), distance)
+            carried = {node: self._carried(node).of(part) for node in part}
+            tree = grow(self._witnesses(part), [carried[node] for node in part], distance)
             parent.update({part[node]: part[above] for node, above in tree.parent.items()})
             ancestry[np.ix_(part, part)] = tree.ancestry
         for node in alone:
@@ -170,16 +174,21 @@ class _Builder:
 
     @cached_property
     def doubt(self) -> float:
-        """Probability that the dates are arbitrary: what nearest neighbours and merges say of them."""
+        """Probability that the dates are arbitrary: by merges, and by every node that the weights name a child."""
         nodes = [node for node in range(len(self.nodes)) if node not in self.merges]
-        pairs = set[tuple[int, int]]()
+        edges = [
+            (STRUCTURE, self._said(self._node(place), node).dates)
+            for node, merge in self.merges.items()
+            for place in merge.weights
+        ]
         for part in self._parts(nodes):
-            for node in part if len(part) > 1 else ():
-                nearest = min((other for other in part if other != node), key=lambda o: float(self.distance[node, o]))
-                pairs.add((min(node, nearest), max(node, nearest)))
-        edges = [(said.clear, said.dates) for said in (self._said(a, b) for a, b in sorted(pairs)) if said.clear]
-        for node, merge in self.merges.items():
-            edges += [(STRUCTURE, self._said(self._node(place), node).dates) for place in merge.weights]
+            for node in part:
+                older = [other for other in part if other != node and self._said(other, node).clear > 0]
+                if older:
+                    # Of those that may as well be the parent, any one that is dated before it will do.
+                    reach = NEARLY * min(float(self.distance[node, other]) for other in older)
+                    near = [self._said(other, node) for other in older if self.distance[node, other] <= reach]
+                    edges.append(max(((said.clear, said.dates) for said in near), key=lambda edge: edge[1]))
         return doubt(edges)
 
     def _oldest(self, group: Sequence[int]) -> int:
@@ -286,7 +295,9 @@ class _Builder:
                 if child in parents or ancestry[child, node] > 0.5 or self._odds(node, child) < CLEAR:
                     continue
                 nearer = self.distance[child, node] < self.distance[child, above]
-                if nearer and carries(self._carried(above))[child, node]:
+                found = self._carried(above)
+                whole = found.correlation[child, node] >= WHOLE_CHANGE or self._said(node, child).clear > 0
+                if nearer and whole and carries(found)[child, node]:
                     parent[child] = node
                     below = [child, *(k for k in range(len(self.nodes)) if ancestry[child, k] > 0.5)]
                     for k in below:

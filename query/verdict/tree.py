@@ -8,7 +8,7 @@ have a slope near 0, or any slope where they were trained on the same text.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +78,7 @@ class Tree:
     parent: Mapping[int, int]
 
 
-def grow(witnesses: Witnesses, carried: Callable[[int], Carried], distance: Array) -> Tree:
+def grow(witnesses: Witnesses, carried: Sequence[Carried], distance: Array) -> Tree:
     """The tree of `n` nodes, two at least.
 
     A root is as probable as the witnesses about the edges of its tree, and its place in it, make it. Only edges count:
@@ -86,12 +86,12 @@ def grow(witnesses: Witnesses, carried: Callable[[int], Carried], distance: Arra
 
     Args:
         witnesses: about pairs of them.
-        carried: how far every node carries on every other's change, seen from a reference (`Frame.carried`).
+        carried: seen from each of them, how far every node carries on every other's change (`Frame.carried`).
         distance: `[n, n]` squared distances.
     """
     nodes = range(len(distance))
     parted = _parted(distance)
-    trees = [_below(root, witnesses, carried(root), distance, parted) for root in nodes]
+    trees = [_below(root, witnesses, carried[root], distance, parted) for root in nodes]
     score = np.array(
         [
             -sum(math.log1p(math.exp(-witnesses.odds[above, node])) for node, above in tree.items())

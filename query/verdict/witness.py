@@ -178,7 +178,7 @@ def precedence(first: Member, second: Member, frame: Frame, i: int, j: int) -> P
     return Precedence(
         0.0 if apart else STRUCTURE * (structure or tokens),
         _asymmetry(frame, i, j),
-        _growth(first, second),
+        _growth(first, second) if frame.shared.correlation[i, j] >= COMPARABLE else 0.0,
         dated(first.dossier, second.dossier),
         declared(first.dossier, second.dossier),
         apart,
@@ -270,7 +270,7 @@ def _extended(first: int, second: int) -> int:
 
 def _growth(first: Member, second: Member) -> float:
     """Whose embedding and head are the larger."""
-    if first.vocabulary != second.vocabulary:
+    if (first.vocabulary, first.depth) != (second.vocabulary, second.depth):
         return 0.0
     one, other = first.token_spread, second.token_spread
     grown = [math.log(other[role] / one[role]) for role in one.keys() & other.keys()]
