@@ -37,6 +37,9 @@ FAR_BETTER = 4.0
 NEAREST_STACKS = 12
 """Relatives that stacked layers are looked for in."""
 
+LIKELY_BASE = 0.8
+"""Probability that a node is an ancestor of others, from which their changes are counted from it."""
+
 NEARLY = 1.25
 """Factor of a distance up to which another node is as near."""
 
@@ -113,7 +116,7 @@ class _Builder:
             ancestry[np.ix_(part, part)] = tree.ancestry
         for node in alone:
             self._hang(node, ancestry, parent)
-        self._sums(parent)
+        self._sums(ancestry, parent)
         self._add_merges(ancestry, parent)
         return self._expanded(ancestry, parent)
 
@@ -235,7 +238,7 @@ class _Builder:
         grids = {self.nodes[other]: self.members[self.nodes[other]].grid for other in nearest}
         return find_stack(self.members[self.nodes[node]].grid, grids)
 
-    def _sums(self, parent: dict[int, int]) -> None:
+    def _sums(self, ancestry: NDArray[np.float64], parent: dict[int, int]) -> None:
         """Nodes that are sums of changes, now that the tree says what their base may be: any of their ancestors."""
         lines = {node: self._line(node, parent) for node in parent}
         found = dict[int, Merge]()
@@ -250,10 +253,10 @@ class _Builder:
                     and base in lines[other]
                     and node not in (other, *lines[other])
                     and self._correlation(node, other) >= COMPARABLE
-                    and self._odds(base, other) > 0
+                    and ancestry[base, other] >= LIKELY_BASE
                     and self._odds(other, node) >= 0
                 ]
-                merge = self._sum(node, base, children) if self._odds(base, node) > 0 else None
+                merge = self._sum(node, base, children) if ancestry[base, node] >= LIKELY_BASE else None
                 if merge is not None and (node not in found or merge.left_over < found[node].left_over):
                     found[node] = merge
         for node, merge in sorted(found.items(), key=lambda item: item[1].left_over):

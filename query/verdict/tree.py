@@ -30,6 +30,10 @@ WHOLE_CHANGE = 0.85
 """Correlation of two changes from which the one contains the other. Siblings that were trained on one text share up to
 0.81 of theirs, and a sixth of them have a slope near 1: under this limit nothing tells them from a chain."""
 
+AGREED, NEARLY_EQUAL = 1.0, 0.95
+"""Where no other witness names the same order by these log odds, the correlation must be higher: the mean of a model
+and one that changed less lies before it on the way from the root, and has up to 0.87."""
+
 PARTED = 0.2
 """Cosine of two changes from one point under which they part there. Of siblings on one text two always have a part of
 the third's change in common (0.29 and more, 47 triples), children of one parent on other texts 0.25 at the most."""
@@ -148,7 +152,8 @@ def _below(
     parts = np.einsum("zy,yzx->xy", whole, parted) > 0
     probability = np.where(shared, SHARED_ODDS, 0.0)
     probability[whole & parts] = PARTED_ODDS
-    sure = whole & ((found.correlation >= WHOLE_CHANGE) | witnesses.confirmed.T) & (distance < far[:, None])
+    least = np.where(witnesses.odds.T >= AGREED, WHOLE_CHANGE, NEARLY_EQUAL)
+    sure = whole & ((found.correlation >= least) | witnesses.confirmed.T) & (distance < far[:, None])
     parent: dict[int, int] = {}
     for x in np.argsort(far, kind="stable").tolist():
         if x != root:
