@@ -10,18 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provenance.query.statistics.frame import Carried, Frame, frame_of
-from provenance.query.verdict.dates import UNKNOWN_DATES, doubt
+from provenance.query.verdict.dates import UNKNOWN_DATES, doubted
 from provenance.query.verdict.merge import Merge, find_mean, find_sum
 from provenance.query.verdict.stack import find_stack
 from provenance.query.verdict.tree import WHOLE_CHANGE, Witnesses, carries, grow
-from provenance.query.verdict.witness import CLEAR, COMPARABLE, STRUCTURE, Member, Precedence, declared, precedence
+from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, Precedence, declared, precedence
 
 MISSING_LAYERS = 1.0
 """Distance of a layer that only one of two has: that of an unrelated one, in units of the mean variance, is 2."""
@@ -39,9 +38,6 @@ NEAREST_STACKS = 12
 
 LIKELY_BASE = 0.8
 """Probability that a node is an ancestor of others, from which their changes are counted from it."""
-
-NEARLY = 1.25
-"""Factor of a distance up to which another node is as near."""
 
 _FAR = 2.0
 
@@ -99,21 +95,26 @@ class _Builder:
         """The first member of each group of copies stands for it."""
         self._known: dict[tuple[int, int], Precedence] = {}
         self.distance = self._distances()
+        self.doubt = UNKNOWN_DATES
         self.merges = self._merges()
 
     def build(self) -> Family:
         nodes = [node for node in range(len(self.nodes)) if node not in self.merges]
         ancestry, parent = np.zeros((len(self.nodes),) * 2), dict[int, int]()
-        alone = []
-        for part in self._parts(nodes):
-            if len(part) == 1:
-                alone += part
-                continue
-            distance = self.distance[np.ix_(part, part)]
-            carried = {node: self._carried(node).of(part) for node in part}
-            tree = grow(self._witnesses(part), [carried[node] for node in part], distance)
-            parent.update({part[node]: part[above] for node, above in tree.parent.items()})
-            ancestry[np.ix_(part, part)] = tree.ancestry
+        parts = self._parts(nodes)
+        merged = [self._said(self._node(place), node).dates for node, m in self.merges.items() for place in m.weights]
+        self.doubt = doubted(UNKNOWN_DATES, [1.0], [merged])
+        for dated in (False, True):
+            for part in (part for part in parts if len(part) > 1):
+                carried = [self._carried(node).of(part) for node in part]
+                witnesses = self._witnesses(part, self.doubt if dated else 1.0)
+                tree = grow(witnesses, carried, self.distance[np.ix_(part, part)], self.doubt)
+                if not dated:
+                    self.doubt = tree.doubt
+                    continue
+                parent.update({part[node]: part[above] for node, above in tree.parent.items()})
+                ancestry[np.ix_(part, part)] = tree.ancestry
+        alone = [part[0] for part in parts if len(part) == 1]
         for node in alone:
             self._hang(node, ancestry, parent)
         self._sums(ancestry, parent)
@@ -164,35 +165,17 @@ class _Builder:
         """Log odds that node `a` came before node `b`."""
         return self._said(a, b).log_odds(self.doubt)
 
-    def _witnesses(self, nodes: Sequence[int]) -> Witnesses:
-        """What is known of every pair of some nodes."""
+    def _witnesses(self, nodes: Sequence[int], doubt: float) -> Witnesses:
+        """What is known of every pair of some nodes, with their dates as far as there is no doubt about them."""
         n = len(nodes)
-        odds, confirmed, apart = np.zeros((n, n)), np.zeros((n, n), np.bool_), np.zeros((n, n), np.bool_)
+        odds, dates = np.zeros((n, n)), np.zeros((n, n), np.int64)
+        confirmed, apart = np.zeros((n, n), np.bool_), np.zeros((n, n), np.bool_)
         for i, j in combinations(range(n), 2):
             said = self._said(nodes[i], nodes[j])
-            odds[i, j], apart[i, j] = said.log_odds(self.doubt), said.apart
+            odds[i, j], dates[i, j], apart[i, j] = said.log_odds(doubt), said.dates, said.apart
             confirmed[i, j] = said.structure > 0 or said.declared > 0
             confirmed[j, i] = said.structure < 0 or said.declared < 0
-        return Witnesses(odds - odds.T, confirmed, apart | apart.T)
-
-    @cached_property
-    def doubt(self) -> float:
-        """Probability that the dates are arbitrary: by merges, and by every node that the weights name a child."""
-        nodes = [node for node in range(len(self.nodes)) if node not in self.merges]
-        edges = [
-            (STRUCTURE, self._said(self._node(place), node).dates)
-            for node, merge in self.merges.items()
-            for place in merge.weights
-        ]
-        for part in self._parts(nodes):
-            for node in part:
-                older = [other for other in part if other != node and self._said(other, node).clear > 0]
-                if older:
-                    # Of those that may as well be the parent, any one that is dated before it will do.
-                    reach = NEARLY * min(float(self.distance[node, other]) for other in older)
-                    near = [self._said(other, node) for other in older if self.distance[node, other] <= reach]
-                    edges.append(max(((said.clear, said.dates) for said in near), key=lambda edge: edge[1]))
-        return doubt(edges)
+        return Witnesses(odds - odds.T, confirmed, apart | apart.T, dates - dates.T)
 
     def _oldest(self, group: Sequence[int]) -> int:
         return min(group, key=lambda i: self.members[i].dossier.meta.created_at or "9999")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.query.statistics.frame import Carried
+from provenance.query.verdict.dates import UNKNOWN_DATES, doubted
 
 CARRIED_LEAST, CARRIED_MOST = 0.85, 1.1
 """Slopes of a change that is carried on: chains of fine-tunes have 0.91 to 1.03, siblings on one text under 0.82 or
@@ -23,7 +24,10 @@ over 1.14. Both bounds are widened by two standard errors."""
 CARRIED_SURELY = 0.5
 """What the slope must exceed by two standard errors: a change too small to be found again is no ancestor's."""
 
-TIED = 0.05
+CONTINUED = 1.2
+"""The same upper bound where nearly all of the change is carried on: training on the same text goes on the same way."""
+
+TIED = 0.1
 """Share of the distance from the root under which two nodes differ too little to be ordered by it."""
 
 WHOLE_CHANGE = 0.85
@@ -57,16 +61,13 @@ class Witnesses:
         odds: `[n, n]` log odds that the first came before the second.
         confirmed: `[n, n]` structure, or a card, names the first as what the second was made from.
         apart: `[n, n]` neither can descend from the other.
+        dates: `[n, n]` 1 where the first is the older, -1 where the second is, else 0.
     """
 
     odds: Array
     confirmed: Flags
     apart: Flags
-
-    def of(self, nodes: Sequence[int]) -> Witnesses:
-        """The same of some nodes."""
-        own = np.ix_(nodes, nodes)
-        return Witnesses(self.odds[own], self.confirmed[own], self.apart[own])
+    dates: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,15 @@ class Tree:
     Attributes:
         ancestry: `[n, n]` the probability that the first descends to the second.
         parent: of every node but the root, in the most probable tree.
+        doubt: probability that the dates are arbitrary, where `odds` were made without them.
     """
 
     ancestry: Array
     parent: Mapping[int, int]
+    doubt: float
 
 
-def grow(witnesses: Witnesses, carried: Sequence[Carried], distance: Array) -> Tree:
+def grow(witnesses: Witnesses, carried: Sequence[Carried], distance: Array, doubt: float = UNKNOWN_DATES) -> Tree:
     """The tree of `n` nodes, two at least.
 
     A root is as probable as the witnesses about the edges of its tree, and its place in it, make it. Only edges count:
@@ -92,6 +95,7 @@ def grow(witnesses: Witnesses, carried: Sequence[Carried], distance: Array) -> T
         witnesses: about pairs of them.
         carried: seen from each of them, how far every node carries on every other's change (`Frame.carried`).
         distance: `[n, n]` squared distances.
+        doubt: probability that the dates are arbitrary, so far.
     """
     nodes = range(len(distance))
     parted = _parted(distance)
@@ -114,7 +118,9 @@ def grow(witnesses: Witnesses, carried: Sequence[Carried], distance: Array) -> T
             line = list(_line(node, tree))
             found[line, node], found[node, line] = 1.0, 0.0
         ancestry += weight[root] * found
-    return Tree(ancestry, trees[int(np.argmax(weight))][0])
+    likely = np.flatnonzero(weight).tolist()
+    agreed = [[witnesses.dates[above, node] for node, above in trees[root][0].items()] for root in likely]
+    return Tree(ancestry, trees[int(np.argmax(weight))][0], doubted(doubt, weight[likely].tolist(), agreed))
 
 
 def carries(found: Carried) -> Flags:
@@ -153,13 +159,16 @@ def _below(
     probability = np.where(shared, SHARED_ODDS, 0.0)
     probability[whole & parts] = PARTED_ODDS
     least = np.where(witnesses.odds.T >= AGREED, WHOLE_CHANGE, NEARLY_EQUAL)
-    sure = whole & ((found.correlation >= least) | witnesses.confirmed.T) & (distance < far[:, None])
+    near = before & (distance < far[:, None]) & ((found.correlation >= least) | (whole & witnesses.confirmed.T))
+    sure = shared & (found.slope + 2 * found.error >= CARRIED_LEAST) & (found.slope - 2 * found.error <= CONTINUED)
     parent: dict[int, int] = {}
     for x in np.argsort(far, kind="stable").tolist():
         if x != root:
-            through = np.flatnonzero(sure[x])
+            through = np.flatnonzero(near[x])
             ordered = through[np.argsort(distance[x, through], kind="stable")].tolist()
-            parent[x] = next((y for y in ordered if x not in _line(y, parent)), root)
+            nearest = next((y for y in ordered if x not in _line(y, parent)), root)
+            # Behind a nearer one that may be its parent, a farther one may be that one's child as well.
+            parent[x] = nearest if nearest != root and sure[x, nearest] else root
     return parent, probability.T
 
 
