@@ -235,6 +235,7 @@ class _Builder:
                     if slope[node, other] * slope[other, node] >= SHARED
                     and base in lines[other]
                     and node not in (other, *lines[other])
+                    and self._same_shape(other, node)
                     and self._correlation(node, other) >= COMPARABLE
                     and ancestry[base, other] >= LIKELY_BASE
                     and self._odds(other, node) >= 0

@@ -34,7 +34,7 @@ WHOLE_CHANGE = 0.85
 """Correlation of two changes from which the one contains the other. Siblings that were trained on one text share up to
 0.81 of theirs, and a sixth of them have a slope near 1: under this limit nothing tells them from a chain."""
 
-AGREED, NEARLY_EQUAL = 1.0, 0.95
+AGREED, NEARLY_EQUAL = 3.0, 0.95
 """Where no other witness names the same order by these log odds, the correlation must be higher: the mean of a model
 and one that changed less lies before it on the way from the root, and has up to 0.87."""
 
@@ -112,12 +112,7 @@ def grow(witnesses: Witnesses, carried: Sequence[Carried], distance: Array, doub
     weight /= weight.sum()
     ancestry = np.zeros_like(distance)
     for root in np.flatnonzero(weight):
-        tree, shared = trees[root]
-        found = shared
-        for node in tree:
-            line = list(_line(node, tree))
-            found[line, node], found[node, line] = 1.0, 0.0
-        ancestry += weight[root] * found
+        ancestry += weight[root] * _descent(int(root), *trees[root])
     likely = np.flatnonzero(weight).tolist()
     agreed = [[witnesses.dates[above, node] for node, above in trees[root][0].items()] for root in likely]
     return Tree(ancestry, trees[int(np.argmax(weight))][0], doubted(doubt, weight[likely].tolist(), agreed))
@@ -141,10 +136,10 @@ def _parted(distance: Array) -> Flags:
 def _below(
     root: int, witnesses: Witnesses, found: Carried, distance: Array, parted: NDArray[np.bool_]
 ) -> tuple[dict[int, int], Array]:
-    """The parent of every node below a root: the nearest whose change it surely carries on, else the root itself.
+    """The parent of every node below a root: the nearest whose change it carries on, else the root itself.
 
-    And `[n, n]` the probability that the first descends to the second where that is open: they share a change, and may
-    be siblings as well.
+    And `[n, n]` the probability that the first descends to the second, as far as it shows in the change that they
+    share.
     """
     far = distance[root]
     # Of two that are nearly one, the change between them is lost in what both have from the root.
@@ -154,13 +149,14 @@ def _below(
     before[:, root] = before[root] = False
     np.fill_diagonal(before, False)
     shared = before & (found.slope - 2 * found.error >= CARRIED_SURELY)
-    whole = shared & carries(found)
-    parts = np.einsum("zy,yzx->xy", whole, parted) > 0
+    carried = shared & carries(found)
+    parts = carried & (np.einsum("zy,yzx->xy", carried, parted) > 0)
+    whole = found.correlation >= np.where(witnesses.odds.T >= AGREED, WHOLE_CHANGE, NEARLY_EQUAL)
+    goes_on = shared & (found.slope + 2 * found.error >= CARRIED_LEAST) & (found.slope - 2 * found.error <= CONTINUED)
     probability = np.where(shared, SHARED_ODDS, 0.0)
-    probability[whole & parts] = PARTED_ODDS
-    least = np.where(witnesses.odds.T >= AGREED, WHOLE_CHANGE, NEARLY_EQUAL)
-    near = before & (distance < far[:, None]) & ((found.correlation >= least) | (whole & witnesses.confirmed.T))
-    sure = shared & (found.slope + 2 * found.error >= CARRIED_LEAST) & (found.slope - 2 * found.error <= CONTINUED)
+    probability[parts] = PARTED_ODDS
+    probability[goes_on & (whole | witnesses.confirmed.T)] = 1.0
+    near = before & (distance < far[:, None]) & (whole | parts | (goes_on & witnesses.confirmed.T))
     parent: dict[int, int] = {}
     for x in np.argsort(far, kind="stable").tolist():
         if x != root:
@@ -168,8 +164,28 @@ def _below(
             ordered = through[np.argsort(distance[x, through], kind="stable")].tolist()
             nearest = next((y for y in ordered if x not in _line(y, parent)), root)
             # Behind a nearer one that may be its parent, a farther one may be that one's child as well.
-            parent[x] = nearest if nearest != root and sure[x, nearest] else root
+            parent[x] = nearest if probability[x, nearest] >= PARTED_ODDS else root
     return parent, probability.T
+
+
+def _descent(root: int, parent: Mapping[int, int], probability: Array) -> Array:
+    """`[n, n]` the probability that the first descends to the second, in one tree.
+
+    Args:
+        root: of the tree.
+        parent: of every other node.
+        probability: `[n, n]` that the first descends to the second, where both are below the root.
+    """
+    found = np.minimum(probability, PARTED_ODDS)
+    for node in sorted(parent, key=lambda node: len(list(_line(node, parent)))):
+        above = parent[node]
+        if above != root:
+            line = list(_line(above, parent))
+            found[:, node] = np.maximum(found[:, node], probability[above, node] * found[:, above])
+            found[above, node] = probability[above, node]
+            found[node, [above, *line]] = 0.0
+        found[root, node] = 1.0
+    return found
 
 
 def _line(node: int, parent: Mapping[int, int]) -> Iterator[int]:
