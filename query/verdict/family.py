@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import combinations
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.query.statistics.frame import Carried, Frame, frame_of
+from provenance.query.statistics.frame import Frame
 from provenance.query.verdict.dates import UNKNOWN_DATES, doubted
 from provenance.query.verdict.merge import Merge, find_mean, find_sum
+from provenance.query.verdict.nodes import Nodes
 from provenance.query.verdict.stack import find_stack
-from provenance.query.verdict.tree import WHOLE_CHANGE, Witnesses, carries, grow
-from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, Precedence, declared, precedence
-
-MISSING_LAYERS = 1.0
-"""Distance of a layer that only one of two has: that of an unrelated one, in units of the mean variance, is 2."""
-
-Array = NDArray[np.float64]
+from provenance.query.verdict.tree import WHOLE_CHANGE, carries, doubt_of, grow
+from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, precedence
 
 SHARED = 0.02
 """Squared cosine of two changes from which one may be a part of the other: each of 7 equal ones has 0.14."""
@@ -38,8 +33,6 @@ NEAREST_STACKS = 12
 
 LIKELY_BASE = 0.8
 """Probability that a node is an ancestor of others, from which their changes are counted from it."""
-
-_FAR = 2.0
 
 
 @dataclass(frozen=True)
@@ -86,99 +79,31 @@ def family_of(members: Sequence[Member]) -> Family:
     return _Builder(members).build()
 
 
-class _Builder:
+class _Builder(Nodes):
     def __init__(self, members: Sequence[Member]) -> None:
-        self.members = members
-        self.frame = frame_of([member.grid for member in members])
-        self.copies = self._copies()
-        self.nodes = [int(np.flatnonzero(self.copies == group)[0]) for group in range(self.copies.max() + 1)]
-        """The first member of each group of copies stands for it."""
-        self._known: dict[tuple[int, int], Precedence] = {}
-        self.distance = self._distances()
+        super().__init__(members)
         self.doubt = UNKNOWN_DATES
         self.merges = self._merges()
 
     def build(self) -> Family:
         nodes = [node for node in range(len(self.nodes)) if node not in self.merges]
         ancestry, parent = np.zeros((len(self.nodes),) * 2), dict[int, int]()
-        parts = self._parts(nodes)
-        merged = [self._said(self._node(place), node).dates for node, m in self.merges.items() for place in m.weights]
+        parts = self.parts(nodes)
+        evidence = {tuple(part): self.evidence(part) for part in parts if len(part) > 1}
+        merged = [self.said(self._node(place), node).dates for node, m in self.merges.items() for place in m.weights]
         self.doubt = doubted(UNKNOWN_DATES, [1.0], [merged])
-        for dated in (False, True):
-            for part in (part for part in parts if len(part) > 1):
-                carried = [self._carried(node).of(part) for node in part]
-                witnesses = self._witnesses(part, self.doubt if dated else 1.0)
-                tree = grow(witnesses, carried, self.distance[np.ix_(part, part)], self.doubt)
-                if not dated:
-                    self.doubt = tree.doubt
-                    continue
-                parent.update({part[node]: part[above] for node, above in tree.parent.items()})
-                ancestry[np.ix_(part, part)] = tree.ancestry
+        for known in evidence.values():
+            self.doubt = doubt_of(known, self.doubt)
+        for part, known in evidence.items():
+            tree = grow(known, self.doubt)
+            parent.update({part[node]: part[above] for node, above in tree.parent.items()})
+            ancestry[np.ix_(part, part)] = tree.ancestry
         alone = [part[0] for part in parts if len(part) == 1]
         for node in alone:
             self._hang(node, ancestry, parent)
         self._sums(ancestry, parent)
         self._add_merges(ancestry, parent)
         return self._expanded(ancestry, parent)
-
-    # ---------------------------------------------------------------- nodes
-
-    def _copies(self) -> NDArray[np.int64]:
-        """Equal members of one shape, depth and kind are one node."""
-        n = len(self.members)
-        group = np.full(n, -1, np.int64)
-        for i in range(n):
-            same = [
-                j
-                for j in range(i)
-                if self.frame.equal[i, j]
-                and self.members[i].depth == self.members[j].depth
-                and self.members[i].size == self.members[j].size
-                and self.members[i].routed == self.members[j].routed
-                and self.members[i].vocabulary == self.members[j].vocabulary
-            ]
-            group[i] = group[same[0]] if same else group.max() + 1
-        return group
-
-    def _distances(self) -> NDArray[np.float64]:
-        shared = self.frame.shared.distance[np.ix_(self.nodes, self.nodes)]
-        depth = np.array([self.members[node].depth for node in self.nodes], dtype=np.float64)
-        both = np.minimum.outer(depth, depth) / np.maximum(np.maximum.outer(depth, depth), 1)
-        distance: NDArray[np.float64] = both * np.minimum(shared, _FAR) + (1 - both) * MISSING_LAYERS
-        return distance
-
-    def _correlation(self, a: int, b: int) -> float:
-        return float(self.frame.shared.correlation[self.nodes[a], self.nodes[b]])
-
-    def _said(self, a: int, b: int) -> Precedence:
-        """What is known of the order of two nodes; of copies, the oldest ones' dates speak and all cards."""
-        if (a, b) not in self._known:
-            firsts, seconds = (list(map(int, np.flatnonzero(self.copies == node))) for node in (a, b))
-            one, other = self.members[self._oldest(firsts)], self.members[self._oldest(seconds)]
-            said = precedence(one, other, self.frame, self.nodes[a], self.nodes[b])
-            cards = [declared(self.members[i].dossier, self.members[j].dossier) for i in firsts for j in seconds]
-            self._known[a, b] = said = replace(said, declared=max(cards, key=abs))
-            self._known[b, a] = said.reversed()
-        return self._known[a, b]
-
-    def _odds(self, a: int, b: int) -> float:
-        """Log odds that node `a` came before node `b`."""
-        return self._said(a, b).log_odds(self.doubt)
-
-    def _witnesses(self, nodes: Sequence[int], doubt: float) -> Witnesses:
-        """What is known of every pair of some nodes, with their dates as far as there is no doubt about them."""
-        n = len(nodes)
-        odds, dates = np.zeros((n, n)), np.zeros((n, n), np.int64)
-        confirmed, apart = np.zeros((n, n), np.bool_), np.zeros((n, n), np.bool_)
-        for i, j in combinations(range(n), 2):
-            said = self._said(nodes[i], nodes[j])
-            odds[i, j], dates[i, j], apart[i, j] = said.log_odds(doubt), said.dates, said.apart
-            confirmed[i, j] = said.structure > 0 or said.declared > 0
-            confirmed[j, i] = said.structure < 0 or said.declared < 0
-        return Witnesses(odds - odds.T, confirmed, apart | apart.T, dates - dates.T)
-
-    def _oldest(self, group: Sequence[int]) -> int:
-        return min(group, key=lambda i: self.members[i].dossier.meta.created_at or "9999")
 
     # ---------------------------------------------------------------- merges
 
@@ -213,11 +138,11 @@ class _Builder:
 
     def _mean_of(self, node: int, others: Iterable[int]) -> Merge | None:
         rest = [other for other in others if other != node]
-        near = [self.nodes[other] for other in rest if self._correlation(node, other) >= COMPARABLE]
+        near = [self.nodes[other] for other in rest if self.correlation(node, other) >= COMPARABLE]
         mean = find_mean(self.frame, self.nodes[node], near)
         if mean is not None:
             return mean
-        nearest = sorted(rest, key=lambda other: -self._correlation(node, other))[:NEAREST_STACKS]
+        nearest = sorted(rest, key=lambda other: -self.correlation(node, other))[:NEAREST_STACKS]
         grids = {self.nodes[other]: self.members[self.nodes[other]].grid for other in nearest}
         return find_stack(self.members[self.nodes[node]].grid, grids)
 
@@ -227,7 +152,7 @@ class _Builder:
         found = dict[int, Merge]()
         for node in parent:
             for base in lines[node]:
-                slope = self._carried(base).slope
+                slope = self.carried(base).slope
                 # From M + R = A + B nothing follows about which of the four is the sum: other witnesses must say so.
                 children = [
                     other
@@ -235,8 +160,8 @@ class _Builder:
                     if slope[node, other] * slope[other, node] >= SHARED
                     and base in lines[other]
                     and node not in (other, *lines[other])
-                    and self._same_shape(other, node)
-                    and self._correlation(node, other) >= COMPARABLE
+                    and self.same_shape(other, node)
+                    and self.correlation(node, other) >= COMPARABLE
                     and ancestry[base, other] >= LIKELY_BASE
                     and self._odds(other, node) >= 0
                 ]
@@ -254,6 +179,10 @@ class _Builder:
                 merge = self._sum(node, base, [above for above in parents if base in lines[above]])
                 if merge is not None and FAR_BETTER * merge.left_over < self.merges[node].left_over:
                     self.merges[node] = merge
+
+    def _odds(self, a: int, b: int) -> float:
+        """Log odds that node `a` came before node `b`."""
+        return self.said(a, b).log_odds(self.doubt)
 
     def _sum(self, node: int, base: int, children: Iterable[int]) -> Merge | None:
         return find_sum(self.frame, self.nodes[node], self.nodes[base], [self.nodes[child] for child in children])
@@ -282,8 +211,8 @@ class _Builder:
                 if child in parents or ancestry[child, node] > 0.5 or self._odds(node, child) < CLEAR:
                     continue
                 nearer = self.distance[child, node] < self.distance[child, above]
-                found = self._carried(above)
-                whole = found.correlation[child, node] >= WHOLE_CHANGE or self._said(node, child).clear > 0
+                found = self.carried(above)
+                whole = found.correlation[child, node] >= WHOLE_CHANGE or self.said(node, child).clear > 0
                 if nearer and whole and carries(found)[child, node]:
                     parent[child] = node
                     below = [child, *(k for k in range(len(self.nodes)) if ancestry[child, k] > 0.5)]
@@ -293,34 +222,18 @@ class _Builder:
 
     # ---------------------------------------------------------------- the tree
 
-    def _parts(self, nodes: Sequence[int]) -> list[list[int]]:
-        """Groups of nodes whose cells correspond, directly or through each other: only there are distances additive."""
-        parts: list[list[int]] = []
-        for node in nodes:
-            near = [part for part in parts if any(self._correlation(node, other) >= COMPARABLE for other in part)]
-            parts = [part for part in parts if part not in near]
-            parts.append([node, *(other for part in near for other in part)])
-        return [sorted(part) for part in parts]
-
-    def _carried(self, reference: int) -> Carried:
-        return self.frame.carried(self.nodes[reference]).of(self.nodes)
-
     def _hang(self, node: int, ancestry: NDArray[np.float64], parent: dict[int, int]) -> None:
         """A node whose cells correspond to no other's one to one: next to the nearest, directed by that pair alone."""
         others = [o for o in range(len(self.nodes)) if o != node and o not in self.merges]
         if not others:
             return
-        near = max(others, key=lambda other: (self._same_shape(node, other), self._correlation(node, other)))
+        near = max(others, key=lambda other: (self.same_shape(node, other), self.correlation(node, other)))
         odds = self._odds(near, node)
         below = 1 / (1 + math.exp(-odds))
         ancestry[:, node] = ancestry[:, near] * below
         ancestry[near, node], ancestry[node, near] = below, 1 - below
         if below > 0.5:
             parent[node] = near
-
-    def _same_shape(self, a: int, b: int) -> bool:
-        one, other = self.members[self.nodes[a]], self.members[self.nodes[b]]
-        return (one.depth, one.size, one.routed) == (other.depth, other.size, other.routed)
 
     # ---------------------------------------------------------------- members again
 

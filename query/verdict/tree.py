@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.query.statistics.frame import Carried
-from provenance.query.verdict.dates import UNKNOWN_DATES, doubted
+from provenance.query.verdict.dates import UNKNOWN_DATES, doubted, worth
 
 CARRIED_LEAST, CARRIED_MOST = 0.85, 1.1
 """Slopes of a change that is carried on: chains of fine-tunes have 0.91 to 1.03, siblings on one text under 0.82 or
@@ -54,20 +54,30 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Witnesses:
-    """What is known of `n` nodes, pair by pair, apart from the shape of the tree.
+class Evidence:
+    """What is known of `n` nodes, pair by pair. Log odds, and orders, are positive where the first came first.
 
     Attributes:
-        odds: `[n, n]` log odds that the first came before the second.
+        clear: `[n, n]` log odds by structure or a clear asymmetry, else 0.
+        light: `[n, n]` by all other witnesses but dates.
+        dates: `[n, n]` order of the dates: 1, -1 or 0.
         confirmed: `[n, n]` structure, or a card, names the first as what the second was made from.
         apart: `[n, n]` neither can descend from the other.
-        dates: `[n, n]` 1 where the first is the older, -1 where the second is, else 0.
+        carried: seen from each node, how far every one carries on every other's change (`Frame.carried`).
+        distance: `[n, n]` squared distances.
     """
 
-    odds: Array
+    clear: Array
+    light: Array
+    dates: NDArray[np.int64]
     confirmed: Flags
     apart: Flags
-    dates: NDArray[np.int64]
+    carried: Sequence[Carried]
+    distance: Array
+
+    def odds(self, doubt: float) -> Array:
+        """`[n, n]` log odds of all witnesses together (as `Precedence.log_odds`)."""
+        return np.where(self.clear != 0, self.clear, self.light + self.dates * worth(doubt))
 
 
 @dataclass(frozen=True)
@@ -77,45 +87,61 @@ class Tree:
     Attributes:
         ancestry: `[n, n]` the probability that the first descends to the second.
         parent: of every node but the root, in the most probable tree.
-        doubt: probability that the dates are arbitrary, where `odds` were made without them.
     """
 
     ancestry: Array
     parent: Mapping[int, int]
-    doubt: float
 
 
-def grow(witnesses: Witnesses, carried: Sequence[Carried], distance: Array, doubt: float = UNKNOWN_DATES) -> Tree:
+def grow(known: Evidence, doubt: float = UNKNOWN_DATES) -> Tree:
     """The tree of `n` nodes, two at least.
+
+    Args:
+        known: of every pair.
+        doubt: probability that the dates are arbitrary.
+    """
+    trees, weight = _trees(known, known.odds(doubt))
+    ancestry = np.zeros_like(known.distance)
+    for root in np.flatnonzero(weight).tolist():
+        ancestry += weight[root] * _descent(root, *trees[root])
+    # What the weights of two contradict by themselves is not said of them, whatever the others say.
+    ancestry[known.clear < 0] = np.minimum(ancestry[known.clear < 0], 0.5)
+    return Tree(ancestry, trees[int(np.argmax(weight))][0])
+
+
+def doubt_of(known: Evidence, doubt: float) -> float:
+    """Probability that the dates are arbitrary, after a look at the trees that are likely without them.
+
+    Args:
+        known: of every pair.
+        doubt: the same before.
+    """
+    if not known.dates.any():
+        return doubt
+    trees, weight = _trees(known, known.odds(1.0))
+    likely = np.flatnonzero(weight).tolist()
+    orders = [[int(known.dates[above, node]) for node, above in trees[root][0].items()] for root in likely]
+    return doubted(doubt, weight[likely].tolist(), orders)
+
+
+def _trees(known: Evidence, odds: Array) -> tuple[list[tuple[dict[int, int], Array]], Array]:
+    """The tree below each node as root (`_below`), and `[n]` how probable each root is.
 
     A root is as probable as the witnesses about the edges of its tree, and its place in it, make it. Only edges count:
     the pairs of a family do not speak independently of each other.
-
-    Args:
-        witnesses: about pairs of them.
-        carried: seen from each of them, how far every node carries on every other's change (`Frame.carried`).
-        distance: `[n, n]` squared distances.
-        doubt: probability that the dates are arbitrary, so far.
     """
-    nodes = range(len(distance))
-    parted = _parted(distance)
-    trees = [_below(root, witnesses, carried[root], distance, parted) for root in nodes]
+    parted = _parted(known.distance)
+    trees = [_below(root, known, odds, parted) for root in range(len(odds))]
     score = np.array(
         [
-            -sum(math.log1p(math.exp(-witnesses.odds[above, node])) for node, above in tree.items())
+            -sum(math.log1p(math.exp(-odds[above, node])) for node, above in tree.items())
             - sum(map(math.log, _subtrees(root, tree).values()))
             for root, (tree, _) in enumerate(trees)
         ]
     )
     weight = np.exp(score - score.max())
     weight[weight < LIKELY] = 0
-    weight /= weight.sum()
-    ancestry = np.zeros_like(distance)
-    for root in np.flatnonzero(weight):
-        ancestry += weight[root] * _descent(int(root), *trees[root])
-    likely = np.flatnonzero(weight).tolist()
-    agreed = [[witnesses.dates[above, node] for node, above in trees[root][0].items()] for root in likely]
-    return Tree(ancestry, trees[int(np.argmax(weight))][0], doubted(doubt, weight[likely].tolist(), agreed))
+    return trees, weight / weight.sum()
 
 
 def carries(found: Carried) -> Flags:
@@ -133,38 +159,39 @@ def _parted(distance: Array) -> Flags:
     return parted
 
 
-def _below(
-    root: int, witnesses: Witnesses, found: Carried, distance: Array, parted: NDArray[np.bool_]
-) -> tuple[dict[int, int], Array]:
+def _below(root: int, known: Evidence, odds: Array, parted: Flags) -> tuple[dict[int, int], Array]:
     """The parent of every node below a root: the nearest whose change it carries on, else the root itself.
 
     And `[n, n]` the probability that the first descends to the second, as far as it shows in the change that they
     share.
     """
+    found, distance, odds = known.carried[root], known.distance, odds.T
     far = distance[root]
     # Of two that are nearly one, the change between them is lost in what both have from the root.
     tied = distance < TIED * far[:, None]
-    before = np.where(tied, witnesses.odds.T > 0, (far[None, :] < far[:, None]) & (witnesses.odds.T > -math.log(2)))
-    before &= ~witnesses.apart
+    before = np.where(tied, odds > 0, (far[None, :] < far[:, None]) & (odds > -math.log(2)))
+    before &= ~known.apart
     before[:, root] = before[root] = False
     np.fill_diagonal(before, False)
     shared = before & (found.slope - 2 * found.error >= CARRIED_SURELY)
     carried = shared & carries(found)
     parts = carried & (np.einsum("zy,yzx->xy", carried, parted) > 0)
-    whole = found.correlation >= np.where(witnesses.odds.T >= AGREED, WHOLE_CHANGE, NEARLY_EQUAL)
+    whole = found.correlation >= np.where(odds >= AGREED, WHOLE_CHANGE, NEARLY_EQUAL)
     goes_on = shared & (found.slope + 2 * found.error >= CARRIED_LEAST) & (found.slope - 2 * found.error <= CONTINUED)
     probability = np.where(shared, SHARED_ODDS, 0.0)
     probability[parts] = PARTED_ODDS
-    probability[goes_on & (whole | witnesses.confirmed.T)] = 1.0
-    near = before & (distance < far[:, None]) & (whole | parts | (goes_on & witnesses.confirmed.T))
-    parent: dict[int, int] = {}
+    probability[goes_on & (whole | known.confirmed.T)] = 1.0
+    near = before & (distance < far[:, None]) & (whole | parts | (goes_on & known.confirmed.T))
+    parent = {node: root for node in range(len(odds)) if node != root}
+    some = near.any(axis=1)
     for x in np.argsort(far, kind="stable").tolist():
-        if x != root:
+        if some[x]:
             through = np.flatnonzero(near[x])
             ordered = through[np.argsort(distance[x, through], kind="stable")].tolist()
             nearest = next((y for y in ordered if x not in _line(y, parent)), root)
             # Behind a nearer one that may be its parent, a farther one may be that one's child as well.
-            parent[x] = nearest if probability[x, nearest] >= PARTED_ODDS else root
+            if probability[x, nearest] >= PARTED_ODDS:
+                parent[x] = nearest
     return parent, probability.T
 
 

@@ -94,7 +94,12 @@ class Precedence:
         Args:
             doubt: probability that the dates of this family are arbitrary.
         """
-        return self.clear or self.asymmetry + self.growth + self.metadata(doubt)
+        return self.clear or self.light + self.dates * worth(doubt)
+
+    @property
+    def light(self) -> float:
+        """What all but dates say together where the weights are not clear: log odds."""
+        return self.asymmetry + self.growth + self.declared
 
     def metadata(self, doubt: float) -> float:
         """What dates and cards alone say: log odds."""
@@ -211,7 +216,7 @@ def repeated_values(dossier: Dossier) -> float:
 
 
 def is_rounded(child: float, parent: float, distance: float) -> bool:
-    """Whether a child's weights were rounded from a parent's: its values repeat, and it is as near as rounding leaves it.
+    """Whether a child's weights were rounded from a parent's: its values repeat, and it is as near as rounding leaves.
 
     Args:
         child: share of its values that repeat.
@@ -223,7 +228,7 @@ def is_rounded(child: float, parent: float, distance: float) -> bool:
 
 
 def _structure(first: Member, second: Member, frame: Frame, i: int, j: int) -> int:
-    """Zeros where the other has weights; experts, layers and rows copied or cut; weights on a coarser grid: 1, 0 or -1."""
+    """Zeros where the other has weights; experts, layers, rows copied or cut; weights on a coarser grid: 1, 0 or -1."""
     zeros = frame.zeros[i, j], frame.zeros[j, i]
     if abs(zeros[0] - zeros[1]) > ZEROS:
         return 1 if zeros[1] > zeros[0] else -1
