@@ -180,6 +180,8 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
             return replace(me, direction=Direction.SIBLING)
         if _norms_below(me, NORMS_LOST):
             return replace(me, direction=Direction.UNKNOWN)
+    elif all(_only_a_common_start(me, order) for order in (Direction.PARENT, Direction.CHILD)):
+        direction = Direction.SIBLING
     if direction is Direction.SIBLING:
         return replace(me, direction=direction)
     relation = relation_of(me.pair, direction)

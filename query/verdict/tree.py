@@ -192,6 +192,9 @@ def _below(root: int, known: Evidence, odds: Array, parted: Flags) -> tuple[dict
             # Behind a nearer one that may be its parent, a farther one may be that one's child as well.
             if probability[x, nearest] >= PARTED_ODDS:
                 parent[x] = nearest
+                siblings = parted[nearest, x].copy()  # what they have in common is their parent
+                siblings[nearest] = False
+                probability[x, siblings] = 0.0
     return parent, probability.T
 
 

@@ -22,7 +22,7 @@ from tests.support.dossiers import MIXTRAL_CONFIG, dossier, layers_of, mapped, u
 
 ROOT = llama(1)
 CHILD, SIBLING = trained(ROOT, 2, 0.2), trained(ROOT, 3, 0.2)
-GRANDCHILD = trained(CHILD, 4, 0.2)
+GRANDCHILD = trained(CHILD, 4, 0.1)
 STRANGERS = [dossier(llama(50 + i), f"else/where-{i}", created=i) for i in range(3)]
 
 root = dossier(ROOT, "org/root", created=1)
@@ -224,6 +224,21 @@ def test_twins_of_one_initialisation_never_derive_from_each_other(
         found = ask(first, [second])
         assert told(found, "twin/two")[0] == "related"
         assert found.verdict != "derived"
+
+
+def test_a_change_as_large_as_the_parents_own_makes_no_chain_unless_a_card_says_so() -> None:
+    # Two fine-tunes of the root on one text look the same.
+    far = trained(CHILD, 40, 0.2)
+    found = ask(dossier(far, "org/far", created=40), [root, child])
+    assert told(found, "org/child")[:2] == ("related", "unknown")
+    assert names(found, "derived") == ["org/root"]
+    declared = ask(dossier(far, "org/far", created=40, declares=["org/child"]), [root, child])
+    assert names(declared, "derived") == ["org/child", "org/root"]
+
+
+def test_two_children_that_part_at_their_parent_make_it_likely_and_no_more() -> None:
+    one, two = (dossier(trained(CHILD, 40 + i, 0.2), f"org/far-{i}", created=40 + i) for i in range(2))
+    assert told(ask(one, [root, child, two]), "org/child")[:2] == ("related", "unknown")
 
 
 def test_orphans_that_were_trained_long_do_not_derive_from_each_other() -> None:
