@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from provenance.indexer.dossier_meta import DossierMeta
-from provenance.query.evidence.pair import Pair
+from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.evidence.registry import CONVICTING, SUPPORTING, gather
 from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, outlies, probability, to_p
 from provenance.query.verdict.family import Family, family_of
@@ -44,6 +44,9 @@ DOUBTED = 0.5
 
 NEITHER = 0.1
 """Relatives are siblings when the probability that either descends from the other is at most this."""
+
+METADATA = ("dates", "declared")
+"""Kinds of evidence lines that say what metadata the weights contradict."""
 
 MIN_MATRICES = 4
 """Checkpoints with fewer sampled layer matrices cannot be judged."""
@@ -138,6 +141,31 @@ def settle(assessments: Sequence[Assessment]) -> list[Assessment]:
     return sorted([*relatives, *others], key=_rank)
 
 
+def settled_again(assessments: Sequence[Assessment], other: Callable[[Subject], Subject]) -> list[Assessment]:
+    """Settle candidates anew with other metadata; the evidence of the weights is not measured again.
+
+    Args:
+        assessments: settled candidates of one model.
+        other: gives a checkpoint with its other metadata.
+    """
+    return settle([_unsettled(a, Pair(other(a.pair.a), other(a.pair.b), a.pair.background)) for a in assessments])
+
+
+def _unsettled(me: Assessment, pair: Pair) -> Assessment:
+    """The same pair before it was settled, with other metadata."""
+    return replace(
+        me,
+        pair=pair,
+        evidence=tuple(line for line in me.evidence if line.kind not in METADATA),
+        verdict=Verdict.RELATED if me.is_relative else me.verdict,
+        direction=Direction.UNKNOWN,
+        relation=Relation.UNKNOWN,
+        declared=pair.b.dossier.repo_id in (pair.a.dossier.meta.declared_parents or ()),
+        merge_weight=None,
+        steps=0,
+    )
+
+
 def model_verdict(assessments: Sequence[Assessment], *, judgeable: bool) -> ModelVerdict:
     """What is claimed of the model, from the settled candidates."""
     if any(a.verdict is Verdict.DERIVED for a in assessments):
@@ -192,7 +220,7 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
 
 def _with_conflicts(me: Assessment, family: Family, i: int) -> Assessment:
     """The assessment with a line for every date or declaration that contradicts its order: shown, never counted."""
-    notes = {"dates": "the dates", "declared": "what the card declares"}
+    notes = dict(zip(METADATA, ("the dates", "what the card declares"), strict=True))
     said = {Direction.PARENT: 1, Direction.CHILD: -1}.get(me.direction, 0)
     lines = [
         Evidence(kind, None, None, None, 0, f"{notes[kind]} of these two contradict the weights, and decide nothing")
