@@ -86,4 +86,6 @@ def test_the_index_is_the_adjusted_share_of_agreeing_pairs(labels: list[tuple[st
     same = [(one[i] == one[j], other[i] == other[j]) for i, j in pairs]
     together, a, b = (sum(x) for x in zip(*((p and q, p, q) for p, q in same), strict=True))
     expected, most = a * b / len(pairs), (a + b) / 2
-    assert adjusted_rand(one, other) == pytest.approx((together - expected) / (most - expected) if most != expected else 1)
+    assert adjusted_rand(one, other) == pytest.approx(
+        (together - expected) / (most - expected) if most != expected else 1
+    )
