@@ -14,7 +14,7 @@ import numpy as np
 from provenance.query.evaluation.graph import Descent, adjusted_rand, components
 from provenance.query.evaluation.truth import Judged, Truth, family
 from provenance.query.evidence.pair import Subject
-from provenance.query.verdict.rule import Assessment, model_verdict, settled_again
+from provenance.query.verdict.rule import Assessment, Families, model_verdict, settled_again
 from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
 from provenance.schemas.evaluation import MergeFigures, Ordering, ScenarioFigures, WrongDirection
 from provenance.schemas.tabular import Rows
@@ -88,6 +88,7 @@ def _dealt(dates: Mapping[str, str | None], seed: int) -> dict[str, str | None]:
 def _answers(judged: Sequence[Judged], truth: Mapping[str, Truth], dates: Mapping[str, str | None]) -> list[Answer]:
     """The answers with other dates and without cards."""
     known: dict[str, Subject] = {}
+    families: Families = {}
 
     def other(subject: Subject) -> Subject:
         dossier = subject.dossier
@@ -98,7 +99,7 @@ def _answers(judged: Sequence[Judged], truth: Mapping[str, Truth], dates: Mappin
 
     found = []
     for j in judged:
-        candidates = settled_again(j.judgement.candidates, other)
+        candidates = settled_again(j.judgement.candidates, other, families)
         verdict = model_verdict(candidates, judgeable=j.judgement.judgeable)
         found.append(Answer(j.truth, j.adapter, verdict, [c for c in candidates if c.repo_id in truth]))
     return found

@@ -126,29 +126,56 @@ def judgeable(pair: Pair) -> bool:
     return all(len(subject.dossier.matrices.facts) >= MIN_MATRICES for subject in (pair.a, pair.b))
 
 
-def settle(assessments: Sequence[Assessment]) -> list[Assessment]:
+Families = dict[tuple[int, ...], Family]
+"""Families by the identities of their checkpoints' dossiers, for many questions about the same ones."""
+
+
+def settle(assessments: Sequence[Assessment], families: Families | None = None) -> list[Assessment]:
     """Tell ancestors from other relatives, all of them at once, and rank the candidates.
 
     Order: ancestors, the most direct first; then relatives, then undecided, then strangers; copies by date of creation,
     then name.
+
+    Args:
+        assessments: of all candidates of one model.
+        families: those worked out so far, which are used and added to. Their checkpoints must stay in memory.
     """
     relatives = [a for a in assessments if a.verdict is Verdict.RELATED]
     others = [a for a in assessments if a.verdict is not Verdict.RELATED]
     if relatives:
-        subjects = [relatives[0].pair.a, *(a.pair.b for a in relatives)]
-        family = family_of([Member(subject.dossier, subject.grid) for subject in subjects])
-        relatives = [_with_conflicts(_place(one, family, i), family, i) for i, one in enumerate(relatives, start=1)]
+        model = relatives[0].pair.a
+        # In one order whoever is asked about, so that all are told the same.
+        subjects = sorted([model, *(a.pair.b for a in relatives)], key=lambda one: one.dossier.checkpoint_id)
+        place = {subject.dossier.checkpoint_id: i for i, subject in enumerate(subjects)}
+        family = _family(subjects, families)
+        own = place[model.dossier.checkpoint_id]
+        placed = [(one, place[one.pair.b.dossier.checkpoint_id]) for one in relatives]
+        relatives = [_with_conflicts(_place(one, family, i, own), family, i, own) for one, i in placed]
     return sorted([*relatives, *others], key=_rank)
 
 
-def settled_again(assessments: Sequence[Assessment], other: Callable[[Subject], Subject]) -> list[Assessment]:
+def _family(subjects: Sequence[Subject], families: Families | None) -> Family:
+    key = tuple(id(subject.dossier) for subject in subjects)
+    if families is None or key not in families:
+        family = family_of([Member(subject.dossier, subject.grid) for subject in subjects])
+        if families is None:
+            return family
+        families[key] = family
+    return families[key]
+
+
+def settled_again(
+    assessments: Sequence[Assessment], other: Callable[[Subject], Subject], families: Families
+) -> list[Assessment]:
     """Settle candidates anew with other metadata; the evidence of the weights is not measured again.
 
     Args:
         assessments: settled candidates of one model.
         other: gives a checkpoint with its other metadata.
+        families: those worked out with this metadata so far.
     """
-    return settle([_unsettled(a, Pair(other(a.pair.a), other(a.pair.b), a.pair.background)) for a in assessments])
+    unsettled = [_unsettled(a, Pair(other(a.pair.a), other(a.pair.b), a.pair.background)) for a in assessments]
+    return settle(unsettled, families)
 
 
 def _unsettled(me: Assessment, pair: Pair) -> Assessment:
@@ -182,9 +209,9 @@ def judged(assessment: Assessment) -> bool:
     return judgeable(assessment.pair)
 
 
-def _place(me: Assessment, family: Family, i: int) -> Assessment:
-    """What the candidate at place `i` of the family is to the model, which stands at place 0."""
-    up, down = float(family.ancestry[i, 0]), float(family.ancestry[0, i])
+def _place(me: Assessment, family: Family, i: int, own: int) -> Assessment:
+    """What the candidate at place `i` of the family is to the model, which stands at place `own`."""
+    up, down = float(family.ancestry[i, own]), float(family.ancestry[own, i])
     if up >= SAID:
         direction = Direction.PARENT
     elif down >= SAID:
@@ -192,9 +219,9 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
     else:
         direction = Direction.SIBLING if up + down <= NEITHER else Direction.UNKNOWN
     verdict = Verdict.DERIVED if direction is Direction.PARENT else Verdict.RELATED
-    if family.copies[i] == family.copies[0]:
+    if family.copies[i] == family.copies[own]:
         return replace(me, verdict=verdict, direction=direction, relation=Relation.IDENTICAL)
-    if (weight := family.merge_weight(i, 0)) is not None:
+    if (weight := family.merge_weight(i, own)) is not None:
         return replace(
             me,
             verdict=Verdict.DERIVED,
@@ -214,17 +241,17 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
         return replace(me, direction=direction)
     relation = relation_of(me.pair, direction)
     # An ancestor that is none in the most probable tree is listed after all that are.
-    steps = (int(family.steps[i, 0]) or len(family.members)) if direction is Direction.PARENT else 0
+    steps = (int(family.steps[i, own]) or len(family.members)) if direction is Direction.PARENT else 0
     return replace(me, verdict=verdict, direction=direction, relation=relation, steps=steps)
 
 
-def _with_conflicts(me: Assessment, family: Family, i: int) -> Assessment:
+def _with_conflicts(me: Assessment, family: Family, i: int, own: int) -> Assessment:
     """The assessment with a line for every date or declaration that contradicts its order: shown, never counted."""
     notes = dict(zip(METADATA, ("the dates", "what the card declares"), strict=True))
     said = {Direction.PARENT: 1, Direction.CHILD: -1}.get(me.direction, 0)
     lines = [
         Evidence(kind, None, None, None, 0, f"{notes[kind]} of these two contradict the weights, and decide nothing")
-        for kind in family.contradicting(i, 0, said)
+        for kind in family.contradicting(i, own, said)
     ]
     if family.doubt > DOUBTED and not any(line.kind == "dates" for line in lines):
         note = "the weights contradict the dates of this family, which decide nothing"
