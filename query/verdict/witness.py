@@ -38,7 +38,7 @@ older than its base by up to 0.026: such an asymmetry says nothing."""
 
 GROWTH_WORTH = ((0.002, 0.0), (0.005, 1.0), (math.inf, 2.0))
 """What growth of the embedding is worth, by the difference of the logarithm of its spread. Tokens that were rare before
-move away from where they started: right in 64 of 67 fine-tunes where it speaks, but it is one number a model, and never
+move away from where they started: right in 65 of 68 pairs where it speaks, but it is one number a model, and never
 clear by itself."""
 
 PADDING = 64
