@@ -18,8 +18,8 @@ from provenance.query.statistics.frame import Carried
 from provenance.query.verdict.dates import UNKNOWN_DATES, doubted, worth
 
 CARRIED_LEAST, CARRIED_MOST = 0.85, 1.1
-"""Slopes of a change that is carried on: chains of fine-tunes have 0.64, with much decay, to 1.05. So have many siblings
-on one text (0.71 to 1.54): the slope alone proves nothing. Both bounds are widened by two standard errors."""
+"""Slopes of a change that is carried on: chains of fine-tunes have 0.64, with much decay, to 1.05. So have many
+siblings on one text (0.71 to 1.54): the slope alone proves nothing. Both bounds are widened by two standard errors."""
 
 CARRIED_SURELY = 0.5
 """What the slope must exceed by two standard errors: a change too small to be found again is no ancestor's."""
