@@ -28,6 +28,11 @@ class Judgement:
     n_unindexed: int
     generation: str | None
 
+    @property
+    def judgeable(self) -> bool:
+        """Whether the model has enough sampled matrices to say anything."""
+        return _judgeable(self.model)
+
     def at_least(self, min_probability: float) -> Judgement:
         """The same without less probable candidates."""
         return replace(self, candidates=tuple(a for a in self.candidates if a.probability >= min_probability))

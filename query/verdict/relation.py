@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from provenance.indexer.dossier import Dossier
 from provenance.query.evidence.pair import Pair
-from provenance.query.verdict.witness import ZEROS, is_rounded, repeated_values
+from provenance.query.verdict.rounding import grain_of, is_rounded, is_rounding
+from provenance.query.verdict.witness import ZEROS
 from provenance.schemas.enums import Direction, Relation
 from provenance.schemas.roles import ROLE_CODE, Role
-
-ROUNDING_KURTOSIS = 2.0
-"""Between the 1.8 of a uniform rounding error and the 3 of Gaussian noise; of few cells training leaves 2.4 too."""
-
-UNBOUNDED = 0.002
-"""Share of changed cells beyond the rounding of 8-bit floats up to which a change is rounding. Training moves small
-weights as far as large ones: light fine-tunes have 0.2 and more."""
 
 NEARLY_EQUAL = 0.9998
 LONG_TRAINING = 0.4
@@ -58,9 +52,8 @@ def relation_of(pair: Pair, direction: Direction) -> Relation:
         return Relation.TRANSFORMED
     if correlation > ROUNDED and (
         child.dossier.meta.quantization
-        or found.unbounded < UNBOUNDED
-        or found.change_kurtosis < ROUNDING_KURTOSIS
-        or is_rounded(*(repeated_values(s.dossier) for s in (child, parent)))
+        or is_rounding(found)
+        or is_rounded(grain_of(child.dossier), grain_of(parent.dossier), 2 * (1 - correlation))
     ):
         return Relation.QUANTIZED
     zeros = (found.zeros_b, found.zeros_a) if direction is Direction.CHILD else (found.zeros_a, found.zeros_b)
