@@ -9,7 +9,7 @@ from provenance.indexer.dossier import Dossier
 from provenance.query.candidates import candidates
 from provenance.query.catalogue import Catalogue
 from provenance.query.evidence.pair import Pair, Subject
-from provenance.query.verdict.deep import by_products, deep_verdict, deepen, rerank
+from provenance.query.verdict.deep import by_products, deepen, rerank
 from provenance.query.verdict.rule import MIN_MATRICES, Assessment, assess, model_verdict, settle
 from provenance.schemas.enums import ModelVerdict
 from provenance.schemas.products import DeepReading
@@ -109,7 +109,7 @@ def assessments(
 
 
 def _verdict(model: Dossier, candidates: Sequence[Assessment]) -> ModelVerdict:
-    return deep_verdict(model_verdict(candidates, judgeable=_judgeable(model)), candidates)
+    return model_verdict(candidates, judgeable=_judgeable(model))
 
 
 def _judgeable(model: Dossier) -> bool:

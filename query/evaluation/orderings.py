@@ -14,7 +14,8 @@ import numpy as np
 from provenance.query.evaluation.graph import Descent, adjusted_rand, components
 from provenance.query.evaluation.truth import Judged, Truth, family
 from provenance.query.evidence.pair import Subject
-from provenance.query.verdict.rule import Assessment, Families, model_verdict, settled_again
+from provenance.query.verdict.again import settled_again
+from provenance.query.verdict.rule import Assessment, Families, model_verdict
 from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
 from provenance.schemas.evaluation import MergeFigures, Ordering, ScenarioFigures, WrongDirection
 from provenance.schemas.tabular import Rows

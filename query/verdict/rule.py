@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from provenance.query.verdict.family import Family, family_of
 from provenance.query.verdict.relation import relation_of
 from provenance.query.verdict.runs import merge_evidence
 from provenance.query.verdict.stack import moved_layers
-from provenance.query.verdict.witness import Member
+from provenance.query.verdict.witness import Member, dated
 from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
 from provenance.schemas.results import Evidence, LayerRun, MergeShare
 
@@ -74,6 +74,8 @@ class Assessment:
     merge: MergeShare | None = None
     layers: tuple[LayerRun, ...] = ()
     steps: int = 0
+    disguised: bool = False
+    """Whether products alone show the common origin (`deep`)."""
 
     @property
     def meta(self) -> DossierMeta:
@@ -174,45 +176,23 @@ def _family(subjects: Sequence[Subject], families: Families | None) -> Family:
     return families[key]
 
 
-def settled_again(
-    assessments: Sequence[Assessment], other: Callable[[Subject], Subject], families: Families
-) -> list[Assessment]:
-    """Settle candidates anew with other metadata; the evidence of the weights is not measured again.
-
-    Args:
-        assessments: settled candidates of one model.
-        other: gives a checkpoint with its other metadata.
-        families: those worked out with this metadata so far.
-    """
-    unsettled = [_unsettled(a, Pair(other(a.pair.a), other(a.pair.b), a.pair.background)) for a in assessments]
-    return settle(unsettled, families)
-
-
-def _unsettled(me: Assessment, pair: Pair) -> Assessment:
-    """The same pair before it was settled, with other metadata."""
-    return replace(
-        me,
-        pair=pair,
-        evidence=tuple(line for line in me.evidence if line.kind not in SETTLED),
-        verdict=Verdict.RELATED if me.is_relative else me.verdict,
-        direction=Direction.UNKNOWN,
-        relation=Relation.UNKNOWN,
-        declared=pair.b.dossier.repo_id in (pair.a.dossier.meta.declared_parents or ()),
-        merge=None,
-        layers=(),
-        steps=0,
-    )
-
-
 def model_verdict(assessments: Sequence[Assessment], *, judgeable: bool) -> ModelVerdict:
     """What is claimed of the model, from the settled candidates."""
     if any(a.verdict is Verdict.DERIVED for a in assessments):
         return ModelVerdict.DERIVED
     relatives = [a for a in assessments if a.verdict is Verdict.RELATED]
-    undecided = any(a.direction is Direction.UNKNOWN for a in relatives) or (
+    undecided = any(map(_may_be_ancestor, relatives)) or (
         not relatives and any(a.verdict is Verdict.INCONCLUSIVE and judged(a) for a in assessments)
     )
     return ModelVerdict.INCONCLUSIVE if undecided or not judgeable else ModelVerdict.NO_PARENT_FOUND
+
+
+def _may_be_ancestor(one: Assessment) -> bool:
+    """Whether a relative may be an ancestor that is not said to be one. A disguised one may, unless it is younger."""
+    if one.disguised:
+        younger = dated(one.pair.a.dossier, one.pair.b.dossier) > 0
+        return one.direction is not Direction.CHILD and not younger
+    return one.direction is Direction.UNKNOWN
 
 
 def judged(assessment: Assessment) -> bool:
