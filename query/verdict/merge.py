@@ -48,8 +48,9 @@ MIN_WEIGHT = 0.08
 MIN_SUMMAND = 0.1
 """Smallest weight of a change in a sum, where nothing but its size tells it from chance."""
 
-SUMMED = 0.5
-"""Largest share of independent changes that a sum of changes may leave over."""
+SUMMED = 0.2
+"""Largest share of independent changes that a sum of changes may leave over: sums with noise of 60 % leave .07, a model
+that was trained on with the same text .36."""
 
 SIGNIFICANT = -3.0
 """log10 of the adjusted p-value of each parent's weight."""

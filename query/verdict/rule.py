@@ -103,6 +103,18 @@ class Assessment:
         """Whether the two have a common origin."""
         return self.verdict in (Verdict.DERIVED, Verdict.RELATED)
 
+    @property
+    def may_be_ancestor(self) -> bool:
+        """Whether a relative may be an ancestor that is not proven one. A disguised one may, unless it is younger."""
+        if self.disguised:
+            return self.direction is not Direction.CHILD and self.date_order >= 0
+        return self.verdict is Verdict.RELATED and self.direction is Direction.UNKNOWN
+
+    @property
+    def date_order(self) -> int:
+        """1 where the candidate is the older by the dates of creation, -1 where the model is, 0 where none says."""
+        return dated(self.pair.b.dossier, self.pair.a.dossier)
+
 
 def assess(pair: Pair, n_store: int) -> Assessment:
     """Examine one pair by itself; `settle` then looks at all relatives together."""
@@ -181,18 +193,10 @@ def model_verdict(assessments: Sequence[Assessment], *, judgeable: bool) -> Mode
     if any(a.verdict is Verdict.DERIVED for a in assessments):
         return ModelVerdict.DERIVED
     relatives = [a for a in assessments if a.verdict is Verdict.RELATED]
-    undecided = any(map(_may_be_ancestor, relatives)) or (
+    undecided = any(a.may_be_ancestor for a in relatives) or (
         not relatives and any(a.verdict is Verdict.INCONCLUSIVE and judged(a) for a in assessments)
     )
     return ModelVerdict.INCONCLUSIVE if undecided or not judgeable else ModelVerdict.NO_PARENT_FOUND
-
-
-def _may_be_ancestor(one: Assessment) -> bool:
-    """Whether a relative may be an ancestor that is not said to be one. A disguised one may, unless it is younger."""
-    if one.disguised:
-        younger = dated(one.pair.a.dossier, one.pair.b.dossier) > 0
-        return one.direction is not Direction.CHILD and not younger
-    return one.direction is Direction.UNKNOWN
 
 
 def judged(assessment: Assessment) -> bool:
@@ -211,7 +215,7 @@ def _place(me: Assessment, family: Family, i: int, own: int) -> Assessment:
         direction = Direction.SIBLING if up + down <= NEITHER else Direction.UNKNOWN
     verdict = Verdict.DERIVED if direction is Direction.PARENT else Verdict.RELATED
     if family.copies[i] == family.copies[own]:
-        return replace(me, verdict=verdict, direction=direction, relation=Relation.IDENTICAL)
+        return replace(me, verdict=verdict, direction=direction, relation=relation_of(me.pair, direction))
     if (share := family.share(i, own)) is not None:
         merge, layers = share
         return replace(
