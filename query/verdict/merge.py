@@ -237,10 +237,13 @@ def differences(frame: Frame, member: int, others: Sequence[int]) -> tuple[list[
 
 
 def _usable(frame: Frame, member: int, others: Sequence[int]) -> list[int]:
-    whole = COVERED * frame.cells[member, member]
-    usable = [o for o in others if not frame.equal[o, member] and frame.cells[o, member] >= whole]
-    usable = [o for place, o in enumerate(usable) if not any(frame.equal[o, e] for e in usable[:place])]
-    return sorted(usable, key=lambda o: float(frame.shared.distance[o, member]))[:NEAREST]
+    places = np.array(others, np.int64)
+    whole = frame.cells[places, member] >= COVERED * frame.cells[member, member]
+    places = places[whole & ~frame.equal[places, member]]
+    again = np.tril(frame.equal[np.ix_(places, places)], -1).any(axis=1)
+    places = places[~again]
+    nearest: list[int] = places[np.argsort(frame.shared.distance[places, member], kind="stable")][:NEAREST].tolist()
+    return nearest
 
 
 def _worth_a_look(frame: Frame, member: int, others: Sequence[int]) -> list[int]:
