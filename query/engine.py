@@ -11,7 +11,7 @@ from provenance.query.catalogue import Catalogue
 from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.unread import MIN_MATRICES, notes_of
 from provenance.query.verdict.adapter import with_merged_adapters
-from provenance.query.verdict.deep import by_products, deep_verdict, deepen, rerank
+from provenance.query.verdict.deep import by_products, deepen, rerank
 from provenance.query.verdict.rule import Assessment, assess, model_verdict, settle
 from provenance.schemas.enums import ModelVerdict
 from provenance.schemas.products import DeepReading
@@ -29,6 +29,11 @@ class Judgement:
     n_checkpoints: int
     n_unindexed: int
     generation: str | None
+
+    @property
+    def judgeable(self) -> bool:
+        """Whether the model has enough sampled matrices to say anything."""
+        return _judgeable(self.model)
 
     def at_least(self, min_probability: float) -> Judgement:
         """The same without less probable candidates."""
@@ -108,7 +113,7 @@ def assessments(
 
 
 def _verdict(model: Dossier, candidates: Sequence[Assessment]) -> ModelVerdict:
-    return deep_verdict(model_verdict(candidates, judgeable=_judgeable(model)), candidates)
+    return model_verdict(candidates, judgeable=_judgeable(model))
 
 
 def _judgeable(model: Dossier) -> bool:

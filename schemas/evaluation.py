@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from provenance.schemas.enums import ModelVerdict, Relation, Verdict
+from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
 from provenance.schemas.tabular import Record, Rows, Versioned
 
 
@@ -115,6 +115,86 @@ class LogScore(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Ordering(Record):
+    """Directions, edges and families under one kind of dates. Null where there is nothing to count.
+
+    Derivatives and edges are those of models that hide nothing and are no adapters. A copy counts as its original.
+
+    Attributes:
+        dates: `as stored`, `none` (and no cards), or `shuffled` (dealt out at random, and no cards).
+        runs: how often; figures are of all runs together, indices their mean.
+        models: derivatives.
+        derived: share of them with the verdict `derived`.
+        parent_first: share with a direct parent first.
+        parent_pairs: pairs of a derivative and a direct parent of it that were found to be relatives, copies left out.
+        parent_said: share of them of which a direction is said.
+        parent_right: share of these of which the right one is.
+        directions: pairs of relatives over all queries, copies left out.
+        directions_said: those of which one is called the parent or child.
+        directions_right: those of which it is one, over any number of generations.
+        unknown: share of the pairs of relatives whose direction is `unknown`.
+        edge_precision: share of the direct parents named that are.
+        edge_recall: share of the direct parents that are named.
+        edge_f1: harmonic mean of the two.
+        rand_derived: adjusted Rand index of the parts that `derived` joins, against the true families.
+        rand_related: of those that `derived` or `related` joins.
+    """
+
+    dates: str
+    runs: int
+    models: int
+    derived: float | None
+    parent_first: float | None
+    parent_pairs: int
+    parent_said: float | None
+    parent_right: float | None
+    directions: int
+    directions_said: int
+    directions_right: int
+    unknown: float | None
+    edge_precision: float | None
+    edge_recall: float | None
+    edge_f1: float | None
+    rand_derived: float
+    rand_related: float
+
+
+@dataclass(frozen=True, slots=True)
+class WrongDirection(Record):
+    """A pair whose order was said wrongly, under one kind of dates (of the first run)."""
+
+    dates: str
+    model: str
+    candidate: str
+    direction: Direction
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioFigures(Record):
+    """The answers about the models of one scenario of the truth table, or of one relation where it names none."""
+
+    scenario: str
+    models: int
+    derivatives: int
+    derived: int
+    parent_first: int
+    directions: int
+    directions_said: int
+    directions_right: int
+
+
+@dataclass(frozen=True, slots=True)
+class MergeFigures(Record):
+    """Merges: how many have just their parents named; the error of the weights that the truth table gives."""
+
+    merges: int
+    parents_named: int
+    weights: int
+    mean_error: float | None
+    largest_error: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluatedModel(Record):
     """One model of the table: the truth, and the answer. Ranks start at 1; null if not found."""
 
@@ -143,6 +223,10 @@ class Evaluation(Versioned):
     ablation: Rows[Ablation]
     calibration: Rows[CalibrationRow]
     probability: LogScore | None
+    orderings: Rows[Ordering]
+    wrong_directions: Rows[WrongDirection]
+    scenarios: Rows[ScenarioFigures]
+    merges: MergeFigures
     models_detail: Rows[EvaluatedModel]
 
     def to_dict(self) -> dict[str, Any]:

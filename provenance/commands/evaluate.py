@@ -19,8 +19,9 @@ from provenance.commands.options import json_option, store_option
 def evaluate(truth: str, store: str | None, output: str | None, save: TextIO | None) -> None:
     """Measure the answers against TRUTH, a CSV of true lineage.
 
-    TRUTH has the columns model, parents (';' between them), root, relation, attack and weights_derived. Every
-    checkpoint of it that the store holds is queried.
+    TRUTH has the columns model, parents (';' between them), root, relation, attack and weights_derived; it may have
+    scenario, and weights of a merge's parents (';' between them). Every checkpoint of it that the store holds is
+    queried. Directions are also measured without dates and cards, and with dates dealt out at random.
 
     \b
     Examples:

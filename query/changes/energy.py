@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from provenance.indexer.dossier import Cells, Dossier
 from provenance.query.changes.rank import low_rank
 from provenance.query.evidence.pair import Pair
-from provenance.query.verdict.witness import repeated_values
+from provenance.query.verdict.rounding import repeated_values
 from provenance.schemas.differences import RoleChange
 from provenance.schemas.roles import LAYER_MATRICES, ROLE_CODE, VECTORS, Role
 

@@ -13,6 +13,7 @@ from provenance.query.catalogue import Catalogue
 from provenance.query.engine import judge
 from provenance.query.evaluation.calibration import calibration
 from provenance.query.evaluation.line_tables import ablation_table, line_table
+from provenance.query.evaluation.orderings import orderings
 from provenance.query.evaluation.truth import Judged, Truth, family, related
 from provenance.query.verdict.rule import ALPHA, Assessment
 from provenance.schemas.enums import ModelVerdict, Verdict
@@ -48,6 +49,7 @@ def evaluate(truth: Mapping[str, Truth], catalogue: Catalogue) -> Evaluation:
         raise TruthError("the store holds none of the truth table's models; crawl them first")
     pairs = [(j, c) for j in judged for c in j.judgement.candidates if c.repo_id in truth]
     compared = [(j, c) for j, c in pairs if c.pair.of_one_kind]
+    ordered, wrong, scenarios, merges = orderings(judged, truth)
     details = Rows(EvaluatedModel, (_detail(j, truth, dossiers) for j in judged))
     return Evaluation(
         models=TruthFigures(len(truth), len(judged)),
@@ -61,6 +63,10 @@ def evaluate(truth: Mapping[str, Truth], catalogue: Catalogue) -> Evaluation:
         ablation=ablation_table(compared, truth),
         calibration=calibration([(family(j.truth.model, truth), family(c.repo_id, truth), c) for j, c in compared]),
         probability=_log_score(pairs, truth),
+        orderings=ordered,
+        wrong_directions=wrong,
+        scenarios=scenarios,
+        merges=merges,
         models_detail=details,
     )
 

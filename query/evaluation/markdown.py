@@ -12,14 +12,24 @@ def as_markdown(result: Evaluation) -> str:
     """The result as Markdown."""
     models, accusations = result.models, result.accusations
     parts = [f"{models.stored} of {models.in_table} models of the table are stored.\n"]
-    parts.append(_table([{"models of": group, **figures.to_dict()} for group, figures in result.retrieval.items()]))
+    parts.append(table([{"models of": group, **figures.to_dict()} for group, figures in result.retrieval.items()]))
     parts.append(
         f"{accusations.accused} of {accusations.unrelated_pairs} unrelated pairs accused "
         f"({accusations.accused_at_ten_times_alpha} at ten times the level); their smallest adjusted log10 p is "
         f"{accusations.smallest_log10_p_adjusted:.2f}.\n"
     )
     tables = (result.lines, result.calibration, result.ablation, result.verdicts)
-    parts += [_table(rows.to_dicts()) for rows in tables]
+    parts += [table(rows.to_dicts()) for rows in tables]
+    parts.append(table(result.orderings.to_dicts()))
+    parts.append(table(result.scenarios.to_dicts()))
+    merges = result.merges
+    error = (
+        "–" if merges.mean_error is None else f"{merges.mean_error:.3f} on average, {merges.largest_error:.3f} at most"
+    )
+    parts.append(
+        f"{merges.parents_named} of {merges.merges} merges have just their parents named; "
+        f"error of {merges.weights} weights: {error}.\n"
+    )
     if score := result.probability:
         parts.append(
             f"Log score of `probability`: {score.log_score:.4f} nats a pair "
@@ -28,7 +38,8 @@ def as_markdown(result: Evaluation) -> str:
     return "\n".join(parts)
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table; nothing where there are none."""
     if not rows:
         return ""
     names = list(rows[0])

@@ -10,6 +10,9 @@ from pathlib import Path
 from provenance.query.engine import Judgement
 from provenance.schemas.errors import TruthError
 
+SCENARIO, WEIGHTS = "scenario", "weights"
+"""Columns that a table may have as well: what a model was made for, and what a merge gave to each of its parents."""
+
 COLUMNS = ("model", "parents", "root", "relation", "attack", "weights_derived")
 
 
@@ -26,13 +29,15 @@ class Truth:
     relation: str
     attack: bool
     derived: bool
+    scenario: str = ""
+    weights: tuple[float, ...] = ()
 
 
 def read_truth(path: Path) -> dict[str, Truth]:
     """Read a truth table: a CSV with the columns of `COLUMNS`.
 
     Raises:
-        TruthError: it is not text, columns or cells are missing, or a model occurs twice.
+        TruthError: it is not text, columns or cells are missing, a weight is no number, or a model occurs twice.
     """
     try:
         return _read(path)
@@ -60,10 +65,19 @@ def _read(path: Path) -> dict[str, Truth]:
                 row["relation"],
                 row["attack"].strip().lower() == "true",
                 derived,
+                row.get(SCENARIO) or "",
+                _weights(row.get(WEIGHTS) or "", path),
             )
     if not rows:
         raise TruthError(f"{path}: the table is empty")
     return rows
+
+
+def _weights(text: str, path: Path) -> tuple[float, ...]:
+    try:
+        return tuple(float(weight) for weight in text.split(";") if weight)
+    except ValueError as error:
+        raise TruthError(f"{path}: {text!r} are no weights: numbers with ';' between them are expected") from error
 
 
 def family(model: str, truth: Mapping[str, Truth]) -> frozenset[str]:

@@ -113,6 +113,8 @@ def may_descend(candidate: Assessment) -> bool:
     The table holds what each model descends from. So an arrival changes what is said of its descendants, and of those
     relatives whose direction is open; a sibling among thousands, or an ancestor, keeps its rows.
     """
+    if candidate.disguised and candidate.date_order > 0:
+        return candidate.direction is Direction.CHILD
     return candidate.is_relative and candidate.direction in (Direction.CHILD, Direction.UNKNOWN)
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from provenance.indexer.dossier_meta import DossierMeta
 from provenance.query.engine import Judgement
 from provenance.query.verdict.rule import Assessment, judged
-from provenance.schemas.enums import Direction, Relation, Verdict
+from provenance.schemas.enums import Verdict
 from provenance.schemas.lineage import LineageRow, VerdictRow
 
 
@@ -22,12 +22,7 @@ def lineage_rows(judgement: Judgement, now: datetime) -> list[LineageRow]:
     honest = any(parent in ancestors for parent in declared)
     rows = []
     for rank, candidate in enumerate(judgement.candidates, start=1):
-        # An older relative by products alone may be an ancestor or a twin, so that it is no child or sibling.
-        open_ = candidate.direction is Direction.UNKNOWN or candidate.relation is Relation.TRANSFORMED
-        claimed = candidate.verdict is Verdict.DERIVED or (
-            candidate.verdict is Verdict.RELATED and open_ and candidate.direction is not Direction.CHILD
-        )
-        if claimed or candidate.declared:
+        if candidate.verdict is Verdict.DERIVED or candidate.may_be_ancestor or candidate.declared:
             rows.append(_claim(_edge(model, candidate.repo_id, now), rank, candidate, honest))
     stored = {row.parent for row in rows}
     rows += [

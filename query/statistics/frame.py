@@ -60,12 +60,12 @@ class Frame:
                 )
         return equal
 
-    def zeros(self, i: int, j: int) -> tuple[float, float]:
-        """Share of exact zeros among the cells that both members have, of each."""
-        both = self.mask[i] & self.mask[j]
-        if not both.any():
-            return 0.0, 0.0
-        return float(np.mean(self.weights[i][both] == 0)), float(np.mean(self.weights[j][both] == 0))
+    @cached_property
+    def zeros(self) -> Array:
+        """`[n, n]` share of exact zeros of the first member among the cells that both have."""
+        zero = ((self.weights == 0) & self.mask).astype(np.float64)
+        shares: Array = zero @ self.mask.astype(np.float64).T / np.maximum(self.cells, 1)
+        return shares
 
     @cached_property
     def cells(self) -> Array:
@@ -84,15 +84,13 @@ class Frame:
         squared[self.equal] = 0.0
         return squared
 
-    def carried(self, reference: int) -> tuple[Array, Array]:
+    def carried(self, reference: int) -> Carried:
         """How much of the change from a reference to each member is found again in each other one.
 
         With u = descendant - reference and v = through - reference it is the slope of u on v: near 1 where the
         descendant comes from `through`, near 0 where it started from the reference itself.
 
-        Returns:
-            slopes `[descendant, through]` and their standard errors; 0 and infinity where `through` does not differ
-            from the reference.
+        Where `through` does not differ from the reference, the slope is 0 and its error infinite.
         """
         change = self.squared[reference]
         inner = (change[:, None] + change[None, :] - self.squared) / 2
@@ -101,7 +99,28 @@ class Frame:
         rest = np.maximum(change[:, None] - slope * inner, 0)
         number = np.maximum(np.minimum(self.cells, self.cells[reference]), 2) - 1
         error = np.sqrt(np.divide(rest, energy * number, out=np.full_like(inner, np.inf), where=energy > 0))
-        return slope, error
+        size = np.sqrt(np.outer(change, change))
+        return Carried(slope, error, np.divide(inner, size, out=np.zeros_like(inner), where=size > 0))
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Regression of each member's change on each other one's, seen from one reference.
+
+    Attributes:
+        slope: `[descendant, through]`.
+        error: its standard error.
+        correlation: of the two changes.
+    """
+
+    slope: Array
+    error: Array
+    correlation: Array
+
+    def of(self, members: Sequence[int]) -> Carried:
+        """The same of some members."""
+        own = np.ix_(members, members)
+        return Carried(self.slope[own], self.error[own], self.correlation[own])
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from provenance.query.evidence.registry import CONVICTING, DEEP
 from provenance.query.statistics.products import ProductMatch
 from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, probability
 from provenance.query.verdict.rule import ALPHA, SUSPICION, Assessment
-from provenance.query.verdict.witness import dated, declared
-from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
+from provenance.query.verdict.witness import declared
+from provenance.schemas.enums import Direction, Relation, Verdict
 from provenance.schemas.products import DeepReading
 
 
@@ -29,7 +29,7 @@ def deepen(found: Assessment, reading: DeepReading, n_store: int) -> Assessment:
     """Add the line `products`, and raise the verdict where it convicts: to `related` at most, and never lower it.
 
     Twins from one initialisation agree in their products nearly as much as copies do, so that common origin is all that
-    they prove. Who came first is said by dates and cards alone: the cells of a disguised copy do not correspond.
+    they prove. Who came first is said by cards alone: the cells of a disguised copy do not correspond.
 
     Args:
         found: the pair as it was judged without, among its relatives.
@@ -56,8 +56,9 @@ def deepen(found: Assessment, reading: DeepReading, n_store: int) -> Assessment:
     return replace(
         weighed,
         verdict=Verdict.RELATED,
-        direction=_order(pair),
+        direction=order_of(pair),
         relation=Relation.TRANSFORMED,
+        disguised=True,
         score=match.best.value,
     )
 
@@ -73,20 +74,12 @@ def rerank(candidates: Iterable[Assessment]) -> list[Assessment]:
     return sorted(candidates, key=key)
 
 
-def deep_verdict(settled: ModelVerdict, candidates: Iterable[Assessment]) -> ModelVerdict:
-    """What is claimed of the model: an older relative that only products show may be an ancestor or a twin."""
-    if settled is ModelVerdict.NO_PARENT_FOUND and any(
-        one.verdict is Verdict.RELATED and one.direction is Direction.PARENT and one.relation is Relation.TRANSFORMED
-        for one in candidates
-    ):
-        return ModelVerdict.INCONCLUSIVE
-    return settled
+def order_of(pair: Pair) -> Direction:
+    """What the candidate is to the model, where only products show that they are relatives: as a card says.
 
-
-def _order(pair: Pair) -> Direction:
-    """What the candidate is to the model by the dates of creation, or else by what the cards declare."""
-    model, candidate = pair.a.dossier, pair.b.dossier
-    odds = dated(candidate, model) or declared(candidate, model)
+    An older relative may be a sibling, so that dates alone do not say.
+    """
+    odds = declared(pair.b.dossier, pair.a.dossier)
     if odds == 0:
         return Direction.UNKNOWN
     return Direction.PARENT if odds > 0 else Direction.CHILD

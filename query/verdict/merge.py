@@ -48,8 +48,9 @@ MIN_WEIGHT = 0.08
 MIN_SUMMAND = 0.1
 """Smallest weight of a change in a sum, where nothing but its size tells it from chance."""
 
-SUMMED = 0.5
-"""Largest share of independent changes that a sum of changes may leave over."""
+SUMMED = 0.2
+"""Largest share of independent changes that a sum of changes may leave over: sums with noise of 60 % leave .07, a model
+that was trained on with the same text .36."""
 
 SIGNIFICANT = -3.0
 """log10 of the adjusted p-value of each parent's weight."""
@@ -236,10 +237,13 @@ def differences(frame: Frame, member: int, others: Sequence[int]) -> tuple[list[
 
 
 def _usable(frame: Frame, member: int, others: Sequence[int]) -> list[int]:
-    whole = COVERED * frame.cells[member, member]
-    usable = [o for o in others if not frame.equal[o, member] and frame.cells[o, member] >= whole]
-    usable = [o for place, o in enumerate(usable) if not any(frame.equal[o, e] for e in usable[:place])]
-    return sorted(usable, key=lambda o: float(frame.shared.distance[o, member]))[:NEAREST]
+    places = np.array(others, np.int64)
+    whole = frame.cells[places, member] >= COVERED * frame.cells[member, member]
+    places = places[whole & ~frame.equal[places, member]]
+    again = np.tril(frame.equal[np.ix_(places, places)], -1).any(axis=1)
+    places = places[~again]
+    nearest: list[int] = places[np.argsort(frame.shared.distance[places, member], kind="stable")][:NEAREST].tolist()
+    return nearest
 
 
 def _worth_a_look(frame: Frame, member: int, others: Sequence[int]) -> list[int]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from provenance.indexer.dossier import Dossier
 from provenance.query.evidence.pair import Pair
-from provenance.query.verdict.witness import ZEROS, is_rounded, repeated_values
+from provenance.query.verdict.rounding import grain_of, is_rounded, is_rounding
+from provenance.query.verdict.witness import ZEROS
 from provenance.schemas.enums import Direction, Relation
 from provenance.schemas.roles import ROLE_CODE, Role
-
-ROUNDING_KURTOSIS = 2.0
-"""Between the 1.8 of a uniform rounding error and the 3 of Gaussian noise; of few cells training leaves 2.4 too."""
-
-UNBOUNDED = 0.002
-"""Share of changed cells beyond the rounding of 8-bit floats up to which a change is rounding. Training moves small
-weights as far as large ones: light fine-tunes have 0.2 and more."""
 
 NEARLY_EQUAL = 0.9998
 LONG_TRAINING = 0.4
@@ -21,6 +17,9 @@ LONG_TRAINING = 0.4
 
 ROUNDED = 0.9
 """Correlation that rounding alone keeps, also to 4 bits: below it something else was done too."""
+
+CAST = 1e-4
+"""How far a cast to 16 bits moves mean and spread of a matrix, in units of the spread, at the most."""
 
 PARTLY = 0.5
 RESCALED = 0.05
@@ -51,16 +50,15 @@ def relation_of(pair: Pair, direction: Direction) -> Relation:
         smaller = sum(r * c for r, c in shapes[0].values()) < sum(r * c for r, c in shapes[1].values())
         return Relation.PRUNED if smaller else Relation.TRANSFORMED
     if found.equal:
-        return Relation.IDENTICAL if _rows(child.dossier) == _rows(parent.dossier) else Relation.FINETUNE
+        return Relation.IDENTICAL if _same_beside_layers(child.dossier, parent.dossier) else Relation.FINETUNE
     correlation = pair.aligned.correlation
     slope = found.b_on_a if direction is Direction.CHILD else found.a_on_b
     if correlation > NEARLY_EQUAL and abs(slope - 1) > RESCALED:
         return Relation.TRANSFORMED
     if correlation > ROUNDED and (
         child.dossier.meta.quantization
-        or found.unbounded < UNBOUNDED
-        or found.change_kurtosis < ROUNDING_KURTOSIS
-        or is_rounded(*(repeated_values(s.dossier) for s in (child, parent)))
+        or is_rounding(found)
+        or is_rounded(grain_of(child.dossier), grain_of(parent.dossier), 2 * (1 - correlation))
     ):
         return Relation.QUANTIZED
     zeros = (found.zeros_b, found.zeros_a) if direction is Direction.CHILD else (found.zeros_a, found.zeros_b)
@@ -81,7 +79,23 @@ def _layers(dossier: Dossier) -> set[int]:
     return {int(layer) for layer in dossier.matrices.facts["layer"]}
 
 
-def _rows(dossier: Dossier) -> int:
-    """Tokens of the embedding; 0 where it is not known."""
-    own = dossier.facts[dossier.facts["role"] == ROLE_CODE[Role.EMBEDDING]]
-    return int(own["rows"].max(initial=0))
+def _same_beside_layers(child: Dossier, parent: Dossier) -> bool:
+    """Whether all that both have beside the matrices of the layers is equal, as far as it is known, up to a cast.
+
+    Vectors are compared by their sampled cells, embeddings and heads by rows, mean and spread.
+    """
+    one, other = child.vectors, parent.vectors
+    if len(one.facts) == len(other.facts) and not np.array_equal(one.weights, other.weights):
+        return False
+    for role in (Role.EMBEDDING, Role.HEAD):
+        facts = [dossier.facts[dossier.facts["role"] == ROLE_CODE[role]] for dossier in (child, parent)]
+        if min(map(len, facts)) == 0:
+            continue
+        new, old = facts[0][0], facts[1][0]
+        if new["rows"] != old["rows"]:
+            return False
+        whole = new["std_error"] == old["std_error"] == 0
+        moved = max(abs(float(new[name]) - float(old[name])) for name in ("mean", "std"))
+        if whole and moved > CAST * float(old["std"]):
+            return False
+    return True

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from provenance.indexer.dossier_meta import DossierMeta
-from provenance.query.evidence.pair import Pair
+from provenance.query.evidence.pair import Pair, Subject
 from provenance.query.evidence.registry import CONVICTING, SUPPORTING, gather
 from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, outlies, probability, to_p
 from provenance.query.unread import MIN_MATRICES
@@ -17,7 +17,7 @@ from provenance.query.verdict.family import Family, family_of
 from provenance.query.verdict.relation import relation_of
 from provenance.query.verdict.runs import merge_evidence
 from provenance.query.verdict.stack import moved_layers
-from provenance.query.verdict.witness import Member
+from provenance.query.verdict.witness import Member, dated
 from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
 from provenance.schemas.results import Evidence, LayerRun, MergeShare
 
@@ -35,11 +35,25 @@ NORMS_KEPT = 0.8
 """Correlation of norms that a light change keeps. Set between trained twins (0.70 at most in `benchmarks.twins`) and
 light fine-tunes (0.90 and more), with both in view."""
 
+NORMS_LOST = 0.5
+"""Correlation of norms under which a change however large is no continuation for sure: a snapshot of the other twin at
+its tenth step has 0.15 to 0.25, snapshots of one run 0.57 and more, continued pre-training 0.77 and more."""
+
 SAID = 0.95
 """A direction is said when it is at least so probable."""
 
+DOUBTED = 0.5
+"""Probability that the dates of a family are arbitrary, above which the evidence says so."""
+
 NEITHER = 0.1
 """Relatives are siblings when the probability that either descends from the other is at most this."""
+
+
+METADATA = ("dates", "declared")
+"""Kinds of evidence lines that say what metadata the weights contradict."""
+
+SETTLED = (*METADATA, "merge")
+"""Kinds of evidence lines that come of the family."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,8 @@ class Assessment:
     merge: MergeShare | None = None
     layers: tuple[LayerRun, ...] = ()
     steps: int = 0
+    disguised: bool = False
+    """Whether products alone show the common origin (`deep`)."""
 
     @property
     def meta(self) -> DossierMeta:
@@ -85,6 +101,18 @@ class Assessment:
     def is_relative(self) -> bool:
         """Whether the two have a common origin."""
         return self.verdict in (Verdict.DERIVED, Verdict.RELATED)
+
+    @property
+    def may_be_ancestor(self) -> bool:
+        """Whether a relative may be an ancestor that is not proven one. A disguised one may, unless it is younger."""
+        if self.disguised:
+            return self.direction is not Direction.CHILD and self.date_order >= 0
+        return self.verdict is Verdict.RELATED and self.direction is Direction.UNKNOWN
+
+    @property
+    def date_order(self) -> int:
+        """1 where the candidate is the older by the dates of creation, -1 where the model is, 0 where none says."""
+        return dated(self.pair.b.dossier, self.pair.a.dossier)
 
 
 def assess(pair: Pair, n_store: int) -> Assessment:
@@ -121,19 +149,42 @@ def judgeable(pair: Pair) -> bool:
     return pair.of_one_kind and all(len(subject.dossier.matrices.facts) >= MIN_MATRICES for subject in (pair.a, pair.b))
 
 
-def settle(assessments: Sequence[Assessment]) -> list[Assessment]:
+Families = dict[tuple[int, ...], Family]
+"""Families by the identities of their checkpoints' dossiers, for many questions about the same ones."""
+
+
+def settle(assessments: Sequence[Assessment], families: Families | None = None) -> list[Assessment]:
     """Tell ancestors from other relatives, all of them at once, and rank the candidates.
 
     Order: ancestors, the most direct first; then relatives, then undecided, then strangers; copies by date of creation,
     then name.
+
+    Args:
+        assessments: of all candidates of one model.
+        families: those worked out so far, which are used and added to. Their checkpoints must stay in memory.
     """
     relatives = [a for a in assessments if a.verdict is Verdict.RELATED]
     others = [a for a in assessments if a.verdict is not Verdict.RELATED]
     if relatives:
-        subjects = [relatives[0].pair.a, *(a.pair.b for a in relatives)]
-        family = family_of([Member(subject.dossier, subject.grid) for subject in subjects])
-        relatives = [_with_conflicts(_place(one, family, i), family, i) for i, one in enumerate(relatives, start=1)]
+        model = relatives[0].pair.a
+        # In one order whoever is asked about, so that all are told the same.
+        subjects = sorted([model, *(a.pair.b for a in relatives)], key=lambda one: one.dossier.checkpoint_id)
+        place = {subject.dossier.checkpoint_id: i for i, subject in enumerate(subjects)}
+        family = _family(subjects, families)
+        own = place[model.dossier.checkpoint_id]
+        placed = [(one, place[one.pair.b.dossier.checkpoint_id]) for one in relatives]
+        relatives = [_with_conflicts(_place(one, family, i, own), family, i, own) for one, i in placed]
     return sorted([*relatives, *others], key=_rank)
+
+
+def _family(subjects: Sequence[Subject], families: Families | None) -> Family:
+    key = tuple(id(subject.dossier) for subject in subjects)
+    if families is None or key not in families:
+        family = family_of([Member(subject.dossier, subject.grid) for subject in subjects])
+        if families is None:
+            return family
+        families[key] = family
+    return families[key]
 
 
 def model_verdict(assessments: Sequence[Assessment], *, judgeable: bool) -> ModelVerdict:
@@ -141,7 +192,7 @@ def model_verdict(assessments: Sequence[Assessment], *, judgeable: bool) -> Mode
     if any(a.verdict is Verdict.DERIVED for a in assessments):
         return ModelVerdict.DERIVED
     relatives = [a for a in assessments if a.verdict is Verdict.RELATED]
-    undecided = any(a.direction is Direction.UNKNOWN for a in relatives) or (
+    undecided = any(a.may_be_ancestor for a in relatives) or (
         not relatives and any(a.verdict is Verdict.INCONCLUSIVE and judged(a) for a in assessments)
     )
     return ModelVerdict.INCONCLUSIVE if undecided or not judgeable else ModelVerdict.NO_PARENT_FOUND
@@ -152,9 +203,9 @@ def judged(assessment: Assessment) -> bool:
     return judgeable(assessment.pair)
 
 
-def _place(me: Assessment, family: Family, i: int) -> Assessment:
-    """What the candidate at place `i` of the family is to the model, which stands at place 0."""
-    up, down = float(family.ancestry[i, 0]), float(family.ancestry[0, i])
+def _place(me: Assessment, family: Family, i: int, own: int) -> Assessment:
+    """What the candidate at place `i` of the family is to the model, which stands at place `own`."""
+    up, down = float(family.ancestry[i, own]), float(family.ancestry[own, i])
     if up >= SAID:
         direction = Direction.PARENT
     elif down >= SAID:
@@ -162,9 +213,9 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
     else:
         direction = Direction.SIBLING if up + down <= NEITHER else Direction.UNKNOWN
     verdict = Verdict.DERIVED if direction is Direction.PARENT else Verdict.RELATED
-    if family.copies[i] == family.copies[0]:
-        return replace(me, verdict=verdict, direction=direction, relation=Relation.IDENTICAL)
-    if (share := family.share(i, 0)) is not None:
+    if family.copies[i] == family.copies[own]:
+        return replace(me, verdict=verdict, direction=direction, relation=relation_of(me.pair, direction))
+    if (share := family.share(i, own)) is not None:
         merge, layers = share
         return replace(
             me,
@@ -176,24 +227,33 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
             layers=layers,
             steps=1,
         )
-    if direction in (Direction.PARENT, Direction.CHILD) and _only_a_common_start(me, direction):
-        return replace(me, direction=Direction.SIBLING)
+    if direction in (Direction.PARENT, Direction.CHILD):
+        if _only_a_common_start(me, direction):
+            return replace(me, direction=Direction.SIBLING)
+        if _norms_below(me, NORMS_LOST):
+            return replace(me, direction=Direction.UNKNOWN)
+    elif all(_only_a_common_start(me, order) for order in (Direction.PARENT, Direction.CHILD)):
+        direction = Direction.SIBLING
     if direction is Direction.SIBLING:
         return replace(me, direction=direction)
     relation = relation_of(me.pair, direction)
     # An ancestor that is none in the most probable tree is listed after all that are.
-    steps = (int(family.steps[i, 0]) or len(family.members)) if direction is Direction.PARENT else 0
+    steps = (int(family.steps[i, own]) or len(family.members)) if direction is Direction.PARENT else 0
     layers = () if me.pair.same_depth else moved_layers(me.pair.a.grid, me.pair.b.grid)
     return replace(me, verdict=verdict, direction=direction, relation=relation, layers=layers, steps=steps)
 
 
-def _with_conflicts(me: Assessment, family: Family, i: int) -> Assessment:
-    """The assessment with a line for every date or declaration that the weights contradict: shown, never counted."""
-    notes = {"dates": "the dates", "declared": "what the card declares"}
+def _with_conflicts(me: Assessment, family: Family, i: int, own: int) -> Assessment:
+    """The assessment with a line for every date or declaration that contradicts its order: shown, never counted."""
+    notes = dict(zip(METADATA, ("the dates", "what the card declares"), strict=True))
+    said = {Direction.PARENT: 1, Direction.CHILD: -1}.get(me.direction, 0)
     lines = [
         Evidence(kind, None, None, None, 0, f"{notes[kind]} of these two contradict the weights, and decide nothing")
-        for kind in family.overruled(i, 0)
+        for kind in family.contradicting(i, own, said)
     ]
+    if family.doubt > DOUBTED and not any(line.kind == "dates" for line in lines):
+        note = "the weights contradict the dates of this family, which decide nothing"
+        lines.append(Evidence("dates", None, None, None, 0, note))
     return replace(me, evidence=(*me.evidence, *lines))
 
 
@@ -206,17 +266,17 @@ def _only_a_common_start(me: Assessment, direction: Direction) -> bool:
     slopes = found.a_on_b, found.b_on_a
     older, younger = slopes if direction is Direction.PARENT else slopes[::-1]
     symmetric = older - younger < ASYMMETRY
-    return older < CARRIED_PARTLY or (symmetric and (older < CARRIED_OVER or _norms_differ(me)))
+    return older < CARRIED_PARTLY or (symmetric and (older < CARRIED_OVER or _norms_below(me, NORMS_KEPT)))
 
 
-def _norms_differ(me: Assessment) -> bool:
+def _norms_below(me: Assessment, limit: float) -> bool:
     """Whether the norms say that the two were trained apart, however near their matrices are.
 
     Norms start constant, so all that varies in them was learnt: a light change of a trained model keeps it, while twins
     that have hardly left their common start each learnt their own.
     """
     norms = next((e.value for e in me.evidence if e.kind == "norm_correlation"), None)
-    return me.pair.same_depth and norms is not None and norms < NORMS_KEPT
+    return me.pair.same_depth and norms is not None and norms < limit
 
 
 def coverage(pair: Pair) -> float:

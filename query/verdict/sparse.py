@@ -53,9 +53,8 @@ Cells = NDArray[np.bool_]
 def untouched(frame: Frame, member: int, others: Sequence[int]) -> Array:
     """Share of the cells in which a member equals each of some others, in matrices that differ somewhere, `[n]`."""
     equal = (frame.weights[others] == frame.weights[member]) & frame.mask[others] & frame.mask[member]
-    groups = int(frame.owner[-1]) + 1 if len(frame.owner) else 0
-    cells = np.bincount(frame.owner, minlength=groups)
-    same = np.array([np.bincount(frame.owner, row, minlength=groups) for row in equal])
+    _, first, cells = np.unique(frame.owner, return_index=True, return_counts=True)
+    same = np.add.reduceat(equal, first, axis=1, dtype=np.int64)
     changed = same < cells
     share: Array = (same * changed).sum(axis=1) / np.maximum((cells * changed).sum(axis=1), 1)
     return share

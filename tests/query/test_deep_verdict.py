@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from provenance.query.evidence.pair import Pair, Subject
-from provenance.query.verdict.deep import deep_verdict, deepen, rerank
-from provenance.query.verdict.rule import Assessment, assess
+from provenance.query.verdict.again import settled_again
+from provenance.query.verdict.deep import deepen, rerank
+from provenance.query.verdict.rule import Assessment, assess, model_verdict
 from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
 from provenance.schemas.products import DeepReading, ProductSketch
 from tests.conftest import llama, trained
@@ -91,28 +92,52 @@ def test_what_was_not_read_says_why_and_changes_nothing() -> None:
     assert found.verdict is Verdict.UNRELATED
 
 
+NONE, OTHER, CARD = (), ("else/x",), ("org/child",)
+
+
 @pytest.mark.parametrize(
-    ("dates", "cards", "direction"),
+    ("dates", "cards", "direction", "verdict"),
     [
-        ((None, None), ((), ()), Direction.UNKNOWN),
-        (("2025-02", "2025-01"), ((), ()), Direction.PARENT),
-        (("2025-01", "2025-02"), (("else/x",), ()), Direction.CHILD),
-        (("2025-01", "2025-01"), (("else/x",), ()), Direction.PARENT),
-        ((None, "2025-01"), ((), ("org/child",)), Direction.CHILD),
+        ((None, None), (NONE, NONE), Direction.UNKNOWN, ModelVerdict.INCONCLUSIVE),
+        (("2025-02", "2025-01"), (NONE, NONE), Direction.UNKNOWN, ModelVerdict.INCONCLUSIVE),
+        (("2025-01", "2025-02"), (NONE, NONE), Direction.UNKNOWN, ModelVerdict.NO_PARENT_FOUND),
+        (("2025-01", "2025-01"), (OTHER, NONE), Direction.PARENT, ModelVerdict.INCONCLUSIVE),
+        ((None, "2025-01"), (NONE, CARD), Direction.CHILD, ModelVerdict.NO_PARENT_FOUND),
     ],
 )
-def test_dates_and_then_cards_say_who_came_first(
-    dates: tuple[str | None, str | None], cards: tuple[tuple[str, ...], tuple[str, ...]], direction: Direction
+def test_cards_alone_say_the_order_and_a_younger_relative_is_no_ancestor(
+    dates: tuple[str | None, str | None],
+    cards: tuple[tuple[str, ...], tuple[str, ...]],
+    direction: Direction,
+    verdict: ModelVerdict,
 ) -> None:
     a, b = (
         Subject(replace(each, meta=replace(each.meta, created_at=date, declared_parents=parents)))
         for each, date, parents in zip((child, stranger), dates, cards, strict=True)
     )
     found = deepen(assess(Pair(a, b), 100), reading(), 100)
+    assert found.disguised
     assert found.direction is direction
-    expected = ModelVerdict.INCONCLUSIVE if direction is Direction.PARENT else ModelVerdict.NO_PARENT_FOUND
-    assert deep_verdict(ModelVerdict.NO_PARENT_FOUND, [found]) is expected
-    assert deep_verdict(ModelVerdict.DERIVED, [found]) is ModelVerdict.DERIVED
+    assert model_verdict([found], judgeable=True) is verdict
+
+
+def test_settled_again_a_disguised_relative_stays_one_and_loses_its_card() -> None:
+    a, b = (
+        Subject(replace(each, meta=replace(each.meta, declared_parents=parents)))
+        for each, parents in zip((child, stranger), (OTHER, NONE), strict=True)
+    )
+    found = deepen(assess(Pair(a, b), 100), reading(), 100)
+
+    def bare(subject: Subject) -> Subject:
+        return Subject(replace(subject.dossier, meta=replace(subject.dossier.meta, declared_parents=())))
+
+    assert found.direction is Direction.PARENT
+    (again,) = settled_again([found], bare, {})
+    assert (again.verdict, again.relation, again.direction) == (
+        Verdict.RELATED,
+        Relation.TRANSFORMED,
+        Direction.UNKNOWN,
+    )
 
 
 def test_raised_candidates_stand_among_the_relatives() -> None:

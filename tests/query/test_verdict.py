@@ -22,7 +22,7 @@ from tests.support.dossiers import MIXTRAL_CONFIG, dossier, layers_of, mapped, u
 
 ROOT = llama(1)
 CHILD, SIBLING = trained(ROOT, 2, 0.2), trained(ROOT, 3, 0.2)
-GRANDCHILD = trained(CHILD, 4, 0.2)
+GRANDCHILD = trained(CHILD, 4, 0.1)
 STRANGERS = [dossier(llama(50 + i), f"else/where-{i}", created=i) for i in range(3)]
 
 root = dossier(ROOT, "org/root", created=1)
@@ -226,6 +226,21 @@ def test_twins_of_one_initialisation_never_derive_from_each_other(
         assert found.verdict != "derived"
 
 
+def test_a_change_as_large_as_the_parents_own_makes_no_chain_unless_a_card_says_so() -> None:
+    # Two fine-tunes of the root on one text look the same.
+    far = trained(CHILD, 40, 0.2)
+    found = ask(dossier(far, "org/far", created=40), [root, child])
+    assert told(found, "org/child")[:2] == ("related", "unknown")
+    assert names(found, "derived") == ["org/root"]
+    declared = ask(dossier(far, "org/far", created=40, declares=["org/child"]), [root, child])
+    assert names(declared, "derived") == ["org/child", "org/root"]
+
+
+def test_two_children_that_part_at_their_parent_make_it_likely_and_no_more() -> None:
+    one, two = (dossier(trained(CHILD, 40 + i, 0.2), f"org/far-{i}", created=40 + i) for i in range(2))
+    assert told(ask(one, [root, child, two]), "org/child")[:2] == ("related", "unknown")
+
+
 def test_orphans_that_were_trained_long_do_not_derive_from_each_other() -> None:
     first = dossier(trained(ROOT, 5, 0.8), "orphan/one", created=3)
     found = ask(dossier(trained(ROOT, 6, 0.8), "orphan/two", created=9), [first])
@@ -373,3 +388,28 @@ def test_the_json_of_an_answer() -> None:
     assert (first["repo_id"], first["verdict"], first["merge_weight"]) == ("org/root", "derived", None)
     assert 0 <= first["p_value"] <= first["p_adjusted"] <= 1e-3
     assert {e["kind"] for e in first["evidence"]} >= {"weight_correlation", "tensor_digest", "architecture"}
+
+
+def test_a_merge_that_is_dated_before_its_parents_says_so() -> None:
+    other = trained(ROOT, 31, 0.2)
+    blend = {name: (0.5 * CHILD[name] + 0.5 * other[name]).astype(np.float32) for name in ROOT}
+    found = ask(dossier(blend, "org/blend", created=5), [root, child, dossier(other, "org/other", created=11)])
+    for parent in ("org/child", "org/other"):
+        assert told(found, parent) == ("derived", "parent", "merge")
+        assert [line.kind for line in one(found, parent).evidence if line.kind == "dates"] == ["dates"]
+    # Two of two are wrong: the dates of the others are no better.
+    assert "of this family" in next(line.note for line in one(found, "org/root").evidence if line.kind == "dates")
+
+
+def test_dates_that_contradict_a_whole_family_decide_nothing_in_it() -> None:
+    """Children that the weights know, dated before their root, and one that they do not know."""
+    heavy = [dossier(trained(ROOT, 70 + i, 0.8), f"org/heavy-{i}", created=i + 1) for i in range(4)]
+    late_root = dossier(ROOT, "org/root", created=20)
+    light = dossier(trained(ROOT, 80, 0.02), "org/light", created=10)
+    found = ask(light, [late_root, *heavy])
+    assert one(found, "org/root").direction != "child"
+    notes = [line.note for line in one(found, "org/root").evidence if line.kind == "dates"]
+    assert len(notes) == 1
+    assert "contradict" in notes[0]
+    # Nothing is held against the dates where the weights agree with them.
+    assert not any(line.kind == "dates" for line in one(ask(child, FAMILY), "org/root").evidence)

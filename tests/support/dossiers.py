@@ -133,3 +133,13 @@ def mapped(tensors: Tensors, change: Callable[[str, NDArray[Any]], NDArray[Any]]
 def without(model: Dossier, *roles: str) -> Dossier:
     """The dossier without the tensors of some roles."""
     return replace(model, facts=model.facts[~np.isin(model.facts["role"], [ROLE_CODE[role] for role in roles])])
+
+
+def rounded(levels: int) -> Callable[[str, NDArray[Any]], NDArray[Any]]:
+    """A change for `mapped`: every row rounded to so many levels on each side of zero."""
+
+    def change(_: str, tensor: NDArray[Any]) -> NDArray[Any]:
+        step = np.abs(tensor).max(axis=1, keepdims=True) / levels
+        return np.round(tensor / step) * step
+
+    return change

@@ -19,7 +19,7 @@ ROOT = llama(1)
 MODELS: dict[str, Tensors] = {
     "org/root": ROOT,
     **{f"org/child-{i}": trained(ROOT, 10 + i, 0.2) for i in range(5)},
-    "org/grandchild": trained(trained(ROOT, 10, 0.2), 30, 0.2),
+    "org/grandchild": trained(trained(ROOT, 10, 0.2), 30, 0.06),
     "else/where": llama(2),
 }
 """In the order of their creation."""

@@ -55,18 +55,20 @@ def test_a_child_varies_more_than_its_parent(frame: Frame) -> None:
 def test_a_change_is_carried_on_by_descendants_only() -> None:
     grandchild = trained(CHILD, 4, 0.3)
     frame = frame_of([grid(ROOT), grid(CHILD), grid(grandchild), grid(COUSIN)])
-    slope, error = frame.carried(0)
+    found = frame.carried(0)
+    slope, error = found.slope, found.error
     assert abs(slope[2, 1] - 1) < 4 * error[2, 1]
     assert abs(slope[3, 1]) < 4 * error[3, 1]
     assert (slope[2, 0], error[2, 0]) == (0.0, np.inf)
 
 
 def test_slopes_of_changes_are_those_of_the_changes_themselves(frame: Frame) -> None:
-    slope, error = frame.carried(0)
+    found = frame.carried(0)
     u, v = frame.weights[1] - frame.weights[0], frame.weights[2] - frame.weights[0]
     rest = u - (u @ v) / (v @ v) * v
-    assert slope[1, 2] == pytest.approx((u @ v) / (v @ v), abs=1e-9)
-    assert error[1, 2] == pytest.approx(np.sqrt(rest @ rest / (len(u) - 1) / (v @ v)), rel=1e-6)
+    assert found.slope[1, 2] == pytest.approx((u @ v) / (v @ v), abs=1e-9)
+    assert found.correlation[1, 2] == pytest.approx((u @ v) / np.sqrt((u @ u) * (v @ v)), abs=1e-9)
+    assert found.error[1, 2] == pytest.approx(np.sqrt(rest @ rest / (len(u) - 1) / (v @ v)), rel=1e-6)
 
 
 def test_layers_that_were_dropped_are_missing_and_the_others_correspond() -> None:
@@ -81,7 +83,7 @@ def test_copies_are_equal_and_zeros_are_counted() -> None:
     thin = {n: np.where(np.abs(t) < np.median(np.abs(t)), 0, t) if t.ndim == 2 else t for n, t in ROOT.items()}
     frame = frame_of([grid(ROOT), grid(dict(ROOT)), grid(thin)])
     assert frame.equal.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
-    whole, half = frame.zeros(0, 2)
+    whole, half = frame.zeros[0, 2], frame.zeros[2, 0]
     assert whole == 0
     assert half == pytest.approx(0.5, abs=0.05)
 

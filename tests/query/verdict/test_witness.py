@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from provenance.indexer.dossier import Dossier
 from provenance.query.evidence.pair import Subject
 from provenance.query.statistics.frame import frame_of
-from provenance.query.verdict.witness import CLEAR, STRUCTURE, Member, Precedence, precedence, repeated_values
+from provenance.query.verdict.witness import CLEAR, STRUCTURE, Member, Precedence, precedence
 from tests.conftest import LLAMA_CONFIG, llama, trained
-from tests.support.dossiers import MIXTRAL_CONFIG, dossier, layers_of, mapped, upcycled
+from tests.support.dossiers import MIXTRAL_CONFIG, dossier, layers_of, mapped, rounded, upcycled
 from tests.support.layouts import bfloat16
 
 ROOT = llama(1)
@@ -25,14 +25,6 @@ Change = Callable[[str, NDArray[Any]], NDArray[Any]]
 def said(first: Dossier, second: Dossier) -> Precedence:
     members = [Member(found, Subject(found).grid) for found in (first, second)]
     return precedence(members[0], members[1], frame_of([m.grid for m in members]), 0, 1)
-
-
-def rounded(levels: int) -> Change:
-    def change(_: str, tensor: NDArray[Any]) -> NDArray[Any]:
-        step = np.abs(tensor).max(axis=1, keepdims=True) / levels
-        return np.round(tensor / step) * step
-
-    return change
 
 
 def depth(layers: list[int]) -> Dossier:
@@ -64,7 +56,7 @@ def test_structure_names_the_child_and_overrules_dates(kind: str) -> None:
     child = CHILDREN[kind]()
     found = said(dossier(ROOT), child)
     assert found.structure == STRUCTURE
-    assert found.log_odds == STRUCTURE
+    assert found.log_odds() == STRUCTURE
     assert said(child, dossier(ROOT)).structure == -STRUCTURE
 
 
@@ -81,15 +73,15 @@ def test_a_clear_asymmetry_overrules_dates_and_cards() -> None:
     assert found.asymmetry <= -CLEAR
     assert found.dates > 0
     assert found.declared > 0
-    assert found.log_odds == found.asymmetry
-    assert found.overruled == ("dates", "declared")
+    assert found.log_odds() == found.asymmetry
+    assert found.against(found.clear) == ("dates", "declared")
 
 
 def test_dates_and_cards_speak_where_the_weights_are_silent() -> None:
     light = trained(ROOT, 2, 0.01)
-    assert said(dossier(ROOT, created=1), dossier(light, created=2)).log_odds > 2
-    assert said(dossier(ROOT, "org/root"), dossier(light, declares=["org/root"])).log_odds > 2
-    assert abs(said(dossier(ROOT), dossier(light)).log_odds) < CLEAR
+    assert said(dossier(ROOT, created=1), dossier(light, created=2)).log_odds() > 2
+    assert said(dossier(ROOT, "org/root"), dossier(light, declares=["org/root"])).log_odds() > 2
+    assert abs(said(dossier(ROOT), dossier(light)).log_odds()) < CLEAR
     assert said(dossier(ROOT, created=1), dossier(light, created=1)).dates == 0
 
 
@@ -109,13 +101,44 @@ def test_nothing_is_read_from_slopes_of_rescaled_or_unrelated_weights() -> None:
 def test_the_pair_turned_round_says_the_opposite(kind: str) -> None:
     first, second = dossier(ROOT, "org/one", created=2), CHILDREN[kind]()
     there, back = said(first, second), said(second, first)
-    assert there.log_odds == -back.log_odds
-    assert there.overruled == back.overruled
+    assert there.log_odds() == -back.log_odds()
+    assert there.against(there.clear) == back.against(back.clear)
+    assert there.reversed() == back
 
 
-def test_rounding_repeats_values_and_training_does_not() -> None:
-    assert repeated_values(dossier(ROOT)) < 0.01
-    assert repeated_values(dossier(mapped(ROOT, rounded(127)))) > 0.02
-    assert repeated_values(dossier(mapped(ROOT, rounded(7)))) > 0.1
-    # Zeros are no rounding.
-    assert repeated_values(CHILDREN["pruned"]()) < 0.01
+def with_rows(rows: int) -> dict[str, NDArray[Any]]:
+    """The root with more tokens."""
+    more = np.random.default_rng(8).normal(size=(rows, ROOT["model.embed_tokens.weight"].shape[1])) * 0.02
+    return {
+        name: np.concatenate([tensor, more.astype(tensor.dtype)])
+        if "embed_tokens" in name or "lm_head" in name
+        else tensor
+        for name, tensor in ROOT.items()
+    }
+
+
+def test_added_tokens_name_the_child_and_padding_does_not() -> None:
+    rows = len(ROOT["model.embed_tokens.weight"])
+    assert said(dossier(ROOT), dossier(with_rows(40), "org/more")).structure == STRUCTURE
+    padded = -rows % 64 or 64
+    assert said(dossier(ROOT), dossier(with_rows(padded), "org/padded")).structure == (STRUCTURE if padded == 64 else 0)
+
+
+def test_what_lacks_the_added_tokens_neither_descends_from_their_model_nor_came_before_it() -> None:
+    pruned = CHILDREN["pruned"]()
+    found = said(dossier(with_rows(40), "org/more"), pruned)
+    assert found.apart
+    assert found.structure == 0
+
+
+def test_growth_of_the_embedding_is_a_light_witness() -> None:
+    light = {name: tensor * 1.02 if "embed" in name else tensor for name, tensor in trained(ROOT, 2, 0.01).items()}
+    light["lm_head.weight"] = ROOT["lm_head.weight"]
+    found = said(dossier(ROOT), dossier(light, "org/light"))
+    assert 0 < found.growth < CLEAR
+    assert said(dossier(light, "org/light"), dossier(ROOT)).growth == -found.growth
+
+
+def test_a_fine_tune_of_a_rounded_model_is_not_what_it_was_rounded_from() -> None:
+    coarse = mapped(ROOT, rounded(127))
+    assert said(dossier(coarse), dossier(trained(coarse, 3, 0.1), "org/tuned")).structure == 0
