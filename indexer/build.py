@@ -33,6 +33,7 @@ from provenance.indexer.store.files import replace_text, sync
 from provenance.indexer.vectors import ExactIndex, FlatIndex
 from provenance.schemas import tables
 from provenance.schemas.errors import ProvenanceError
+from provenance.schemas.protocols import Advance
 from provenance.schemas.sampling import SAMPLED_EXPERTS
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def build_index(
     *,
     kind: str = "auto",
     spec: str = SPEC,
+    advance: Advance | None = None,
 ) -> Generation:
     """Build a new generation over all latest checkpoints, store the signatures that are missing, and switch to it.
 
@@ -115,6 +117,7 @@ def build_index(
             lines of evidence belong to `query`.
         kind: one of `KINDS`.
         spec: the signature; currently only `SPEC`.
+        advance: told of every checkpoint whose vectors are made.
 
     Raises:
         ProvenanceError: an unknown signature spec or kind of index.
@@ -126,8 +129,7 @@ def build_index(
     manifest = store.manifest()
     forgotten = store.tombstones(manifest)
     dossiers = load_dossiers(store, manifest)
-    signatures = np.stack([signature(d.curves()).vector for d in dossiers]) if dossiers else _no_vectors()
-    sketches = np.stack([sketch(*sketch_cells(d)) for d in dossiers]) if dossiers else _no_vectors()
+    signatures, sketches = _vectors(dossiers, advance)
 
     store.index_path.mkdir(exist_ok=True)
     remove_unused_generations(store)
@@ -166,6 +168,19 @@ def build_index(
     _switch(store.index_path, name)
     _store_signatures(store, manifest, dossiers, signatures, spec)
     return open_generation(store.index_path)
+
+
+def _vectors(dossiers: Sequence[Dossier], advance: Advance | None) -> tuple[Any, Any]:
+    """The signature and the sketch of every dossier."""
+    if not dossiers:
+        return _no_vectors(), _no_vectors()
+    made = []
+    for done, dossier in enumerate(dossiers, start=1):
+        made.append((signature(dossier.curves()).vector, sketch(*sketch_cells(dossier))))
+        if advance:
+            advance(done, len(dossiers))
+    signatures, sketches = zip(*made, strict=True)
+    return np.stack(signatures), np.stack(sketches)
 
 
 def _store_signatures(store: Store, manifest: Manifest, dossiers: Sequence[Dossier], vectors: Any, spec: str) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provenance import maintenance
 from provenance.indexer.store.store import Store
+from provenance.maintenance import Maintained
+from provenance.names import hub_name, short_id
 from provenance.resolve import StoredByCrawl, fingerprinted, is_path
 from provenance.schemas.errors import IndexMissingError
 from provenance.settings import store_path
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from provenance.crawler.engine.options import CrawlOptions, HubListing
     from provenance.crawler.engine.summary import CrawlSummary
     from provenance.indexer.dossier import Dossier
-    from provenance.indexer.store.transfer import Taken
+    from provenance.query.analytics import SqlRows
     from provenance.query.catalogue import Catalogue
     from provenance.schemas.evaluation import Evaluation
-    from provenance.schemas.figures import Arrival, CompactionFigures, IndexFigures, RepoFigures, StoreStatus
+    from provenance.schemas.figures import Arrival, IndexFigures, StoreStatus
+    from provenance.schemas.protocols import Advance
     from provenance.schemas.results import Answer, Comparison, LineageRow, ModelDescription
     from provenance.schemas.tabular import Rows
 
@@ -43,7 +45,7 @@ def open_database(store: str | os.PathLike[str] | None = None, *, create: bool =
     return Database(Store.create(path) if create else Store.open(path))
 
 
-class Database:
+class Database(Maintained):
     """A store of fingerprints, with its index. Use as a context manager or call `close`."""
 
     def __init__(self, store: Store) -> None:
@@ -92,13 +94,16 @@ class Database:
         """
         from provenance.ingest import crawl
 
+        named = [hub_name(source) if isinstance(source, str) else source for source in sources]
         try:
-            return crawl(self.store, sources, options, listing, progress)
+            return crawl(self.store, named, options, listing, progress)
         finally:
             self.refresh()
 
-    def index(self, *, kind: str = "auto", spec: str | None = None) -> IndexFigures:
+    def index(self, *, kind: str = "auto", spec: str | None = None, advance: Advance | None = None) -> IndexFigures:
         """Build a new generation of the index over all latest checkpoints.
+
+        `advance`, here and in other methods that may take long, is called with how much is done and how much there is.
 
         Raises:
             ProvenanceError: an unknown signature spec.
@@ -109,7 +114,7 @@ class Database:
         from provenance.schemas.figures import IndexFigures
 
         self.refresh()
-        generation = build_index(self.store, learn_backgrounds, kind=kind, spec=spec or SPEC)
+        generation = build_index(self.store, learn_backgrounds, kind=kind, spec=spec or SPEC, advance=advance)
         self.store.write_views()
         return IndexFigures(generation.name, len(generation), generation.info["spec"])
 
@@ -144,6 +149,7 @@ class Database:
         """
         from provenance.query.engine import judge
 
+        model = hub_name(model)
         dossier = self._save(model, options) if save else self.find(model, options)
         found = judge(dossier, self.catalogue, spec=spec)
         if deep:
@@ -153,14 +159,21 @@ class Database:
                 found = weigher.examine(found, model, before_reading)
         return found.at_least(min_probability).answer(k)
 
-    def find(self, model: str, options: CrawlOptions | None = None) -> Dossier:
+    def find(self, model: str, options: CrawlOptions | None = None, *, fetch: bool = True) -> Dossier:
         """The dossier of a model: stored (checkpoint id or repo id), or fingerprinted now from a folder or the hub.
 
+        Args:
+            model: an id, the address of a model's page on the hub, or a folder.
+            options: how a model that is not stored is read.
+            fetch: whether a model that is neither stored nor a folder is read from the hub.
+
         Raises:
-            UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
+            UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub. The
+                message has similar ids of the store.
         """
-        stored = None if is_path(model) else self.catalogue.find(model)
-        return stored or fingerprinted(model, options, self.store.path)
+        name = hub_name(model)
+        stored = None if is_path(name) else self.catalogue.find(short_id(name))
+        return stored or fingerprinted(name, options, self.store, fetch=fetch)
 
     def _save(self, model: str, options: CrawlOptions | None) -> Dossier:
         """Crawl a model and return what was stored, which may have another id than `model`."""
@@ -179,6 +192,7 @@ class Database:
         *,
         plot: str | None = None,
         deep: bool = False,
+        fetch: bool = False,
         options: CrawlOptions | None = None,
         before_reading: Callable[[int], object] | None = None,
     ) -> Comparison:
@@ -189,6 +203,7 @@ class Database:
             b: as in `find`.
             plot: a `.png` or `.svg` file for curves and cells.
             deep: read the weights of both again, and compare what no inner disguise changes.
+            fetch: read a model that is not stored from the hub.
             options: how a model that is not stored is read.
             before_reading: called with the number of bytes of weights that `deep` will read.
 
@@ -201,14 +216,16 @@ class Database:
         from provenance.query.compare import compare
         from provenance.query.evidence.pair import Pair, Subject
 
-        pair = Pair(Subject(self.find(a, options)), Subject(self.find(b, options)), self.catalogue.background)
+        a, b = hub_name(a), hub_name(b)
+        model, other = (Subject(self.find(name, options, fetch=fetch)) for name in (a, b))
+        pair = Pair(model, other, self.catalogue.background)
         reading = None
         if deep:
             from provenance.deep import Weigher
 
             with Weigher(self.store, options) as weigher:
-                model, other = weigher.open(pair.a.dossier, a), weigher.open(pair.b.dossier, b)
-                (reading,) = weigher.read(model, [other], before_reading)
+                opened = weigher.open(pair.a.dossier, a), weigher.open(pair.b.dossier, b)
+                (reading,) = weigher.read(opened[0], [opened[1]], before_reading)
         found = compare(pair, self.catalogue, reading)
         if plot is not None:
             from provenance.plot import plot_pair
@@ -216,7 +233,18 @@ class Database:
             plot_pair(pair, plot)
         return found
 
-    def sql(self) -> duckdb.DuckDBPyConnection:
+    def sql(self, statement: str, limit: int | None = None) -> SqlRows:
+        """The rows of one query over the views of the store as it is now; `limit` is the most of them.
+
+        Raises:
+            SqlError: it is no query, or does not parse or run.
+        """
+        from provenance.query.analytics import run_sql
+
+        with self.connect() as connection:
+            return run_sql(connection, statement, limit)
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
         """A read-only DuckDB connection over the views of the store as it is now; close it after use."""
         return self.store.connect()
 
@@ -234,7 +262,7 @@ class Database:
         """
         from provenance.query.status import arrivals
 
-        with self.sql() as connection:
+        with self.connect() as connection:
             return arrivals(connection, since)
 
     def stream(self, view: str) -> Iterator[pa.Table]:
@@ -243,72 +271,19 @@ class Database:
 
         return stream_view(self.store, view)
 
-    def mentions(self, repos: Iterable[str]) -> Rows[RepoFigures]:
-        """The number of checkpoints of each given repo. A repo with only a failed attempt has none.
-
-        Raises:
-            UnknownModelError: the store does not mention one of them.
-        """
-        return maintenance.mentions(self.store, repos)
-
-    def forget(self, repos: Iterable[str]) -> Rows[RepoFigures]:
-        """Hide repos from now on; `index` and `compact` then remove their data.
-
-        A repo that is crawled again by name comes back.
-
-        Returns:
-            how many checkpoints of each were forgotten.
-
-        Raises:
-            UnknownModelError: the store does not mention one of them; none was forgotten.
-        """
-        try:
-            return maintenance.forget(self.store, repos)
-        finally:
-            self.refresh()
-
-    def compact(self) -> CompactionFigures:
-        """Remove forgotten rows, merge small parts, and delete unused files."""
-        try:
-            return maintenance.compact(self.store)
-        finally:
-            self.refresh()
-
-    def take_over(self, store: str | os.PathLike[str]) -> Taken:
-        """Copy the checkpoints of another store that this one does not have, a few hundred per commit.
-
-        Raises:
-            StoreFormatError: it was written by a version with different fingerprints; nothing was copied.
-            StoreBusyError: a crawl, or another import, is writing to this store.
-            StoreError: there is no store, or it is this one.
-        """
-        try:
-            return maintenance.take_over(self.store, store)
-        finally:
-            self.refresh()
-
-    def verify(self) -> list[str]:
-        """Problems of the store and its index, one line each; empty if there are none.
-
-        Reads every byte of every live part and of the live index, in pieces.
-        """
-        from provenance.indexer.check_index import index_problems
-
-        return [*self.store.verify(), *index_problems(self.store.index_path)]
-
-    def show(self, model: str) -> ModelDescription:
-        """What is known about a model: metadata, roles, curves.
+    def show(self, model: str, *, fetch: bool = False) -> ModelDescription:
+        """What is known about a model: metadata, roles, curves; `fetch` as in `find`.
 
         Raises:
             UnknownModelError: the model is neither stored nor a folder with a checkpoint.
         """
         from provenance.query.description import describe
 
-        dossier = self.find(model)
-        with self.sql() as connection:
+        dossier = self.find(model, fetch=fetch)
+        with self.connect() as connection:
             return describe(dossier, connection)
 
-    def refresh_lineage(self) -> Iterable[str]:
+    def refresh_lineage(self, advance: Advance | None = None) -> Iterable[str]:
         """Bring the table `lineage` up to date; yields the checkpoint id of each model once it is examined.
 
         New checkpoints are examined, and their stored relatives: a new checkpoint may be the parent of one of them.
@@ -316,7 +291,7 @@ class Database:
         """
         from provenance.query.lineage.refresh import refresh_lineage
 
-        return refresh_lineage(self.store, self.catalogue)
+        return refresh_lineage(self.store, self.catalogue, advance)
 
     def lineage(self) -> Rows[LineageRow]:
         """The rows of the table `lineage`.
@@ -332,7 +307,7 @@ class Database:
             raise IndexMissingError(f"{self.store.path}: no lineage yet; run `provenance lineage --refresh`")
         return Rows(LineageRow, map(LineageRow.from_row, rows))
 
-    def evaluate(self, truth: str | os.PathLike[str]) -> Evaluation:
+    def evaluate(self, truth: str | os.PathLike[str], advance: Advance | None = None) -> Evaluation:
         """Measure the answers about every checkpoint of a truth table.
 
         Raises:
@@ -341,4 +316,4 @@ class Database:
         from provenance.query.evaluation.evaluate import evaluate
         from provenance.query.evaluation.truth import read_truth
 
-        return evaluate(read_truth(Path(truth)), self.catalogue)
+        return evaluate(read_truth(Path(truth)), self.catalogue, advance)

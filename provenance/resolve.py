@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provenance.names import similar_repos
 from provenance.schemas.enums import Reason, Status
 from provenance.schemas.errors import CheckpointError, SourceError, UnknownModelError
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from provenance.crawler.engine.options import CrawlOptions
     from provenance.crawler.hub.transport import HubTransport
     from provenance.indexer.dossier import Dossier
+    from provenance.indexer.store.store import Store
     from provenance.query.catalogue import Catalogue
     from provenance.schemas.records import Fingerprint, Outcome
 
@@ -25,13 +27,14 @@ def is_path(model: str) -> bool:
     return model.startswith(("./", "../", "/", "~")) or model in (".", "..")
 
 
-def fingerprinted(model: str, options: CrawlOptions | None, store: Path) -> Dossier:
+def fingerprinted(model: str, options: CrawlOptions | None, store: Store, *, fetch: bool) -> Dossier:
     """The dossier of a model that is not stored: fingerprinted now, from a folder or the hub.
 
     Args:
         model: a folder, or the id of a repo.
         options: how it is read; by default as in `provenance crawl`.
-        store: the folder of the store, for the message.
+        store: the store that does not have it, for the message.
+        fetch: whether the hub may be asked.
 
     Raises:
         UnknownModelError: it is neither a folder with one checkpoint, nor a repo of the hub.
@@ -39,9 +42,14 @@ def fingerprinted(model: str, options: CrawlOptions | None, store: Path) -> Doss
     """
     if is_path(model) or Path(model).is_dir():
         return _from_folder(model, options)
-    if _REPO.fullmatch(model):
-        return _from_hub(model, options, store)
-    raise UnknownModelError(f"{model}: not in the store ({store}), no local folder, and no repo id (owner/name)")
+    missing = f"{model}: not in the store ({store.path})"
+    is_id = _REPO.fullmatch(model.partition("@")[0]) is not None
+    if not fetch:
+        hint = f"; `provenance crawl {model}` would put it there" if is_id else ", and no local folder"
+        raise UnknownModelError(f"{missing}{similar_repos(store, model) or hint}")
+    if is_id:
+        return _from_hub(model, options, store, missing)
+    raise UnknownModelError(f"{missing}, no local folder, and no repo id (owner/name){similar_repos(store, model)}")
 
 
 class StoredByCrawl:
@@ -82,15 +90,16 @@ def _from_folder(path: str, options: CrawlOptions | None) -> Dossier:
     return _only(path, fingerprint_local(Path(path), options))
 
 
-def _from_hub(repo: str, options: CrawlOptions | None, store: Path) -> Dossier:
+def _from_hub(repo: str, options: CrawlOptions | None, store: Store, missing: str) -> Dossier:
     from provenance.ingest import fingerprint_named
 
     try:
         found = fingerprint_named(repo, options)
     except (CheckpointError, SourceError) as error:
+        # The chain below is of HTTP libraries; what they found is in the message.
         raise UnknownModelError(
-            f"{repo}: not in the store ({store}), no folder, and not to be had from the hub ({error})"
-        ) from error
+            f"{missing}, no folder, and not to be had from the hub ({error}){similar_repos(store, repo)}"
+        ) from None
     return _only(repo, found)
 
 

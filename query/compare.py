@@ -52,6 +52,7 @@ def compare(pair: Pair, catalogue: Catalogue, reading: DeepReading | None = None
         score=assessment.score,
         license=assessment.meta.license,
         created_at=assessment.meta.created_at,
+        decided_by=assessment.decided_by,
         evidence=Rows(Evidence, assessment.evidence),
         curves=_curves(pair),
         controls=controls(pair, map(Subject, others)),

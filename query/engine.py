@@ -120,5 +120,6 @@ def _candidate(rank: int, a: Assessment) -> Candidate:
         merge_weight=a.merge_weight,
         license=a.meta.license,
         created_at=a.meta.created_at,
+        decided_by=a.decided_by,
         evidence=Rows(Evidence, a.evidence),
     )

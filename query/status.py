@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from provenance.query.analytics import as_rows, run_sql
+from provenance.query.analytics import run_sql
 from provenance.query.catalogue import Catalogue
 from provenance.schemas.errors import ProvenanceError
 from provenance.schemas.figures import (
@@ -134,7 +134,7 @@ def arrivals(connection: duckdb.DuckDBPyConnection, since: str) -> Rows[Arrival]
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, statement: str) -> list[dict[str, Any]]:
-    return as_rows(run_sql(connection, statement)[0])
+    return run_sql(connection, statement).rows()
 
 
 def _budgets(run: Mapping[str, Any]) -> dict[str, BudgetFigures] | None:

@@ -38,6 +38,22 @@ class Direction(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Witness(StrEnum):
+    """What shows which of two relatives came first."""
+
+    STRUCTURE = "structure"
+    """An upcycled, pruned, cut, extended or quantised model is the child."""
+    ASYMMETRY = "asymmetry"
+    """One carries all of the other, and the other not all of the one."""
+    DATES = "dates"
+    DECLARED = "declared"
+    """A card names it."""
+    FAMILY = "family"
+    """The distances between all relatives."""
+    MERGE = "merge"
+    """The weights are a weighted mean or sum of those of its parents."""
+
+
 class Relation(StrEnum):
     """How a child was made from its parent."""
 

@@ -1,12 +1,12 @@
 """Protocols between the packages.
 
 `TensorReader` reads bytes, `VectorIndex` searches vectors. `CrawlHistory` and `FingerprintSink` keep the crawler
-independent of the store: one says what is known, the other takes the results.
+independent of the store: one says what is known, the other takes the results. `Advance` hears how far long work is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from provenance.schemas.enums import Mode
     from provenance.schemas.records import CrawlRun, EarlierFailure, Fingerprint, Outcome, RepoFile
+
+Advance = Callable[[int, int], object]
+"""Called as long work goes on, with how many of its steps are done and how many there are."""
 
 
 class TensorReader(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from provenance.schemas.enums import Direction, Mode, ModelVerdict, Relation, Verdict
+from provenance.schemas.enums import Direction, Mode, ModelVerdict, Relation, Verdict, Witness
 from provenance.schemas.tabular import Record, Rows, Versioned
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Candidate(Record):
         score: strength of the weight evidence, 0 to 1.
         merge_weight: share of a merge's parent, null elsewhere.
         created_at: ISO 8601, null where not known.
+        decided_by: what shows the direction; null where that is `sibling` or `unknown`.
     """
 
     rank: int
@@ -64,12 +65,16 @@ class Candidate(Record):
     merge_weight: float | None
     license: str | None
     created_at: str | None
+    decided_by: Witness | None
     evidence: Rows[Evidence]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary(Record):
-    """A summary of the queried model. `declared_parents` are repo ids, null if the card could not be read."""
+    """A summary of the queried model. `declared_parents` are repo ids, null if the card could not be read.
+
+    `adapter` is whether it is an adapter without its base, `resolved` the number of its tensors with a known role.
+    """
 
     checkpoint_id: str
     repo_id: str
@@ -78,6 +83,8 @@ class ModelSummary(Record):
     license: str | None
     created_at: str | None
     mode: Mode | None
+    adapter: bool | None
+    resolved: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,7 @@ class ComparedModel(Record):
     hidden_size: int | None
     n_heads: int | None
     n_kv_heads: int | None
+    created_at: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +177,7 @@ class Comparison(Versioned):
     score: float
     license: str | None
     created_at: str | None
+    decided_by: Witness | None
     evidence: Rows[Evidence]
     curves: CurveScores
     controls: Controls

@@ -196,8 +196,7 @@ class Engine:
 
     def _pass_over(self, repos: int) -> None:
         # No row in `outcomes`: a nightly crawl skips a million unchanged repos.
-        self._tally.listed += repos
-        self._tally.skipped += repos
+        self._tally.pass_over(repos)
         for _ in range(repos):
             self._passed += 1
             if self._progress:
@@ -236,7 +235,7 @@ class Engine:
             message = f"{outcome.repo_id}: already stored, unchanged"
             outcome = replace(outcome, status=Status.SKIPPED, stage=Stage.STORE, reason=Reason.KNOWN, message=message)
             fingerprint = None
-        self._tally.add(outcome)
+        self._tally.add(outcome, task.given)
         return outcome, fingerprint
 
     def _record(self, finished: datetime | None) -> CrawlRun:

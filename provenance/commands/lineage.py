@@ -6,30 +6,37 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provenance.commands.options import store_option
+from provenance.commands.options import model_argument, store_option, wide_option
+from provenance.output import FORMATS
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from provenance.query.lineage.forest import Forest
 
+SHOWN = ("child", "parent", "relation", "verdict", "direction", "log10_p", "declared", "undeclared", "license_differs")
+"""Columns of the table for people; --wide and the other formats have all."""
+
 
 @click.command()
-@click.argument("model", required=False)
+@model_argument("model", required=False)
 @store_option
 @click.option(
     "--format",
     "output",
-    type=click.Choice(["tree", "dot", "json", "csv"]),
+    type=click.Choice(["tree", "dot", *FORMATS]),
     help="Default: tree on a terminal, json elsewhere.",
 )
+@wide_option
 @click.option("--descendants", is_flag=True, help="Only what descends from MODEL.")
 @click.option("--refresh", is_flag=True, help="First examine new checkpoints and their relatives.")
-def lineage(model: str | None, store: str | None, output: str | None, descendants: bool, refresh: bool) -> None:
+def lineage(
+    model: str | None, store: str | None, output: str | None, wide: bool, descendants: bool, refresh: bool
+) -> None:
     """Show the graph around MODEL, or all of it.
 
-    The graph is the table `lineage`, which --refresh brings up to date: the claims about every stored checkpoint, and
-    what the cards declare.
+    MODEL is a checkpoint id or repo id in the store, or a local folder (./…). The graph is the table `lineage`, which
+    --refresh brings up to date: the claims about every stored checkpoint, and what the cards declare.
 
     \b
     Examples:
@@ -40,18 +47,18 @@ def lineage(model: str | None, store: str | None, output: str | None, descendant
     import sys
 
     from provenance import open as open_database
-    from provenance.output import print_rows
+    from provenance.output import print_arrow, say
+    from provenance.output.progress import progress
     from provenance.query.lineage.forest import Forest, to_dot
+    from provenance.schemas.tabular import Rows
 
     with open_database(store) as database:
         if refresh:
-            with click.progressbar(
-                database.refresh_lineage(), label="examining", file=sys.stderr, show_pos=True
-            ) as examined:
-                count = sum(1 for _ in examined)
-            click.echo(f"{count} checkpoints examined", err=True)
+            with progress("examining") as advance:
+                count = sum(1 for _ in database.refresh_lineage(advance))
+            say(f"{count} checkpoints examined")
         rows = database.lineage()
-        repo = database.find(model).repo_id if model else None
+        repo = database.find(model, fetch=False).repo_id if model else None
     forest = Forest(rows)
     tops, keep = ([repo], None) if repo and descendants else forest.around(repo) if repo else (forest.roots(), None)
     chosen = output or ("tree" if sys.stdout.isatty() else "json")
@@ -60,31 +67,33 @@ def lineage(model: str | None, store: str | None, output: str | None, descendant
     elif chosen == "dot":
         click.echo(to_dot(forest, tops, keep))
     else:
-        printed = rows.to_arrow().to_pylist()
         if repo:
             names = keep if keep is not None else {repo, *(edge.child for _, edge in forest.walk(repo))}
-            printed = [row for row in printed if row["child"] in names]
-        print_rows(printed, chosen)
+            rows = Rows(rows.kind, (row for row in rows if row.child in names))
+        table = rows.to_arrow()
+        if chosen in ("table", "markdown") and not wide:
+            table = table.select([name for name in SHOWN if name in table.column_names])
+        print_arrow(table, chosen, wide=wide)
 
 
 def _print_tree(forest: Forest, tops: list[str], keep: frozenset[str] | None, model: str | None) -> None:
-    from rich.console import Console
     from rich.text import Text
     from rich.tree import Tree
 
     from provenance.output import clean
+    from provenance.output.terminal import console
     from provenance.query.lineage.forest import label
 
-    console = Console()
+    out = console()
     for top in tops:
         branches = [Tree(_name(top, model))]
         for depth, edge in forest.walk(top, keep):
             del branches[depth:]
             text = _name(edge.child, model) + Text(f"  {clean(label(edge))}", style="dim")
             branches.append(branches[-1].add(text))
-        console.print(branches[0])
+        out.print(branches[0], soft_wrap=True)
     if not tops:
-        console.print("no derivations found")
+        out.print("no derivations found")
 
 
 def _name(repo: str, model: str | None) -> Text:

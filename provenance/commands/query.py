@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provenance.commands.options import deep_option, format_option, mode_option, sample_option, store_option
+from provenance.commands.options import (
+    deep_option,
+    format_option,
+    mode_option,
+    model_argument,
+    sample_option,
+    store_option,
+    wide_option,
+)
 
 if TYPE_CHECKING:
     from provenance.schemas.results import Answer
@@ -15,9 +23,11 @@ FAIL_ON = ("derived", "undeclared", "license")
 
 
 @click.command()
-@click.argument("model")
+@model_argument("model")
 @store_option
 @format_option
+@wide_option
+@click.option("--explain", is_flag=True, help="Explain every line of evidence, and the words of the table.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Candidates to list.")
 @click.option("--spec", help="Signature to search with (default: that of the index).")
 @click.option("--min-probability", default=0.0, type=click.FloatRange(0, 1), help="Leave out less probable candidates.")
@@ -36,6 +46,8 @@ def query(
     model: str,
     store: str | None,
     output: str | None,
+    wide: bool,
+    explain: bool,
     k: int,
     spec: str | None,
     min_probability: float,
@@ -47,9 +59,10 @@ def query(
 ) -> None:
     """Name the suspected parents of MODEL.
 
-    MODEL is a checkpoint id or repo id in the store, a local folder (./…), or a repo of the hub. A model
-    that is not stored is fingerprinted first, and kept only with --save. With --deep, the weights of MODEL and of
-    up to five candidates not known to be relatives are read again, which reveals weights disguised on purpose.
+    MODEL is a checkpoint id or repo id in the store, a local folder (./…), or a repo of the hub, by its id or the
+    address of its page. A model that is not stored is fingerprinted first, and kept only with --save. With --deep, the
+    weights of MODEL and of up to five candidates not known to be relatives are read again, which reveals weights
+    disguised on purpose.
 
     \b
     The answer is one of
@@ -60,13 +73,18 @@ def query(
     \b
     Examples:
       provenance query org/name
+      provenance query org/name --explain
       provenance query ./my-model -k 3 --format json
       provenance query org/name --fail-on undeclared
       provenance query --deep ./my-model
     """
     from provenance import open as open_database
-    from provenance.output import choose_format, print_json, print_rows, say_reading
+    from provenance.output import choose_format, print_json, print_rows
+    from provenance.output.progress import say_reading
 
+    chosen = "table" if explain and output is None else choose_format(output)
+    if explain and chosen != "table":
+        raise click.UsageError("--explain is for the table; the other formats hold all evidence as it is")
     options = None
     if mode is not None or sample != "default":  # the query of a stored model needs no crawler
         from provenance.crawler.engine.options import CrawlOptions
@@ -83,11 +101,10 @@ def query(
             deep=deep,
             before_reading=say_reading,
         )
-    chosen = choose_format(output)
     if chosen == "json":
         print_json(answer.to_dict())
     elif chosen == "table":
-        _print_table(answer)
+        _print_answer(answer, wide=wide, explain=explain)
     else:
         rows = answer.candidates.to_dicts()
         print_rows([{name: value for name, value in row.items() if name != "evidence"} for row in rows], chosen)
@@ -107,36 +124,72 @@ def _meets(condition: str, answer: Answer) -> bool:
     return bool(ancestors)
 
 
-def _print_table(answer: Answer) -> None:
-    from provenance.output import clean, print_table
+def _print_answer(answer: Answer, *, wide: bool, explain: bool) -> None:
+    from provenance.output import clean, say
+    from provenance.output.sections import print_headline, print_legend, print_reasons
+    from provenance.output.words import LEGEND, reasons, verdict_sentence
 
-    click.echo(f"{clean(answer.model.checkpoint_id)}: {answer.verdict}")
+    print_headline(clean(answer.model.checkpoint_id), answer.verdict, verdict_sentence(answer))
+    print_reasons(reasons(answer))
+    click.echo()
+    _print_candidates(answer, wide=wide)
+    if explain:
+        _print_evidence(answer)
+        print_legend(LEGEND)
+    for candidate in answer.candidates:
+        for line in candidate.evidence:
+            if line.kind == "products" and line.value is None:
+                say(f"not compared with --deep: {clean(line.note)}")
+    searched = f"{answer.store.checkpoints} checkpoints searched"
+    if answer.store.unindexed:
+        searched += f", {answer.store.unindexed} of them not indexed yet (run `provenance index`)"
+    say(searched)
+
+
+LINES = {"norms": "norm_correlation", "curves": "published_score", "products": "products", "(shapes)": "architecture"}
+
+
+def _print_candidates(answer: Answer, *, wide: bool) -> None:
+    """The candidates as a table, without columns in which there is nothing."""
+    from provenance.output import print_rows
+    from provenance.output.words import STYLES
+
     rows = []
-    deep = any(e.kind == "products" for candidate in answer.candidates for e in candidate.evidence)
     for candidate in answer.candidates:
         lines = {e.kind: e.value for e in candidate.evidence}
         rows.append(
             {
                 "#": candidate.rank,
                 "candidate": candidate.repo_id,
-                "verdict": candidate.verdict,
-                "direction": candidate.direction,
-                "relation": candidate.relation,
+                "verdict": str(candidate.verdict),
+                "direction": str(candidate.direction),
+                "relation": str(candidate.relation),
                 "declared": candidate.declared,
                 "log10 p": candidate.log10_p,
                 "weights": lines.get("layer_alignment", lines.get("weight_correlation")),
-                "norms": lines.get("norm_correlation"),
-                "curves": lines.get("published_score"),
-                **({"products": lines.get("products")} if deep else {}),
-                "(shapes)": lines.get("architecture"),
+                **{name: lines.get(kind) for name, kind in LINES.items()},
             }
         )
-    print_table(rows)
-    for candidate in answer.candidates:
-        for line in candidate.evidence:
-            if line.kind == "products" and line.value is None:
-                click.echo(f"not compared with --deep: {clean(line.note)}", err=True)
-    searched = f"{answer.store.checkpoints} checkpoints searched"
-    if answer.store.unindexed:
-        searched += f", {answer.store.unindexed} of them not indexed yet (run `provenance index`)"
-    click.echo(searched, err=True)
+    empty = {name for name in ("weights", *LINES) if all(row[name] is None for row in rows)}
+    print_rows(
+        [{name: value for name, value in row.items() if name not in empty} for row in rows],
+        "table",
+        wide=wide,
+        first_to_go=("(shapes)", "curves", "norms", "declared", "weights", "log10 p"),
+        styles=STYLES,
+    )
+
+
+def _print_evidence(answer: Answer) -> None:
+    """A sentence for every line of evidence about the best candidate, or about each parent of a merge."""
+    from provenance.output import clean
+    from provenance.output.sections import print_reasons, print_title
+    from provenance.output.words import explanation
+
+    parents = [c for c in answer.candidates if c.merge_weight is not None]
+    for candidate in parents or answer.candidates[:1]:
+        print_title(f"evidence: {clean(candidate.repo_id)}, {candidate.verdict}")
+        print_reasons(explanation(candidate.evidence))
+    if len(answer.candidates) > 1:
+        a, b = clean(answer.model.repo_id), clean(answer.candidates[1].repo_id)
+        click.echo(f"\nany other pair: provenance compare {a} {b} --explain")

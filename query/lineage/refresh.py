@@ -20,14 +20,16 @@ R = TypeVar("R", bound=Record)
 
 if TYPE_CHECKING:
     from provenance.indexer.store.store import Store
+    from provenance.schemas.protocols import Advance
 
 
-def refresh_lineage(store: Store, catalogue: Catalogue) -> Iterator[str]:
+def refresh_lineage(store: Store, catalogue: Catalogue, advance: Advance | None = None) -> Iterator[str]:
     """Examine new checkpoints and their relatives, and replace `lineage` and `verdicts`.
 
     Args:
         store: the store.
         catalogue: its checkpoints.
+        advance: told of every model after its examination; the number of all grows while relatives are found.
 
     Yields:
         the checkpoint id of each model after its examination.
@@ -54,6 +56,9 @@ def refresh_lineage(store: Store, catalogue: Catalogue) -> Iterator[str]:
         if dossier.repo_id in new_repos:
             # A relative of a new checkpoint may have a new parent or sibling.
             queue += [by_repo[c.repo_id] for c in judgement.candidates if c.is_relative]
+        if advance:
+            waiting = {d.meta.fingerprint_id for d in queue} - examined
+            advance(len(examined), len(examined) + len(waiting))
         yield dossier.checkpoint_id
     replaced = {row.checkpoint_id for row in verdicts}
     unchanged = {d.checkpoint_id for d in dossiers} - replaced

@@ -18,7 +18,7 @@ from provenance.query.statistics.frame import Frame, frame_of
 from provenance.query.verdict.merge import Merge, find_mean, find_sum
 from provenance.query.verdict.stack import find_stack
 from provenance.query.verdict.tree import carries, grow
-from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, declared, precedence
+from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, Precedence, declared, precedence
 
 MISSING_LAYERS = 1.0
 """Distance of a layer that only one of two has: that of an unrelated one, in units of the mean variance, is 2."""
@@ -56,9 +56,9 @@ class Family:
     copies: NDArray[np.int64]
     merges: Mapping[int, Merge] = field(default_factory=dict)
 
-    def overruled(self, i: int, j: int) -> tuple[str, ...]:
-        """What metadata says of the order of two members that their weights clearly contradict: `dates`, `declared`."""
-        return precedence(self.members[i], self.members[j], self.frame, i, j).overruled
+    def precedence(self, i: int, j: int) -> Precedence:
+        """What the witnesses say of the order of two members."""
+        return precedence(self.members[i], self.members[j], self.frame, i, j)
 
     def merge_weight(self, parent: int, child: int) -> float | None:
         """The weight of a parent in a merge; null where the child is none, or not of this parent or a copy of it."""

@@ -15,7 +15,7 @@ from provenance.query.statistics.significance import adjust_log10_p, combine_log
 from provenance.query.verdict.family import Family, family_of
 from provenance.query.verdict.relation import relation_of
 from provenance.query.verdict.witness import Member
-from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
+from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict, Witness
 from provenance.schemas.results import Evidence
 
 ALPHA = 1e-3
@@ -58,6 +58,7 @@ class Assessment:
     declared: bool
     merge_weight: float | None = None
     steps: int = 0
+    decided_by: Witness | None = None
 
     @property
     def meta(self) -> DossierMeta:
@@ -127,7 +128,7 @@ def settle(assessments: Sequence[Assessment]) -> list[Assessment]:
     if relatives:
         subjects = [relatives[0].pair.a, *(a.pair.b for a in relatives)]
         family = family_of([Member(subject.dossier, subject.grid) for subject in subjects])
-        relatives = [_with_conflicts(_place(one, family, i), family, i) for i, one in enumerate(relatives, start=1)]
+        relatives = [_with_witnesses(_place(one, family, i), family, i) for i, one in enumerate(relatives, start=1)]
     return sorted([*relatives, *others], key=_rank)
 
 
@@ -178,14 +179,21 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
     return replace(me, verdict=verdict, direction=direction, relation=relation, steps=steps)
 
 
-def _with_conflicts(me: Assessment, family: Family, i: int) -> Assessment:
-    """The assessment with a line for every date or declaration that the weights contradict: shown, never counted."""
+def _with_witnesses(me: Assessment, family: Family, i: int) -> Assessment:
+    """The assessment with what decided its direction.
+
+    Every date or declaration that the weights contradict is a line of evidence, shown and never counted.
+    """
+    said = family.precedence(i, 0)
+    directed = me.direction in (Direction.PARENT, Direction.CHILD)
+    witness = said.witness(first=me.direction is Direction.PARENT) if directed else None
     notes = {"dates": "the dates", "declared": "what the card declares"}
     lines = [
         Evidence(kind, None, None, None, 0, f"{notes[kind]} of these two contradict the weights, and decide nothing")
-        for kind in family.overruled(i, 0)
+        for kind in said.overruled
     ]
-    return replace(me, evidence=(*me.evidence, *lines))
+    witness = Witness.MERGE if me.merge_weight is not None else witness
+    return replace(me, evidence=(*me.evidence, *lines), decided_by=witness)
 
 
 def _only_a_common_start(me: Assessment, direction: Direction) -> bool:

@@ -412,7 +412,7 @@ def test_a_repo_that_changed_since_is_asked_about_as_it_is_now(
     database.crawl([models])
     after = database.query(STRANGER).model.checkpoint_id
     assert before != after
-    with database.sql() as connection:
+    with database.connect() as connection:
         latest = connection.sql(f"SELECT checkpoint_id FROM latest_checkpoints WHERE repo_id = '{STRANGER}'").fetchall()
     assert latest == [(after,)]
     assert database.query(after).model.checkpoint_id == after

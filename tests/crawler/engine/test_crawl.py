@@ -55,7 +55,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 def rows(database: Database, table: str) -> Rows:
     """What a view shows."""
-    with database.sql() as connection:
+    with database.connect() as connection:
         found: Rows = connection.sql(f"SELECT * FROM {table}").to_arrow_table().to_pylist()
     return found
 
