@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from provenance.database import Database, open_database
-    from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
+    from provenance.query.analytics import SqlRows
+    from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict, Witness
     from provenance.schemas.errors import ProvenanceError
     from provenance.schemas.evaluation import Evaluation
     from provenance.schemas.figures import StoreStatus
@@ -37,15 +38,18 @@ __all__ = [
     "ModelVerdict",
     "ProvenanceError",
     "Relation",
+    "SqlRows",
     "StoreStatus",
     "Verdict",
+    "Witness",
     "__version__",
     "open",
 ]
 
 _MODULES = {
     "database": ("Database",),
-    "schemas.enums": ("Direction", "ModelVerdict", "Relation", "Verdict"),
+    "query.analytics": ("SqlRows",),
+    "schemas.enums": ("Direction", "ModelVerdict", "Relation", "Verdict", "Witness"),
     "schemas.errors": ("ProvenanceError",),
     "schemas.evaluation": ("Evaluation",),
     "schemas.figures": ("StoreStatus",),
@@ -64,3 +68,6 @@ if not TYPE_CHECKING:  # a type checker would give every name the type of this f
             module, attribute = _LAZY[name]
             return getattr(import_module(f"provenance.{module}"), attribute)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

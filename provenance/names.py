@@ -30,9 +30,14 @@ def hub_name(text: str) -> str:
     Raises:
         UnknownModelError: it is the address of a page that is no model's.
     """
-    address = urlsplit(text if "://" in text else f"https://{text}")
-    own = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
-    if address.netloc.lower() not in _HUBS and ("://" not in text or not own or address.netloc != own):
+    if not text.lower().startswith(("https://", "http://", *(f"{hub}/" for hub in _HUBS))):
+        return text
+    try:
+        address = urlsplit(text if "://" in text else f"https://{text}")
+        own = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
+    except ValueError:
+        return text  # no address, whatever it is
+    if address.netloc.lower() not in (*_HUBS, own.lower()):
         return text
     parts = [unquote(part) for part in address.path.split("/") if part]
     parts = parts[1:] if parts[:1] == ["models"] else parts

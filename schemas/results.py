@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from provenance.schemas.enums import Direction, Mode, ModelVerdict, Relation, Verdict, Witness
-from provenance.schemas.tabular import Record, Rows, Versioned
+from provenance.schemas.tabular import Record, Rows, Versioned, html_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -116,6 +117,12 @@ class Answer(Record):
     def to_pandas(self) -> Any:
         """The candidates as a pandas frame; raises like `Rows.to_pandas`."""
         return self.candidates.to_pandas()
+
+    def _repr_html_(self) -> str:
+        """The verdict and the candidates, for notebooks."""
+        names = ("rank", "repo_id", "verdict", "direction", "relation", "declared", "log10_p", "score", "license")
+        head = f"<p><b>{escape(self.model.checkpoint_id)}</b>: {escape(self.verdict)}</p>"
+        return head + html_table(names, self.candidates.to_dicts(), len(self.candidates))
 
 
 @dataclass(frozen=True, slots=True)
