@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from provenance.output.text import chance, clean, show
-from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict, Witness
+from provenance.schemas.enums import Direction, ModelVerdict, Null, Relation, Verdict, Witness
 from provenance.schemas.results import Answer, Candidate, Comparison, Evidence
+
+if TYPE_CHECKING:
+    from provenance.query.evidence.registry import Line
 
 STYLES = {
     "derived": "bold magenta",
@@ -111,25 +114,25 @@ def comparison_reasons(found: Comparison) -> list[Reason]:
 
 
 def explanation(evidence: Sequence[Evidence]) -> list[Reason]:
-    """A sentence for every line of evidence: what it measures, what was measured, and how likely by chance."""
+    """A sentence for every line of evidence: what it asks, what was measured, and how likely that is by chance."""
     from provenance.query.evidence.registry import DEEP, LINES
 
-    meanings = {line.name: line for line in (*LINES, DEEP)}
-    found = []
-    for one in evidence:
-        line = meanings.get(one.kind)
-        parts = [line.meaning] if line else []
-        if one.value is not None:
-            measured = f"Measured: {show(one.value)}"
-            if one.log10_p is not None and one.log10_p < 0:
-                measured += f" over {one.n:,}, by chance {chance(one.log10_p)} (log10 p {one.log10_p:.1f})"
-            parts.append(measured + ".")
-        if one.note:
-            parts.append(clean(one.note).rstrip(".") + ".")
-        if line and not line.convicts:
-            parts.append("It supports, and never convicts.")
-        found.append(Reason(one.kind, " ".join(parts)))
-    return found
+    known = {line.name: line for line in (*LINES, DEEP)}
+    return [Reason(one.kind, _explained(one, known.get(one.kind))) for one in evidence]
+
+
+def _explained(one: Evidence, line: Line | None) -> str:
+    parts = [f"High means: {line.meaning[0].lower()}{line.meaning[1:]}"] if line else []
+    if one.value is not None:
+        here = f"Here {show(one.value)}"
+        if one.log10_p is not None and one.log10_p < 0:
+            here += f" over {one.n:,}, by chance {chance(one.log10_p)} (log10 p {one.log10_p:.1f})"
+        parts.append(here + (f": {clean(one.note)}." if one.note else "."))
+    elif one.note:
+        parts.append(f"{clean(one.note).rstrip('.')}.")
+    if line and not line.convicts:
+        parts.append("It is no evidence." if line.null is Null.NONE else "It supports, and never convicts.")
+    return " ".join(parts)
 
 
 def _derived(model: str, ancestors: Sequence[Candidate]) -> str:
@@ -223,7 +226,7 @@ def _licenses(model: str | None, parent: str | None) -> list[Reason]:
 def _doubts(answer: Answer, best: Candidate | None) -> list[Reason]:
     doubts = [clean(line.note) for line in _conflicts(best.evidence)] if best else []
     if best and best.direction is Direction.UNKNOWN and not (answer.model.created_at and best.created_at):
-        doubts.append("the dates of creation are not known, and the weights are silent about the order")
+        doubts.append("the dates of creation are not known, and the weights do not settle the order")
     if best and best.decided_by is Witness.DATES:
         doubts.append("the order rests on the dates, which can be wrong; the weights do not settle it")
     if best and best.decided_by is Witness.DECLARED:
