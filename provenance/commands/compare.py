@@ -77,7 +77,7 @@ def _print(found: Comparison, *, wide: bool, explain: bool) -> None:
     from provenance.output.sections import print_headline, print_reasons, print_title
     from provenance.output.words import comparison_reasons, comparison_sentence, explanation
 
-    title = f"{clean(found.a.repo_id)}, {clean(found.b.repo_id)} as its parent"
+    title = f"{clean(found.b.repo_id)} as a parent of {clean(found.a.repo_id)}"
     print_headline(title, found.verdict, comparison_sentence(found))
     print_reasons(comparison_reasons(found))
     print_title("evidence")

@@ -74,8 +74,8 @@ def fit(columns: Sequence[Column], width: int | None, first_to_go: Sequence[str]
         return [(column, column.natural) for column in columns]
     kept = list(columns)
     while len(kept) > 1 and sum(column.least for column in kept) + GAP * (len(kept) - 1) > width:
-        going = next((c for name in first_to_go for c in kept[1:] if c.name == name), kept[-1])
-        kept.remove(going)
+        places = {column.name: place for place, column in enumerate(kept) if place}
+        del kept[next((places[name] for name in first_to_go if name in places), -1)]
     room = width - GAP * (len(kept) - 1) - sum(column.least for column in kept)
     widths = [column.least for column in kept]
     # What is left goes to the columns that lack least: most are then complete, and the longest are shortened.

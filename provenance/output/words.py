@@ -110,7 +110,8 @@ def comparison_reasons(found: Comparison) -> list[Reason]:
         lines.append(
             Reason("order", _order(found.decided_by, found.direction, (found.a.created_at, found.b.created_at)))
         )
-    return lines + [Reason("doubt", clean(line.note)) for line in _conflicts(found.evidence)]
+    doubts = [*(clean(line.note) for line in _conflicts(found.evidence)), *_weak_witness(found.decided_by)]
+    return lines + [Reason("doubt", text) for text in doubts]
 
 
 def explanation(evidence: Sequence[Evidence]) -> list[Reason]:
@@ -143,9 +144,9 @@ def _derived(model: str, ancestors: Sequence[Candidate]) -> str:
         shares = [f"{clean(c.repo_id)} ({c.merge_weight:.0%})" for c in parents]
         return f"{model} is a merge of {_listed(shares)}."
     first, *further = ancestors
-    sentence = f"{model} {MADE[first.relation]} {clean(first.repo_id)}"
+    sentence = f"{model} {MADE[first.relation]} {clean(first.repo_id)}."
     above = [clean(c.repo_id) for c in further]
-    return f"{sentence}; further up: {_listed(above, most=3)}." if above else f"{sentence}."
+    return f"{sentence} Other ancestors, or copies of one: {_listed(above, most=3)}." if above else sentence
 
 
 def _no_parent(model: str, candidates: Sequence[Candidate]) -> str:
@@ -227,11 +228,14 @@ def _doubts(answer: Answer, best: Candidate | None) -> list[Reason]:
     doubts = [clean(line.note) for line in _conflicts(best.evidence)] if best else []
     if best and best.direction is Direction.UNKNOWN and not (answer.model.created_at and best.created_at):
         doubts.append("the dates of creation are not known, and the weights do not settle the order")
-    if best and best.decided_by is Witness.DATES:
-        doubts.append("the order rests on the dates, which can be wrong; the weights do not settle it")
-    if best and best.decided_by is Witness.DECLARED:
-        doubts.append("the order rests on what a card says; the weights do not settle it")
+    if best:
+        doubts += _weak_witness(best.decided_by)
     return [Reason("doubt", text) for text in doubts]
+
+
+def _weak_witness(witness: Witness | None) -> list[str]:
+    rests = {Witness.DATES: "the dates, which can be wrong", Witness.DECLARED: "what a card says"}
+    return [f"the order rests on {rests[witness]}; the weights do not settle it"] if witness in rests else []
 
 
 def _conflicts(evidence: Sequence[Evidence]) -> list[Evidence]:
