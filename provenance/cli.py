@@ -40,6 +40,19 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
 
 
+def _heed(context: click.Context, option: click.Parameter, given: int) -> None:
+    """Set how much is said, where a command itself got -q or -v."""
+    if given:
+        set_verbosity(context, -1 if option.name == "quiet" else given)
+
+
+ANYWHERE = (
+    click.Option(["-q", "--quiet"], is_flag=True, hidden=True, expose_value=False, callback=_heed),
+    click.Option(["-v", "--verbose"], count=True, hidden=True, expose_value=False, callback=_heed),
+)
+"""Options of `provenance` that also every command takes; the help is with `provenance`."""
+
+
 class Commands(click.Group):
     """Loads a command's module when the command is used."""
 
@@ -51,7 +64,10 @@ class Commands(click.Group):
             return None
         name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
         command = getattr(import_module(f"provenance.commands.{name}"), name)
-        return command if isinstance(command, click.Command) else None
+        if not isinstance(command, click.Command):
+            return None
+        command.params += [option for option in ANYWHERE if option not in command.params]
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

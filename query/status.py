@@ -123,11 +123,11 @@ def arrivals(connection: duckdb.DuckDBPyConnection, since: str) -> Rows[Arrival]
     started = connection.sql(_STARTED, params={"run": since}).to_arrow_table()["started_at"][0].as_py()
     try:
         time = started or datetime.fromisoformat(since)
-    except ValueError as error:
+    except ValueError:
         raise ProvenanceError(
             f"{since!r} is neither a date or time (2026-11-20, 2026-11-20T06:30), nor a run of this store; "
             "`provenance status` lists the last runs"
-        ) from error
+        ) from None
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
     rows = connection.sql(_ARRIVALS, params={"since": time}).to_arrow_table().to_pylist()
     return Rows(Arrival, map(Arrival.from_row, rows))

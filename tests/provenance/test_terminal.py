@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import re
 import shutil
 import signal
 import subprocess
@@ -137,11 +139,34 @@ def test_a_named_repo_that_fails_is_a_failed_crawl(run: Run) -> None:
 
 
 def test_quiet_says_errors_only(run: Run) -> None:
-    assert run("-q", "verify").err == ""
+    assert run("-q", "verify").err == run("verify", "-q").err == ""
     assert run("verify").err == "the store is sound\n"
     assert run("-q", "query", CHILD).json["verdict"] == "derived"
     assert run("-q", "show", "zzz/qqq").err.startswith("provenance: zzz/qqq: not in the store")
     assert run("-V").out == run("--version").out
+
+
+def test_verbose_shows_the_log(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    level = logging.getLogger("provenance").level
+    try:
+        run("verify", "-v")
+        assert logging.getLogger("provenance").isEnabledFor(logging.DEBUG)
+        run("verify")
+        assert not logging.getLogger("provenance").isEnabledFor(logging.INFO)
+    finally:
+        logging.getLogger("provenance").setLevel(level)
+
+
+def test_progress_is_a_bar_with_the_time_left(store: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(store, tmp_path / "copy")
+    around = clean_environment(TERM="xterm", NO_COLOR="1")
+    for command, word in (("index", "indexing"), ("verify", "verifying"), ("compact", "compacting")):
+        status, shown = on_terminal([SCRIPT, command, "--store", str(copy)], 100, tmp_path, around)
+        assert status == 0
+        assert f"{word} " in shown
+        assert re.search(r"━.* \d+/\d+ .*\d:\d\d", shown), shown
+    quiet = on_terminal([SCRIPT, "-q", "index", "--store", str(copy)], 100, tmp_path, around)[1]
+    assert quiet == ""
 
 
 def test_shells_complete_ids_and_queries(store: Path) -> None:
