@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SHOWN = ("child", "parent", "relation", "verdict", "direction", "log10_p", "declared", "undeclared", "license_differs")
 """Columns of the table for people; --wide and the other formats have all."""
 
+GUIDE = 4
+"""Width of one level of a tree."""
+
 
 @click.command()
 @model_argument("model", required=False)
@@ -63,7 +66,7 @@ def lineage(
     tops, keep = ([repo], None) if repo and descendants else forest.around(repo) if repo else (forest.roots(), None)
     chosen = output or ("tree" if sys.stdout.isatty() else "json")
     if chosen == "tree":
-        _print_tree(forest, tops, keep, repo)
+        _print_tree(forest, tops, keep, repo, wide=wide)
     elif chosen == "dot":
         click.echo(to_dot(forest, tops, keep))
     else:
@@ -76,7 +79,7 @@ def lineage(
         print_arrow(table, chosen, wide=wide)
 
 
-def _print_tree(forest: Forest, tops: list[str], keep: frozenset[str] | None, model: str | None) -> None:
+def _print_tree(forest: Forest, tops: list[str], keep: frozenset[str] | None, model: str | None, *, wide: bool) -> None:
     from rich.text import Text
     from rich.tree import Tree
 
@@ -89,16 +92,20 @@ def _print_tree(forest: Forest, tops: list[str], keep: frozenset[str] | None, mo
         branches = [Tree(_name(top, model))]
         for depth, edge in forest.walk(top, keep):
             del branches[depth:]
-            text = _name(edge.child, model) + Text(f"  {clean(label(edge))}", style="dim")
-            branches.append(branches[-1].add(text))
+            said = f"  {clean(label(edge))}"
+            text = _name(edge.child, model, None if wide else out.width - GUIDE * depth - len(said))
+            branches.append(branches[-1].add(text + Text(said, style="dim")))
         out.print(branches[0], soft_wrap=True)
     if not tops:
         out.print("no derivations found")
 
 
-def _name(repo: str, model: str | None) -> Text:
+def _name(repo: str, model: str | None, room: int | None = None) -> Text:
+    """A repo's id, shortened to the room that there is, but never so much that it cannot be recognised."""
     from rich.text import Text
 
-    from provenance.output import clean
+    from provenance.output import clean, shorten
+    from provenance.output.tables import MIN_ID
 
-    return Text(clean(repo), style="bold" if repo == model else "")
+    shown = clean(repo) if room is None else shorten(clean(repo), max(MIN_ID, room))
+    return Text(shown, style="bold" if repo == model else "")

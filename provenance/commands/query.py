@@ -131,8 +131,9 @@ def _print_answer(answer: Answer, *, wide: bool, explain: bool) -> None:
 
     print_headline(clean(answer.model.checkpoint_id), answer.verdict, verdict_sentence(answer))
     print_reasons(reasons(answer))
-    click.echo()
-    _print_candidates(answer, wide=wide)
+    if answer.candidates:
+        click.echo()
+        _print_candidates(answer, wide=wide)
     if explain:
         _print_evidence(answer)
         print_legend(LEGEND)

@@ -95,8 +95,8 @@ def reasons(answer: Answer) -> list[Reason]:
     best = relatives[0]
     found = [Reason("weights", _weights(best.evidence, best.p_adjusted, best.log10_p, clean(best.repo_id)))]
     if best.decided_by is not None:
-        dates = (answer.model.created_at, best.created_at)
-        found.append(Reason("order", _order(best.decided_by, best.direction, dates)))
+        model, other = (_Dated(one.repo_id, one.created_at) for one in (answer.model, best))
+        found.append(Reason("order", _order(best.decided_by, best.direction, model, other)))
     if best.verdict is Verdict.DERIVED:
         found.append(Reason("card", _card(answer, best)))
         found += _licenses(answer.model.license, best.license)
@@ -107,9 +107,8 @@ def comparison_reasons(found: Comparison) -> list[Reason]:
     """Why the verdict on a pair is what it is."""
     lines = [Reason("weights", _weights(found.evidence, found.p_adjusted, found.log10_p, clean(found.b.repo_id)))]
     if found.decided_by is not None:
-        lines.append(
-            Reason("order", _order(found.decided_by, found.direction, (found.a.created_at, found.b.created_at)))
-        )
+        a, b = (_Dated(one.repo_id, one.created_at) for one in (found.a, found.b))
+        lines.append(Reason("order", _order(found.decided_by, found.direction, a, b)))
     doubts = [*(clean(line.note) for line in _conflicts(found.evidence)), *_weak_witness(found.decided_by)]
     return lines + [Reason("doubt", text) for text in doubts]
 
@@ -193,19 +192,31 @@ def _weights(evidence: Sequence[Evidence], p_adjusted: float, log10_p: float, na
     what = f"correlation {line.value:.3f} with {name}, over {line.n:,} sampled weights"
     if line.kind == "tensor_digest":
         what = f"{clean(line.note)} in {name}"
-    return f"{what}; by chance {chance(rarity)} (p = {p_adjusted:.1e} over the whole store)"
+    p = f"p = {p_adjusted:.1e}" if p_adjusted > 0 else "p too small for a float"
+    return f"{what}; by chance {chance(rarity)} ({p}, over the whole store)"
 
 
-def _order(witness: Witness, direction: Direction, dates: tuple[str | None, str | None]) -> str:
-    model, candidate = (clean(date)[:10] if date else "an unknown date" for date in dates)
-    older = "the candidate" if direction is Direction.PARENT else "the model"
+class _Dated(NamedTuple):
+    """A model, and when it was created."""
+
+    repo_id: str
+    created_at: str | None
+
+    @property
+    def day(self) -> str:
+        return clean(self.created_at)[:10] if self.created_at else "at an unknown date"
+
+
+def _order(witness: Witness, direction: Direction, model: _Dated, candidate: _Dated) -> str:
+    first, second = (candidate, model) if direction is Direction.PARENT else (model, candidate)
+    older, younger = clean(first.repo_id), clean(second.repo_id)
     return {
-        Witness.STRUCTURE: f"the structure shows it: what was made from {older} was cut, extended or rounded",
-        Witness.ASYMMETRY: f"the change is one-sided: the younger carries all of {older}, and not the reverse",
-        Witness.DATES: f"the dates of creation: the model {model}, the candidate {candidate}",
-        Witness.DECLARED: "a card names the other as its base",
-        Witness.FAMILY: f"the other relatives: seen from them, {older} stands nearer to the origin",
-        Witness.MERGE: "the model's weights are a weighted sum of those of its parents",
+        Witness.STRUCTURE: f"the structure shows it: {younger} was cut, extended or rounded from {older}",
+        Witness.ASYMMETRY: f"the change is one-sided: {younger} carries all of {older}, and not the reverse",
+        Witness.DATES: f"the dates of creation: {older} {first.day}, {younger} {second.day}",
+        Witness.DECLARED: f"the card of {younger} names {older}",
+        Witness.FAMILY: f"the other relatives: seen from them, {older} stands nearer to the origin than {younger}",
+        Witness.MERGE: f"the weights of {younger} are a weighted sum of those of its parents",
     }[witness]
 
 

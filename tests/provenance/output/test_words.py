@@ -124,8 +124,8 @@ def test_reasons_name_weights_order_card_license_and_doubt() -> None:
     told = dict(reasons(found))
     assert told == {
         "weights": "correlation 0.979 with b/base, over 3,744 sampled weights; "
-        "by chance under 1 in 10^27 (p = 7.0e-28 over the whole store)",
-        "order": "the dates of creation: the model 2025-03-18, the candidate 2025-02-03",
+        "by chance under 1 in 10^27 (p = 7.0e-28, over the whole store)",
+        "order": "the dates of creation: b/base 2025-02-03, a/model 2025-03-18",
         "card": "it names x/y instead",
         "license": "apache-2.0; the origin has mit",
         "doubt": "the order rests on the dates, which can be wrong; the weights do not settle it",
@@ -138,6 +138,11 @@ def test_a_conflict_of_dates_is_a_doubt_and_structure_needs_none() -> None:
     told = reasons(answer(ModelVerdict.DERIVED, one, license=None))
     assert [about for about, _ in told] == ["weights", "order", "card", "doubt"]
     assert told[-1].text == conflict.note
+
+
+def test_a_p_value_that_underflows_is_still_said() -> None:
+    told = dict(reasons(answer(ModelVerdict.DERIVED, candidate("b/base", p_adjusted=0.0, log10_p=-812.4))))
+    assert told["weights"].endswith("by chance under 1 in 10^812 (p too small for a float, over the whole store)")
 
 
 def test_nothing_related_needs_no_reasons() -> None:
