@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provenance.schemas.enums import Reason, Status
 from provenance.schemas.errors import CheckpointError, SourceError, UnknownModelError
+from provenance.schemas.identity import is_repo_id
 
 if TYPE_CHECKING:
     from provenance.crawler.engine.options import CrawlOptions
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from provenance.indexer.dossier import Dossier
     from provenance.query.catalogue import Catalogue
     from provenance.schemas.records import Fingerprint, Outcome
-
-_REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
-
 
 def is_path(model: str) -> bool:
     """Whether a model is named by its folder, and not by an id of the store."""
@@ -39,7 +36,7 @@ def fingerprinted(model: str, options: CrawlOptions | None, store: Path) -> Doss
     """
     if is_path(model) or Path(model).is_dir():
         return _from_folder(model, options)
-    if _REPO.fullmatch(model):
+    if is_repo_id(model):
         return _from_hub(model, options, store)
     raise UnknownModelError(f"{model}: not in the store ({store}), no local folder, and no repo id (owner/name)")
 

@@ -176,7 +176,10 @@ class Comparison(Versioned):
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata(Record):
-    """What was listed, declared and found about a checkpoint, as in the columns of the table `checkpoints`."""
+    """What was listed, declared and found about a checkpoint, as in the columns of the table `checkpoints`.
+
+    `notes` say what was left out or looks wrong.
+    """
 
     checkpoint_id: str
     repo_id: str
@@ -201,6 +204,7 @@ class ModelMetadata(Record):
     content_digest: str | None
     resolved: int | None
     adapter: bool | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("private", BOOL, "whether the repo is private"),
         ("pipeline_tag", STRING, "task as listed"),
         ("tags", STRINGS, "all tags as listed"),
-        ("declared_parents", STRINGS, "repo ids that the card names as base models"),
+        ("declared_parents", STRINGS, "repo ids that the card, the tags or the files name as base models, null where a card could not be read"),
         ("declared_relation", STRING, "how the card says it was made from them (finetune, quantized, …)"),
         ("architecture", STRING, "first of config.json's architectures"),
         ("model_type", STRING, "config.json's model_type"),
@@ -78,7 +78,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("resolved", INT, "tensors with a role"),
         ("unresolved", INT, "tensors without one"),
         ("adapter", BOOL, "an adapter (LoRA) without the weights it applies to"),
-        ("notes", STRINGS, "why tensors that look like projections have no role"),
+        ("notes", STRINGS, "what was left out or looks wrong: of the card, the files, the values, and tensors that look like projections"),
     ],
     "files": [
         _FINGERPRINT,

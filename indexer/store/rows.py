@@ -103,7 +103,8 @@ def stored_fingerprint(store: Store, fingerprint_id: str) -> Fingerprint:
 
 
 def _checkpoint(row: Row) -> CheckpointRow:
-    lists = {name: tuple(row[name] or ()) for name in ("tags", "declared_parents", "notes")}
+    lists = {name: tuple(row[name] or ()) for name in ("tags", "notes")}
+    lists["declared_parents"] = None if row["declared_parents"] is None else tuple(row["declared_parents"])
     return CheckpointRow(**{**row, **lists, "source": Source(row["source"]), "mode": Mode(row["mode"])})
 
 
