@@ -40,7 +40,6 @@ _PIECE = 256
 """Bytes read at the start, in the middle and at the end of every tensor, for the revision of a folder without one."""
 
 
-
 def fingerprint(
     listed: ListedCheckpoint,
     reader: TensorReader,

@@ -123,8 +123,7 @@ def with_declared(metadata: RepoMetadata, repo_id: str, names: Iterable[str]) ->
         names: ids or addresses of repos, as written.
     """
     parents, notes = _parents(repo_id, [*(metadata.declared_parents or ()), *names])
-    known = metadata.declared_parents if not parents else parents
-    return replace(metadata, declared_parents=known, notes=(*metadata.notes, *notes))
+    return replace(metadata, declared_parents=parents or metadata.declared_parents, notes=(*metadata.notes, *notes))
 
 
 def base_of_adapter(config: object) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,11 +157,19 @@ class Database:
     def find(self, model: str, options: CrawlOptions | None = None) -> Dossier:
         """The dossier of a model: stored (checkpoint id or repo id), or fingerprinted now from a folder or the hub.
 
+        A folder with the weights of a stored checkpoint is that checkpoint, unless its own card says otherwise. Date
+        and license of `options` count where they are given.
+
         Raises:
             UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
         """
+        from provenance.query.identity import identified
+
         stored = None if is_path(model) else self.catalogue.find(model)
-        return stored or fingerprinted(model, options, self.store.path)
+        if stored is None:
+            found = fingerprinted(model, options, self.store.path)
+            stored = identified(_stated(found, options), self.catalogue.same_weights(found))
+        return _stated(stored, options)
 
     def _save(self, model: str, options: CrawlOptions | None) -> Dossier:
         """Crawl a model and return what was stored, which may have another id than `model`."""
@@ -180,6 +189,7 @@ class Database:
         plot: str | None = None,
         deep: bool = False,
         options: CrawlOptions | None = None,
+        options_b: CrawlOptions | None = None,
         before_reading: Callable[[int], object] | None = None,
     ) -> Comparison:
         """Every line of evidence for `b` as a parent of `a`.
@@ -189,7 +199,8 @@ class Database:
             b: as in `find`.
             plot: a `.png` or `.svg` file for curves and cells.
             deep: read the weights of both again, and compare what no inner disguise changes.
-            options: how a model that is not stored is read.
+            options: how a model that is not stored is read, and what is said of `a`.
+            options_b: the same of `b`; by default as for `a`, without a date or license.
             before_reading: called with the number of bytes of weights that `deep` will read.
 
         Raises:
@@ -201,7 +212,9 @@ class Database:
         from provenance.query.compare import compare
         from provenance.query.evidence.pair import Pair, Subject
 
-        pair = Pair(Subject(self.find(a, options)), Subject(self.find(b, options)), self.catalogue.background)
+        if options is not None and options_b is None:
+            options_b = replace(options, created_at=None, license=None)
+        pair = Pair(Subject(self.find(a, options)), Subject(self.find(b, options_b)), self.catalogue.background)
         reading = None
         if deep:
             from provenance.deep import Weigher
@@ -296,15 +309,19 @@ class Database:
 
         return [*self.store.verify(), *index_problems(self.store.index_path)]
 
-    def show(self, model: str) -> ModelDescription:
+    def show(self, model: str, options: CrawlOptions | None = None) -> ModelDescription:
         """What is known about a model: metadata, roles, curves.
+
+        Args:
+            model: as in `find`.
+            options: how a model that is not stored is read, and what is said of it.
 
         Raises:
             UnknownModelError: the model is neither stored nor a folder with a checkpoint.
         """
         from provenance.query.description import describe
 
-        dossier = self.find(model)
+        dossier = self.find(model, options)
         with self.sql() as connection:
             return describe(dossier, connection)
 
@@ -342,3 +359,10 @@ class Database:
         from provenance.query.evaluation.truth import read_truth
 
         return evaluate(read_truth(Path(truth)), self.catalogue)
+
+
+def _stated(model: Dossier, options: CrawlOptions | None) -> Dossier:
+    from provenance.query.identity import stated
+
+    created = options.created_at if options else None
+    return stated(model, created.isoformat() if created else None, options.license if options else None)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from provenance.query.catalogue import Catalogue
     from provenance.schemas.records import Fingerprint, Outcome
 
+
 def is_path(model: str) -> bool:
     """Whether a model is named by its folder, and not by an id of the store."""
     return model.startswith(("./", "../", "/", "~")) or model in (".", "..")

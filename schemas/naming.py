@@ -42,6 +42,17 @@ def short_key(repo_id: str) -> str:
     return repo_key(repo_id).rpartition("/")[2]
 
 
+def renaming(old: str, new: str) -> str:
+    """The message of an outcome that says that a repo has another id now."""
+    return f"{old}: is called {new} now"
+
+
+def renamed_to(message: str) -> str | None:
+    """The new id in such a message; null where it is another one."""
+    match = re.fullmatch(r".+: is called (\S+) now", message)
+    return match[1] if match else None
+
+
 def license_key(text: str | None) -> str | None:
     """What two spellings of one license have in common; null where none is known, as for `other`."""
     if text is None:

@@ -58,8 +58,8 @@ class ListedCheckpoint:
     `revision` inside `identity` is null-like (`"0"`) for a local folder without a listed sha until its
     content digest is known. `weight_files` are in shard order. `config_file` is `config.json`, or
     Meta's `params.json`, or null. `config` is the part of it in a hub's listing (model type, architectures): the file
-    is not read if names and shapes determine the roles. `index_file` is the index of several shards. `commit` is the full hash of the revision, null if no commit is
-    known.
+    is not read if names and shapes determine the roles. `index_file` is the index of
+    several shards. `commit` is the full hash of the revision, null if no commit is known.
     """
 
     identity: CheckpointId

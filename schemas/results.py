@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from provenance.schemas.enums import Direction, Mode, ModelVerdict, Relation, Verdict
+from provenance.schemas.enums import ClaimStatus, Direction, Mode, ModelVerdict, Relation, Verdict
 from provenance.schemas.tabular import Record, Rows, Versioned
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Candidate(Record):
         relation: how the child was made from the parent.
         direction: the role of the candidate relative to the model.
         declared: whether the model's card names it.
+        undeclared: it is an ancestor, and the card names no ancestor; null where the card could not be read.
+        license_differs: from the model's; null where one of the two is not known.
         probability: 1 - local false discovery rate.
         p_value: of all weight evidence combined; 0 where a float underflows.
         p_adjusted: corrected over all checkpoints of the store.
@@ -64,7 +66,37 @@ class Candidate(Record):
     merge_weight: float | None
     license: str | None
     created_at: str | None
+    undeclared: bool | None
+    license_differs: bool | None
     evidence: Rows[Evidence]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Record):
+    """A parent that the model's card declares, judged by the weights.
+
+    Attributes:
+        parent: the declared repo, by its stored id where it is stored.
+        status: what the weights say of it.
+        checkpoint_id: the stored checkpoint it was compared with; null, as the next four, if it is not stored.
+        verdict, direction, relation, log10_p: as of a `Candidate`.
+        found_instead: the best ancestor, if the claim is contradicted and there is one.
+        license: of the model.
+        parent_license: of the declared parent, null where not known.
+        license_differs: null where one of the two is not known.
+    """
+
+    parent: str
+    status: ClaimStatus
+    checkpoint_id: str | None
+    verdict: Verdict | None
+    direction: Direction | None
+    relation: Relation | None
+    log10_p: float | None
+    found_instead: str | None
+    license: str | None
+    parent_license: str | None
+    license_differs: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +123,16 @@ class SearchedStore(Record):
 
 @dataclass(frozen=True, slots=True)
 class Answer(Record):
-    """The suspected parents of a model, best first. As a table: its candidates, without their evidence."""
+    """The suspected parents of a model, best first. As a table: its candidates, without their evidence.
+
+    `claims` judge what its card declares; `notes` are sentences about copies and about the model itself.
+    """
 
     model: ModelSummary
     store: SearchedStore
     verdict: ModelVerdict
+    claims: Rows[Claim]
+    notes: tuple[str, ...]
     candidates: Rows[Candidate]
 
     def to_arrow(self) -> pa.Table:

@@ -286,7 +286,11 @@ def _placed(entries: list[TensorEntry], data_start: int, file_size: int) -> Iter
             entry.name, entry.dtype, entry.shape, entry.file, data_start + entry.start, data_start + entry.stop
         )
     if data_start + position != file_size:
-        what = "cut short; fetch it again" if data_start + position > file_size else "followed by other bytes; save it again"
+        what = (
+            "cut short; fetch it again"
+            if data_start + position > file_size
+            else "followed by other bytes; save it again"
+        )
         raise ValueError(
             f"its tensors stop at byte {data_start + position:,} but the file has {file_size:,} bytes: it is {what}"
         )

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from provenance.crawler.card import FRONT_MATTER_LIMIT
 from provenance.crawler.local.confinement import Contents, confined, contents_of, is_snapshot
 from provenance.crawler.local.reader import LocalReader
-from provenance.crawler.card import FRONT_MATTER_LIMIT
 from provenance.crawler.metadata import (
     base_of_adapter,
     commit_from_listing,

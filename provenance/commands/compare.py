@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +11,7 @@ import click
 from provenance.commands.options import deep_option, json_option, store_option
 
 if TYPE_CHECKING:
+    from provenance.crawler.engine.options import CrawlOptions
     from provenance.schemas.results import Comparison
 
 
@@ -19,7 +22,23 @@ if TYPE_CHECKING:
 @json_option
 @click.option("--plot", type=click.Path(dir_okay=False), metavar="FILE", help="Draw curves and cells (.png or .svg).")
 @deep_option
-def compare(a: str, b: str, store: str | None, output: str | None, plot: str | None, deep: bool) -> None:
+@click.option(
+    "--created",
+    multiple=True,
+    type=click.DateTime(),
+    help="When A was created (UTC), where no listing says it; given twice, A and B.",
+)
+@click.option("--license", "licenses", multiple=True, metavar="ID", help="License of A; given twice, of A and B.")
+def compare(
+    a: str,
+    b: str,
+    store: str | None,
+    output: str | None,
+    plot: str | None,
+    deep: bool,
+    created: tuple[datetime, ...],
+    licenses: tuple[str, ...],
+) -> None:
     """Show every line of evidence for B as a parent of A.
 
     A and B are checkpoint ids or repo ids in the store, or local folders (./…). The scores of the curves are shown with
@@ -38,11 +57,33 @@ def compare(a: str, b: str, store: str | None, output: str | None, plot: str | N
     from provenance.output import choose_format, print_json, say_reading
 
     with open_database(store) as database:
-        found = database.compare(a, b, plot=plot, deep=deep, before_reading=say_reading)
+        found = database.compare(
+            a,
+            b,
+            plot=plot,
+            deep=deep,
+            options=_stated(created, licenses, 0),
+            options_b=_stated(created, licenses, 1),
+            before_reading=say_reading,
+        )
     if choose_format(output) == "json":
         print_json(found.to_dict())
     else:
         _print(found)
+
+
+def _stated(created: Sequence[datetime], licenses: Sequence[str], place: int) -> CrawlOptions | None:
+    """What is said of the model at a place; null where nothing is."""
+    if max(len(created), len(licenses)) > 2:
+        raise click.UsageError("--created and --license are given at most twice, for A and for B")
+    if max(len(created), len(licenses)) <= place:
+        return None
+    from provenance.crawler.engine.options import CrawlOptions
+
+    return CrawlOptions(
+        created_at=created[place].replace(tzinfo=UTC) if len(created) > place else None,
+        license=licenses[place] if len(licenses) > place else None,
+    )
 
 
 def _print(found: Comparison) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import click
 
-from provenance.commands.options import json_option, store_option
+from provenance.commands.options import created_option, json_option, license_option, store_option
 
 
 @click.command()
 @click.argument("model")
 @store_option
 @json_option
-def show(model: str, store: str | None, output: str | None) -> None:
+@created_option
+@license_option
+def show(model: str, store: str | None, output: str | None, created: datetime | None, license_: str | None) -> None:
     """Show what is known about MODEL: metadata, roles found and unknown, and curves.
 
     MODEL is a checkpoint id or repo id in the store, or a local folder (./…).
@@ -27,8 +30,13 @@ def show(model: str, store: str | None, output: str | None) -> None:
     from provenance.output import choose_format, print_json, print_table
     from provenance.output import show as shown
 
+    options = None
+    if created or license_:
+        from provenance.crawler.engine.options import CrawlOptions
+
+        options = CrawlOptions(created_at=created and created.replace(tzinfo=UTC), license=license_)
     with open_database(store) as database:
-        found = database.show(model)
+        found = database.show(model, options)
     if choose_format(output) == "json":
         print_json(found.to_dict())
         return

@@ -131,7 +131,9 @@ json_values = st.recursive(
 def test_no_listing_breaks_and_all_text_can_be_stored(listed: dict[str, Any]) -> None:
     found = metadata_from_listing(json.loads(json.dumps(listed)))
     files_from_listing(listed)
-    pa.array([found.author, found.license, found.pipeline_tag, *found.tags, *(found.declared_parents or ())], pa.string())
+    pa.array(
+        [found.author, found.license, found.pipeline_tag, *found.tags, *(found.declared_parents or ())], pa.string()
+    )
     pa.array([found.downloads, found.likes], pa.int64())
     pa.array([found.created_at, found.last_modified], pa.timestamp("us", tz="UTC"))
 
@@ -151,7 +153,9 @@ def test_front_matter_of_a_card() -> None:
     assert card("license:\nbase_model: null") == RepoMetadata()
 
 
-@pytest.mark.parametrize("front", ["- just\n- a list", "text", "[" * 5000, "%YAML 1." + "1" * 5000 + "\n", "? [a]\n: b"])
+@pytest.mark.parametrize(
+    "front", ["- just\n- a list", "text", "[" * 5000, "%YAML 1." + "1" * 5000 + "\n", "? [a]\n: b"]
+)
 def test_front_matter_without_keys_says_nothing(front: str) -> None:
     assert card(front) == RepoMetadata(
         declared_parents=None, notes=("card: its front matter is no YAML of keys and values",)
@@ -223,7 +227,9 @@ def test_front_matter_may_be_long_begin_late_and_end_otherwise() -> None:
 
 
 def test_a_card_that_links_to_repos_only_in_its_text_leaves_open_what_it_declares() -> None:
-    found = card("license: mit", rest="Tuned from [x](https://huggingface.co/a/b), see https://huggingface.co/datasets/d/e")
+    found = card(
+        "license: mit", rest="Tuned from [x](https://huggingface.co/a/b), see https://huggingface.co/datasets/d/e"
+    )
     assert found.declared_parents is None
     assert found.notes == ("card: it declares no base model, but its text links to a/b",)
     assert card("license: mit", rest="https://huggingface.co/me/child") == RepoMetadata(license="mit")
@@ -233,7 +239,9 @@ def test_a_card_that_links_to_repos_only_in_its_text_leaves_open_what_it_declare
 def test_the_files_of_a_repo_declare_too() -> None:
     said = with_declared(RepoMetadata(declared_parents=("a/b",)), "me/child", ["https://hf.co/A/B", "c/d", "me/child"])
     assert said == RepoMetadata(declared_parents=("a/b", "c/d"))
-    assert with_declared(RepoMetadata(), "m", ["/tmp/base"]).notes == ("card: the base model '/tmp/base' is no repo id",)
+    assert with_declared(RepoMetadata(), "m", ["/tmp/base"]).notes == (
+        "card: the base model '/tmp/base' is no repo id",
+    )
     assert with_declared(RepoMetadata(declared_parents=None), "m", ["a/b"]).declared_parents == ("a/b",)
     assert base_of_adapter({"base_model_name_or_path": "a/b"}) == ["a/b"]
     assert base_of_adapter([]) == base_of_adapter({"base_model_name_or_path": 3}) == []
