@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from provenance.indexer.dossier import Dossier
     from provenance.indexer.store.transfer import Taken
     from provenance.query.catalogue import Catalogue
-    from provenance.schemas.evaluation import Evaluation
+    from provenance.schemas.evaluation import DeclaredEvaluation, Evaluation
     from provenance.schemas.figures import Arrival, CompactionFigures, IndexFigures, RepoFigures, StoreStatus
     from provenance.schemas.results import Answer, Comparison, LineageRow, ModelDescription
     from provenance.schemas.tabular import Rows
@@ -359,6 +359,16 @@ class Database:
         from provenance.query.evaluation.truth import read_truth
 
         return evaluate(read_truth(Path(truth)), self.catalogue)
+
+    def evaluate_declared(self) -> DeclaredEvaluation:
+        """Measure how often the answers find what the cards declare, where there is no table of truth.
+
+        Raises:
+            TruthError: no stored card declares a base model.
+        """
+        from provenance.query.evaluation.declared import evaluate_declared
+
+        return evaluate_declared(self.catalogue)
 
 
 def _stated(model: Dossier, options: CrawlOptions | None) -> Dossier:

@@ -53,16 +53,18 @@ def lineage(model: str | None, store: str | None, output: str | None, descendant
         rows = database.lineage()
         repo = database.find(model).repo_id if model else None
     forest = Forest(rows)
-    tops, keep = ([repo], None) if repo and descendants else forest.around(repo) if repo else (forest.roots(), None)
+    node = forest.node(repo) if repo else None
+    tops, keep = ([node], None) if node and descendants else forest.around(node) if node else (forest.roots(), None)
     chosen = output or ("tree" if sys.stdout.isatty() else "json")
     if chosen == "tree":
-        _print_tree(forest, tops, keep, repo)
+        _print_tree(forest, tops, keep, node)
     elif chosen == "dot":
         click.echo(to_dot(forest, tops, keep))
     else:
         printed = rows.to_arrow().to_pylist()
-        if repo:
-            names = keep if keep is not None else {repo, *(edge.child for _, edge in forest.walk(repo))}
+        if node:
+            nodes = keep if keep is not None else {node, *(edge.child for _, edge in forest.walk(node))}
+            names = {repo for one in nodes for repo in forest.repos(one)}
             printed = [row for row in printed if row["child"] in names]
         print_rows(printed, chosen)
 
@@ -77,19 +79,19 @@ def _print_tree(forest: Forest, tops: list[str], keep: frozenset[str] | None, mo
 
     console = Console()
     for top in tops:
-        branches = [Tree(_name(top, model))]
+        branches = [Tree(_name(forest, top, model))]
         for depth, edge in forest.walk(top, keep):
             del branches[depth:]
-            text = _name(edge.child, model) + Text(f"  {clean(label(edge))}", style="dim")
+            text = _name(forest, edge.child, model) + Text(f"  {clean(label(edge))}", style="dim")
             branches.append(branches[-1].add(text))
         console.print(branches[0])
     if not tops:
         console.print("no derivations found")
 
 
-def _name(repo: str, model: str | None) -> Text:
+def _name(forest: Forest, node: str, model: str | None) -> Text:
     from rich.text import Text
 
     from provenance.output import clean
 
-    return Text(clean(repo), style="bold" if repo == model else "")
+    return Text(clean(forest.title(node)), style="bold" if node == model else "")

@@ -156,6 +156,8 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
         direction = Direction.CHILD
     else:
         direction = Direction.SIBLING if up + down <= NEITHER else Direction.UNKNOWN
+    if family.in_dispute(i, 0):
+        direction = Direction.UNKNOWN
     verdict = Verdict.DERIVED if direction is Direction.PARENT else Verdict.RELATED
     if family.copies[i] == family.copies[0]:
         return replace(me, verdict=verdict, direction=direction, relation=Relation.IDENTICAL)
