@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
 from keyword import iskeyword
 
@@ -68,6 +69,8 @@ def provenance() -> None:
 
 def main() -> None:
     """Entry point: errors raised on purpose become one line and exit status 1."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of libraries are for their developers; `python -W` shows them
     try:
         provenance()
     except (ProvenanceError, OSError) as error:

@@ -101,7 +101,7 @@ class Claim(Record):
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary(Record):
-    """A summary of the queried model. `declared_parents` are repo ids, null if the card could not be read."""
+    """A summary of the queried model. `declared_parents` are repo ids, null if the card could not be read; `notes` as in `show`."""
 
     checkpoint_id: str
     repo_id: str
@@ -110,6 +110,7 @@ class ModelSummary(Record):
     license: str | None
     created_at: str | None
     mode: Mode | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
