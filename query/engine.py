@@ -124,12 +124,12 @@ def assessments(
         model: the queried model.
         catalogue: the checkpoints to search.
         spec: signature to search with; the index's own by default.
-        also: checkpoints to judge with them, found by the search or not.
+        also: checkpoints to judge with them, found by the search or not; what is said of them here counts.
     """
     subject = catalogue.subject(model)
     recalled = candidates(subject.dossier, catalogue.generation, catalogue.unindexed, spec=spec)
-    known = {dossier.checkpoint_id for dossier in recalled}
-    recalled += [dossier for dossier in also if dossier.checkpoint_id not in known]
+    given = {dossier.checkpoint_id: dossier for dossier in also}
+    recalled = [given.pop(dossier.checkpoint_id, dossier) for dossier in recalled] + list(given.values())
     pairs = [Pair(subject, catalogue.subject(other), catalogue.background) for other in recalled]
     return settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
 

@@ -101,7 +101,10 @@ class Claim(Record):
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary(Record):
-    """A summary of the queried model. `declared_parents` are repo ids, null if the card could not be read; `notes` as in `show`."""
+    """A summary of the queried model.
+
+    `declared_parents` are repo ids, null if the card could not be read; `notes` as in `show`.
+    """
 
     checkpoint_id: str
     repo_id: str

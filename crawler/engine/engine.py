@@ -249,7 +249,7 @@ class Engine:
             started_at=self._started,
             finished_at=finished,
             source=storable(self._described),
-            arguments=json.dumps(asdict(self._options)),
+            arguments=json.dumps(asdict(self._options), default=str),
             listed=tally.listed,
             fingerprinted=tally.fingerprinted,
             skipped=tally.skipped,

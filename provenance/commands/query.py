@@ -117,14 +117,15 @@ def _meets(condition: str, answer: Answer) -> bool:
     from provenance.schemas.enums import ClaimStatus, Verdict
 
     ancestors = [candidate for candidate in answer.candidates if candidate.verdict is Verdict.DERIVED]
+    differ = [one.license_differs for one in ancestors] + [claim.license_differs for claim in _credible(answer)]
     if condition == "undeclared":
         return any(ancestor.undeclared for ancestor in ancestors)
     if condition == "contradicted":
         return any(claim.status is ClaimStatus.CONTRADICTED for claim in answer.claims)
     if condition == "license":
-        return any(one.license_differs for one in (*ancestors, *_credible(answer)))
+        return True in differ
     if condition == "license-unknown":
-        return any(one.license_differs is None for one in (*ancestors, *_credible(answer)))
+        return None in differ
     return bool(ancestors)
 
 
