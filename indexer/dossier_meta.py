@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from provenance.schemas.naming import repo_key
 from provenance.schemas.results import ModelMetadata
 
 
@@ -21,6 +22,10 @@ class DossierMeta(ModelMetadata):
 
     fingerprint_id: str | None
     sha256: tuple[str, ...]
+
+    def declares(self, repo_id: str) -> bool:
+        """Whether its card names a repo as its base."""
+        return repo_key(repo_id) in map(repo_key, self.declared_parents or ())
 
     def to_line(self) -> str:
         """The metadata as one line of JSON."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from provenance.indexer.dossier_meta import DossierMeta
 from provenance.query.verdict.rule import Assessment, judged
 from provenance.schemas.enums import ClaimStatus, Direction, Relation, Verdict
-from provenance.schemas.naming import licenses_differ
+from provenance.schemas.naming import licenses_differ, repo_key
 from provenance.schemas.results import Claim
 
 
@@ -21,7 +21,7 @@ def claims_of(model: DossierMeta, candidates: Sequence[Assessment]) -> list[Clai
     ancestors = [one for one in candidates if one.verdict is Verdict.DERIVED]
     found = []
     for parent in model.declared_parents or ():
-        judged_as = next((one for one in candidates if one.repo_id == parent), None)
+        judged_as = next((one for one in candidates if repo_key(one.repo_id) == repo_key(parent)), None)
         status = claim_status(judged_as)
         contradicted = status is ClaimStatus.CONTRADICTED
         license_ = judged_as.meta.license if judged_as else None

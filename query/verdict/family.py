@@ -63,9 +63,9 @@ class Family:
     def in_dispute(self, i: int, j: int) -> bool:
         """Whether the cards of two members name each other, and neither their weights nor dates say who was first."""
         one, other = (self.members[place].dossier for place in (i, j))
-        names = (one.repo_id in (other.meta.declared_parents or ()), other.repo_id in (one.meta.declared_parents or ()))
         said = precedence(self.members[i], self.members[j], self.frame, i, j)
-        return all(names) and not (said.structure or said.dates or abs(said.asymmetry) >= CLEAR)
+        mutual = one.meta.declares(other.repo_id) and other.meta.declares(one.repo_id)
+        return mutual and not (said.structure or said.dates or abs(said.asymmetry) >= CLEAR)
 
     def merge_weight(self, parent: int, child: int) -> float | None:
         """The weight of a parent in a merge; null where the child is none, or not of this parent or a copy of it."""

@@ -107,7 +107,7 @@ def assess(pair: Pair, n_store: int) -> Assessment:
         adjusted,
         probability(log10_p, n_store) if comparable else 0.0,
         _score(pair) if comparable else 0.0,
-        pair.b.dossier.repo_id in (pair.a.dossier.meta.declared_parents or ()),
+        pair.a.dossier.meta.declares(pair.b.dossier.repo_id),
     )
 
 
