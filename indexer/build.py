@@ -32,7 +32,9 @@ from provenance.indexer.signature import DIMENSION, SPEC, signature, sketch
 from provenance.indexer.store.files import replace_text, sync
 from provenance.indexer.vectors import ExactIndex, FlatIndex
 from provenance.schemas import tables
+from provenance.schemas.enums import Reason
 from provenance.schemas.errors import ProvenanceError
+from provenance.schemas.naming import renamed_to, repo_key
 from provenance.schemas.protocols import Advance
 from provenance.schemas.sampling import SAMPLED_EXPERTS
 
@@ -57,6 +59,8 @@ where t.stack = 'main' and t.role <> 'other' and coalesce(t.expert, 0) < {SAMPLE
 order by t.fingerprint_id
 """
 
+
+_RENAMED = f"select repo_id, message from outcomes where reason = '{Reason.RENAMED}' order by \"at\""
 
 _WEIGHT_FILES = f"select * from files where path like '%{WEIGHTS_SUFFIX}'"
 
@@ -99,6 +103,13 @@ def unindexed_fingerprints(store: Store, manifest: Manifest, generation: Generat
     with store.connect(manifest) as connection:
         rows = connection.execute("select fingerprint_id from latest_checkpoints").fetchall()
     return sorted(row[0] for row in rows if not (generation and generation.find("fingerprint", row[0])))
+
+
+def renamed_repos(store: Store, manifest: Manifest) -> dict[str, str]:
+    """The new ids of repos that a hub redirected, by the key of the old one (`schemas.naming`)."""
+    with store.connect(manifest) as connection:
+        rows = connection.execute(_RENAMED).fetchall()
+    return {repo_key(old): new for old, message in rows if (new := renamed_to(message))}
 
 
 def build_index(
@@ -149,6 +160,7 @@ def build_index(
             "checkpoints": len(dossiers),
             "parts": [part.path for part in manifest.parts["checkpoints"]],
             "forgotten": {repo: at.isoformat() for repo, at in forgotten.items()},
+            "renamed": renamed_repos(store, manifest),
             "spec": spec,
             "kind": kind,
             "vectors": files,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from provenance.schemas.naming import repo_key
 from provenance.schemas.results import ModelMetadata
 
 
@@ -22,6 +23,10 @@ class DossierMeta(ModelMetadata):
     fingerprint_id: str | None
     sha256: tuple[str, ...]
 
+    def declares(self, repo_id: str) -> bool:
+        """Whether its card names a repo as its base."""
+        return repo_key(repo_id) in map(repo_key, self.declared_parents or ())
+
     def to_line(self) -> str:
         """The metadata as one line of JSON."""
         return json.dumps({name: getattr(self, name) for name in (*META_COLUMNS, "sha256")})
@@ -34,10 +39,13 @@ class DossierMeta(ModelMetadata):
             ValueError: it is not a JSON object, or a value is missing or unknown.
         """
         try:
-            return cls.from_row(json.loads(line))
+            return cls.from_row(_ABSENT | json.loads(line))
         except (KeyError, TypeError) as error:
             raise ValueError(f"no metadata of a checkpoint ({error!r})") from error
 
+
+_ABSENT: Mapping[str, Any] = {"notes": ()}
+"""What an index of an earlier version does not hold."""
 
 META_COLUMNS = ("checkpoint_id", "fingerprint_id", *[field.name for field in fields(ModelMetadata)][1:])
 """Columns of `checkpoints` in the metadata, in the order of its JSON line."""
@@ -48,5 +56,6 @@ def meta_of(checkpoint: Mapping[str, Any], sha256: Sequence[str | None]) -> Doss
     created = checkpoint.get("created_at")
     return DossierMeta.from_row(
         {name: checkpoint.get(name) for name in META_COLUMNS}
+        | {"notes": checkpoint.get("notes") or ()}
         | {"created_at": created and created.isoformat(), "sha256": sorted(digest for digest in sha256 if digest)}
     )

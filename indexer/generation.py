@@ -23,6 +23,7 @@ from provenance.indexer.dossier_file import DossierFile, map_array
 from provenance.indexer.dossier_meta import DossierMeta
 from provenance.indexer.vectors import open_index
 from provenance.schemas.errors import IndexMissingError, StoreCorruptError
+from provenance.schemas.naming import repo_key, short_key
 
 if TYPE_CHECKING:
     from provenance.schemas.protocols import VectorIndex
@@ -46,7 +47,8 @@ class Generation:
     Attributes:
         name: folder name.
         info: its manifest: `checkpoints` (count), `parts` (parts of the table `checkpoints` it covers), `forgotten`
-            (repos forgotten before it was built, with the time), `spec`, `kind`.
+            (repos forgotten before it was built, with the time), `renamed` (new ids of repos by the key of the
+            old one), `spec`, `kind`.
         dossiers: one per checkpoint.
         hidden: rows of repos forgotten since; only `dossiers` and `vectors` still contain them.
     """
@@ -98,7 +100,8 @@ class Generation:
     def find(self, kind: str, text: str) -> list[int]:
         """Rows of the checkpoints with `text` as their `kind` of key.
 
-        The kinds are `id`, `repo`, `content`, `fingerprint`, `sha256` and `parent` (a declared one).
+        The kinds are `id`, `repo`, `content`, `fingerprint`, `sha256`; `alias` and `short`, the keys of a repo's id
+        (`schemas.naming`); and `parent`, the key of a declared one.
         """
         wanted = key_hash(kind, text)
         low = int(np.searchsorted(self.keys["hash"], wanted, side="left"))
@@ -141,7 +144,8 @@ def names_of(meta: DossierMeta) -> set[tuple[str, str]]:
     names = {("id", meta.checkpoint_id), ("repo", meta.repo_id), ("content", meta.content_digest)}
     names.add(("fingerprint", meta.fingerprint_id))
     names |= {("sha256", digest) for digest in meta.sha256}
-    names |= {("parent", parent) for parent in meta.declared_parents or ()}
+    names |= {("alias", repo_key(meta.repo_id)), ("short", short_key(meta.repo_id))}
+    names |= {("parent", repo_key(parent)) for parent in meta.declared_parents or ()}
     return {(kind, text) for kind, text in names if text}
 
 
@@ -181,7 +185,9 @@ def open_generation(index_path: Path) -> Generation:
     folder = index_path / name
     try:
         info = json.loads((folder / GENERATION_MANIFEST).read_text(encoding="utf-8"))
+        renamed = info.get("renamed", {})  # an earlier version did not keep them
         info = {field: info[field] for field in ("checkpoints", "parts", "forgotten", "spec", "kind", "vectors")}
+        info["renamed"] = renamed
         return Generation(name, folder, info, DossierFile(folder), map_array(folder / "keys.npy", KEY))
     except _UNREADABLE as error:
         raise _damaged(folder, error) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from importlib import import_module
 from keyword import iskeyword
 
@@ -107,6 +108,8 @@ def provenance(context: click.Context, quiet: bool, verbose: int) -> None:
 
 def main() -> None:
     """Entry point: errors raised on purpose become one line and an exit status."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of libraries are for their developers; `python -W` shows them
     sys.exit(_run())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from provenance.indexer.dossier import Dossier
     from provenance.query.analytics import SqlRows
     from provenance.query.catalogue import Catalogue
-    from provenance.schemas.evaluation import Evaluation
+    from provenance.schemas.evaluation import DeclaredEvaluation, Evaluation
     from provenance.schemas.figures import Arrival, IndexFigures, StoreStatus
     from provenance.schemas.protocols import Advance
     from provenance.schemas.results import Answer, Comparison, LineageRow, ModelDescription
@@ -162,6 +163,9 @@ class Database(Maintained):
     def find(self, model: str, options: CrawlOptions | None = None, *, fetch: bool = True) -> Dossier:
         """The dossier of a model: stored (checkpoint id or repo id), or fingerprinted now from a folder or the hub.
 
+        A folder with the weights of a stored checkpoint is that checkpoint, unless its own card says otherwise. Date
+        and license of `options` count where they are given.
+
         Args:
             model: an id, the address of a model's page on the hub, or a folder.
             options: how a model that is not stored is read.
@@ -171,9 +175,14 @@ class Database(Maintained):
             UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub. The
                 message has similar ids of the store.
         """
+        from provenance.query.identity import identified
+
         name = hub_name(model)
         stored = None if is_path(name) else self.catalogue.find(short_id(name))
-        return stored or fingerprinted(name, options, self.store, fetch=fetch)
+        if stored is None:
+            found = fingerprinted(name, options, self.store, fetch=fetch)
+            stored = identified(_stated(found, options), self.catalogue.same_weights(found))
+        return _stated(stored, options)
 
     def _save(self, model: str, options: CrawlOptions | None) -> Dossier:
         """Crawl a model and return what was stored, which may have another id than `model`."""
@@ -194,6 +203,7 @@ class Database(Maintained):
         deep: bool = False,
         fetch: bool = False,
         options: CrawlOptions | None = None,
+        options_b: CrawlOptions | None = None,
         before_reading: Callable[[int], object] | None = None,
     ) -> Comparison:
         """Every line of evidence for `b` as a parent of `a`.
@@ -204,7 +214,8 @@ class Database(Maintained):
             plot: a `.png` or `.svg` file for curves and cells.
             deep: read the weights of both again, and compare what no inner disguise changes.
             fetch: read a model that is not stored from the hub.
-            options: how a model that is not stored is read.
+            options: how a model that is not stored is read, and what is said of `a`.
+            options_b: the same of `b`; by default as for `a`, without a date or license.
             before_reading: called with the number of bytes of weights that `deep` will read.
 
         Raises:
@@ -217,7 +228,9 @@ class Database(Maintained):
         from provenance.query.evidence.pair import Pair, Subject
 
         a, b = hub_name(a), hub_name(b)
-        model, other = (Subject(self.find(name, options, fetch=fetch)) for name in (a, b))
+        if options is not None and options_b is None:
+            options_b = replace(options, created_at=None, license=None)
+        model, other = Subject(self.find(a, options, fetch=fetch)), Subject(self.find(b, options_b, fetch=fetch))
         pair = Pair(model, other, self.catalogue.background)
         reading = None
         if deep:
@@ -271,15 +284,20 @@ class Database(Maintained):
 
         return stream_view(self.store, view)
 
-    def show(self, model: str, *, fetch: bool = False) -> ModelDescription:
-        """What is known about a model: metadata, roles, curves; `fetch` as in `find`.
+    def show(self, model: str, options: CrawlOptions | None = None, *, fetch: bool = False) -> ModelDescription:
+        """What is known about a model: metadata, roles, curves.
+
+        Args:
+            model: as in `find`.
+            options: how a model that is not stored is read, and what is said of it.
+            fetch: as in `find`.
 
         Raises:
             UnknownModelError: the model is neither stored nor a folder with a checkpoint.
         """
         from provenance.query.description import describe
 
-        dossier = self.find(model, fetch=fetch)
+        dossier = self.find(model, options, fetch=fetch)
         with self.connect() as connection:
             return describe(dossier, connection)
 
@@ -317,3 +335,20 @@ class Database(Maintained):
         from provenance.query.evaluation.truth import read_truth
 
         return evaluate(read_truth(Path(truth)), self.catalogue, advance)
+
+    def evaluate_declared(self) -> DeclaredEvaluation:
+        """Measure how often the answers find what the cards declare, where there is no table of truth.
+
+        Raises:
+            TruthError: no stored card declares a base model.
+        """
+        from provenance.query.evaluation.declared import evaluate_declared
+
+        return evaluate_declared(self.catalogue)
+
+
+def _stated(model: Dossier, options: CrawlOptions | None) -> Dossier:
+    from provenance.query.identity import stated
+
+    created = options.created_at if options else None
+    return stated(model, created.isoformat() if created else None, options.license if options else None)

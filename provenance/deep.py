@@ -14,9 +14,9 @@ from provenance.crawler.anchors import common_anchors
 from provenance.crawler.architectures import resolve_roles
 from provenance.crawler.engine.tasks import CrawlTask, local_tasks, named_tasks
 from provenance.crawler.fingerprint import read_config
-from provenance.crawler.formats.header import read_header
 from provenance.crawler.product_plan import ProductPlan, plan_products
 from provenance.crawler.products import read_products
+from provenance.crawler.shards import read_entries
 from provenance.query.origin import origin
 from provenance.resolve import is_path
 from provenance.schemas.enums import Source
@@ -97,7 +97,7 @@ class Weigher:
                 if (listed.identity.subfolder, listed.identity.variant) != (meta.subfolder, meta.variant):
                     continue
                 complete, reader = self._open.enter_context(task.open(listed))
-                entries = [e for path in complete.weight_files for e in read_header(reader, path, meta.repo_id)]
+                entries, _ = read_entries(complete, reader)
                 config, _ = read_config(reader, complete.config_file)
                 beside = PurePosixPath(complete.config_file or complete.weight_files[0]).with_name("tokenizer.json")
                 remote = task.source is Source.HUB

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from provenance.names import similar_repos
 from provenance.schemas.enums import Reason, Status
 from provenance.schemas.errors import CheckpointError, SourceError, UnknownModelError
+from provenance.schemas.identity import is_repo_id
 
 if TYPE_CHECKING:
     from provenance.crawler.engine.options import CrawlOptions
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from provenance.indexer.store.store import Store
     from provenance.query.catalogue import Catalogue
     from provenance.schemas.records import Fingerprint, Outcome
-
-_REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 
 
 def is_path(model: str) -> bool:
@@ -43,7 +41,7 @@ def fingerprinted(model: str, options: CrawlOptions | None, store: Store, *, fet
     if is_path(model) or Path(model).is_dir():
         return _from_folder(model, options)
     missing = f"{model}: not in the store ({store.path})"
-    is_id = _REPO.fullmatch(model.partition("@")[0]) is not None
+    is_id = is_repo_id(model.partition("@")[0])
     if not fetch:
         hint = f"; `provenance crawl {model}` would put it there" if is_id else ", and no local folder"
         raise UnknownModelError(f"{missing}{similar_repos(store, model) or hint}")

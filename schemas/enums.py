@@ -29,6 +29,19 @@ class ModelVerdict(StrEnum):
     """Its weights do not suffice to decide."""
 
 
+class ClaimStatus(StrEnum):
+    """What the weights say of a parent that a card declares."""
+
+    CONFIRMED = "confirmed"
+    """It is an ancestor."""
+    CONTRADICTED = "contradicted"
+    """It is unrelated."""
+    NOT_STORED = "not-stored"
+    """The store does not hold it."""
+    CANNOT_TELL = "cannot-tell"
+    """It is a relative but not shown to be an ancestor, or its weights do not suffice."""
+
+
 class Direction(StrEnum):
     """The role of a candidate relative to the model."""
 

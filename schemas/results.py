@@ -8,7 +8,7 @@ from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from provenance.schemas.enums import Direction, Mode, ModelVerdict, Relation, Verdict, Witness
+from provenance.schemas.enums import ClaimStatus, Direction, Mode, ModelVerdict, Relation, Verdict, Witness
 from provenance.schemas.tabular import Record, Rows, Versioned, html_table
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Candidate(Record):
         relation: how the child was made from the parent.
         direction: the role of the candidate relative to the model.
         declared: whether the model's card names it.
+        undeclared: it is an ancestor, and the card names no ancestor; null where the card could not be read.
+        license_differs: from the model's; null where one of the two is not known.
         probability: 1 - local false discovery rate.
         p_value: of all weight evidence combined; 0 where a float underflows.
         p_adjusted: corrected over all checkpoints of the store.
@@ -67,14 +69,45 @@ class Candidate(Record):
     license: str | None
     created_at: str | None
     decided_by: Witness | None
+    undeclared: bool | None
+    license_differs: bool | None
     evidence: Rows[Evidence]
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSummary(Record):
-    """A summary of the queried model. `declared_parents` are repo ids, null if the card could not be read.
+class Claim(Record):
+    """A parent that the model's card declares, judged by the weights.
 
-    `adapter` is whether it is an adapter without its base, `resolved` the number of its tensors with a known role.
+    Attributes:
+        parent: the declared repo, by its stored id where it is stored.
+        status: what the weights say of it.
+        checkpoint_id: the stored checkpoint it was compared with; null, as the next four, if it is not stored.
+        verdict, direction, relation, log10_p: as of a `Candidate`.
+        found_instead: the best ancestor, if the claim is contradicted and there is one.
+        license: of the model.
+        parent_license: of the declared parent, null where not known.
+        license_differs: null where one of the two is not known.
+    """
+
+    parent: str
+    status: ClaimStatus
+    checkpoint_id: str | None
+    verdict: Verdict | None
+    direction: Direction | None
+    relation: Relation | None
+    log10_p: float | None
+    found_instead: str | None
+    license: str | None
+    parent_license: str | None
+    license_differs: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary(Record):
+    """A summary of the queried model.
+
+    `declared_parents` are repo ids, null if the card could not be read; `adapter` is whether it is an adapter without
+    its base, `resolved` the number of its tensors with a known role; `notes` as in `show`.
     """
 
     checkpoint_id: str
@@ -86,6 +119,7 @@ class ModelSummary(Record):
     mode: Mode | None
     adapter: bool | None
     resolved: int | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +133,16 @@ class SearchedStore(Record):
 
 @dataclass(frozen=True, slots=True)
 class Answer(Record):
-    """The suspected parents of a model, best first. As a table: its candidates, without their evidence."""
+    """The suspected parents of a model, best first. As a table: its candidates, without their evidence.
+
+    `claims` judge what its card declares; `notes` are sentences about copies and about the model itself.
+    """
 
     model: ModelSummary
     store: SearchedStore
     verdict: ModelVerdict
+    claims: Rows[Claim]
+    notes: tuple[str, ...]
     candidates: Rows[Candidate]
 
     def to_arrow(self) -> pa.Table:
@@ -192,7 +231,10 @@ class Comparison(Versioned):
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata(Record):
-    """What was listed, declared and found about a checkpoint, as in the columns of the table `checkpoints`."""
+    """What was listed, declared and found about a checkpoint, as in the columns of the table `checkpoints`.
+
+    `notes` say what was left out or looks wrong.
+    """
 
     checkpoint_id: str
     repo_id: str
@@ -217,6 +259,7 @@ class ModelMetadata(Record):
     content_digest: str | None
     resolved: int | None
     adapter: bool | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from provenance.crawler.architectures.fused import Unresolved
 from provenance.crawler.architectures.layer import Context, other, resolve_layer
 from provenance.crawler.architectures.names import OUTSIDE
 from provenance.crawler.architectures.notes import FLOAT_DTYPES, Notes
-from provenance.crawler.architectures.stacks import in_layers, looks_like_attention, name_stacks, place_of
+from provenance.crawler.architectures.stacks import in_layers, looks_like_attention, name_stacks, place_of, unwrapped
 from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, MAIN_STACK, Role
 from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorEntry
 
@@ -153,7 +153,7 @@ def _outside(
 
 def _outside_role(entry: TensorEntry) -> tuple[str, Role | None]:
     """Prefix and role of a tensor outside of the layers; no role if its dtype or shape does not fit."""
-    parts = entry.name.split(".")
+    parts = unwrapped(entry.name).split(".")
     for start in range(max(0, len(parts) - 4), len(parts)):
         role = OUTSIDE.get(".".join(parts[start:]))
         if role is not None:

@@ -18,6 +18,7 @@ from provenance.schemas.tensors import TensorEntry
 
 # A layer number has at most five digits.
 _IN_LAYER = re.compile(rf"((?:[^.]+\.)*?)({'|'.join(CONTAINERS)})\.([0-9]{{1,5}})\.(.+)")
+_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|module)\.")
 _EXPERT = re.compile(r"(?<![^.])experts\.(?:expert_)?([0-9]{1,5})\.")
 _SUFFIXES = {"weight": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}
 _TWIN = re.compile(r"(self_attn|mlps|input_layernorm|post_attention_layernorm)\.([0-9])(?=\.|$)")
@@ -45,9 +46,14 @@ class Place:
     cross: bool
 
 
+def unwrapped(name: str) -> str:
+    """A tensor's name without the words that torch's wrappers put into it: compiled, checkpointed, distributed."""
+    return _WRAPPERS.sub("", name)
+
+
 def place_of(entry: TensorEntry) -> Place | None:
     """The place of a tensor by its name, null outside of the layers."""
-    match = _IN_LAYER.fullmatch(entry.name)
+    match = _IN_LAYER.fullmatch(unwrapped(entry.name))
     if match is None:
         return None
     prefix, word, number, rest = match.groups()
@@ -79,7 +85,7 @@ def in_layers(entries: Iterable[TensorEntry], places: Iterable[Place]) -> dict[t
     for place in places:
         layers.setdefault((place.container, place.layer, place.cross), []).append(place)
     drafts = [key for key, layer in layers.items() if any(place.stem in DRAFT_STEMS for place in layer)]
-    lone = {entry.name.removesuffix("fc.weight") + "layers" for entry in entries if _joins_states(entry)}
+    lone = {unwrapped(entry.name).removesuffix("fc.weight") + "layers" for entry in entries if _joins_states(entry)}
     for container in lone:
         keys = [key for key in layers if key[0] == container]
         drafts += keys if len({number for _, number, _ in keys}) == 1 else []

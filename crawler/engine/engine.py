@@ -24,6 +24,7 @@ from provenance.crawler.engine.worker import Result, Worker, storable
 from provenance.crawler.hub.answers import AbandonedError
 from provenance.schemas.enums import Reason, Source, Stage, Status
 from provenance.schemas.errors import CheckpointError, StoreError
+from provenance.schemas.naming import renaming
 from provenance.schemas.protocols import FingerprintSink
 from provenance.schemas.records import CrawlRun, Fingerprint, Outcome
 
@@ -247,7 +248,7 @@ class Engine:
             started_at=self._started,
             finished_at=finished,
             source=storable(self._described),
-            arguments=json.dumps(asdict(self._options)),
+            arguments=json.dumps(asdict(self._options), default=str),
             listed=tally.listed,
             fingerprinted=tally.fingerprinted,
             skipped=tally.skipped,
@@ -276,7 +277,7 @@ def _renamed(task: CrawlTask, results: Sequence[Result]) -> list[Result]:
     names = {outcome.repo_id for outcome, _ in results}
     if task.source is not Source.HUB or task.repo_id in names:
         return []
-    message = f"{task.repo_id}: is called {', '.join(sorted(names))} now"
+    message = renaming(task.repo_id, ", ".join(sorted(names)))
     return [
         (
             Outcome(

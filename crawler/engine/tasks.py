@@ -15,6 +15,7 @@ from provenance.crawler.engine.options import HubListing
 from provenance.crawler.local.folders import LocalRepo, find_local, listed_checkpoints
 from provenance.schemas.enums import Source
 from provenance.schemas.errors import CheckpointError, SourceError
+from provenance.schemas.identity import REPO
 from provenance.schemas.protocols import TensorReader
 from provenance.schemas.records import ListedCheckpoint
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from provenance.crawler.hub.listing import HubRepo
     from provenance.crawler.hub.transport import HubTransport
 
-_REPO = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+_REPO = re.compile(rf"(?P<repo>{REPO})(?:@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class Worker:
             return [(known, None)]
         with task.open(listed) as (complete, reader):
             result = fingerprint(
-                complete,
+                self._options.stated(complete),
                 _Abandonable(reader, self._abandoned),
                 size=self._options.sample_size(task.source),
                 now=datetime.now(UTC),
@@ -112,7 +112,7 @@ def read_task(task: CrawlTask, options: CrawlOptions) -> list[Fingerprint]:
     size, fingerprints = options.sample_size(task.source), []
     for listed in task.checkpoints():
         with task.open(listed) as (complete, reader):
-            fingerprints.append(fingerprint(complete, reader, size=size, now=datetime.now(UTC)))
+            fingerprints.append(fingerprint(options.stated(complete), reader, size=size, now=datetime.now(UTC)))
     return fingerprints
 
 

@@ -183,6 +183,7 @@ def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckp
                 metadata=repo.metadata,
                 config=repo.config,
                 commit=repo.revision,
+                index_file=selection.index_file,
             )
         )
     return checkpoints
@@ -253,17 +254,7 @@ def _repo(listed: object) -> HubRepo | None:
     names = (sibling.get("rfilename") for sibling in siblings or [] if isinstance(sibling, dict))
     paths = tuple(name for name in names if isinstance(name, str))
     config = value if isinstance(value := listed.get("config"), dict) else None
-    return HubRepo(repo_id, commit, _metadata(listed), paths, files_from_listing(listed), fault, config)
-
-
-def _metadata(listed: Mapping[str, Any]) -> RepoMetadata:
-    """Metadata with the content of `baseModels` added as tags: it uses the current ids of renamed repos."""
-    base, tags = listed.get(_BASE_MODELS), listed.get("tags")
-    if not isinstance(base, dict) or not isinstance(base.get("models"), list) or not isinstance(tags, list):
-        return metadata_from_listing(listed)
-    ids = [model.get("id") for model in base["models"] if isinstance(model, dict)]
-    more = [f"base_model:{base.get('relation')}:{parent}" for parent in ids]
-    return metadata_from_listing({**listed, "tags": [*tags, *(tag for tag in more if tag not in tags)]})
+    return HubRepo(repo_id, commit, metadata_from_listing(listed), paths, files_from_listing(listed), fault, config)
 
 
 def _read_json(reader: HubReader, path: str) -> Any:
@@ -272,6 +263,6 @@ def _read_json(reader: HubReader, path: str) -> Any:
         raise WeightsError(f"{path} is larger than {_MAX_INDEX_BYTES} bytes; that is no shard index")
     data = b"".join(reader.read(path, [(0, size)]))
     try:
-        return json.loads(data.decode())
+        return json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not valid JSON: {error}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +19,7 @@ from provenance.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from provenance.crawler.engine.options import CrawlOptions
     from provenance.schemas.results import Comparison
 
 
@@ -30,6 +33,13 @@ if TYPE_CHECKING:
 @click.option("--plot", type=click.Path(dir_okay=False), metavar="FILE", help="Draw curves and cells (.png or .svg).")
 @fetch_option
 @deep_option
+@click.option(
+    "--created",
+    multiple=True,
+    type=click.DateTime(),
+    help="When A was created (UTC), where no listing says it; given twice, A and B.",
+)
+@click.option("--license", "licenses", multiple=True, metavar="ID", help="License of A; given twice, of A and B.")
 def compare(
     a: str,
     b: str,
@@ -40,6 +50,8 @@ def compare(
     plot: str | None,
     fetch: bool,
     deep: bool,
+    created: tuple[datetime, ...],
+    licenses: tuple[str, ...],
 ) -> None:
     """Show every line of evidence for B as a parent of A.
 
@@ -63,13 +75,36 @@ def compare(
 
     chosen = "table" if explain and output is None else choose_format(output)
     with open_database(store) as database:
-        found = database.compare(a, b, plot=plot, deep=deep, fetch=fetch, before_reading=say_reading)
+        found = database.compare(
+            a,
+            b,
+            plot=plot,
+            deep=deep,
+            fetch=fetch,
+            options=_stated(created, licenses, 0),
+            options_b=_stated(created, licenses, 1),
+            before_reading=say_reading,
+        )
     if chosen == "json":
         print_json(found.to_dict())
     elif chosen == "table":
         _print(found, wide=wide, explain=explain)
     else:
         print_rows(found.evidence.to_dicts(), chosen)
+
+
+def _stated(created: Sequence[datetime], licenses: Sequence[str], place: int) -> CrawlOptions | None:
+    """What is said of the model at a place; null where nothing is."""
+    if max(len(created), len(licenses)) > 2:
+        raise click.UsageError("--created and --license are given at most twice, for A and for B")
+    if max(len(created), len(licenses)) <= place:
+        return None
+    from provenance.crawler.engine.options import CrawlOptions
+
+    return CrawlOptions(
+        created_at=created[place].replace(tzinfo=UTC) if len(created) > place else None,
+        license=licenses[place] if len(licenses) > place else None,
+    )
 
 
 def _print(found: Comparison, *, wide: bool, explain: bool) -> None:

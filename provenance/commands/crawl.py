@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import click
 
-from provenance.commands.options import mode_option, sample_option, store_option
+from provenance.commands.options import created_option, license_option, mode_option, sample_option, store_option
 
 
 @click.command()
@@ -28,6 +28,8 @@ from provenance.commands.options import mode_option, sample_option, store_option
 @click.option("--retry-failed", is_flag=True, help="Try again every repo that failed, due or not; needs no SOURCE.")
 @click.option("--full-walk", is_flag=True, help="Crawl the full listing, not only what changed since the last crawl.")
 @click.option("--refingerprint", is_flag=True, help="Read checkpoints again that the store already has.")
+@created_option
+@license_option
 def crawl(
     sources: tuple[str, ...],
     store: str | None,
@@ -47,6 +49,8 @@ def crawl(
     retry_failed: bool,
     full_walk: bool,
     refingerprint: bool,
+    created: datetime | None,
+    license_: str | None,
 ) -> None:
     """Fingerprint checkpoints and put them into the store.
 
@@ -80,7 +84,19 @@ def crawl(
     for source in sources:
         # Before the store is created: a mistyped source should create nothing.
         local_source(hub_name(source))
-    options = CrawlOptions(mode, sample, workers, max_bytes, max_time, refingerprint, endpoint, retry_failed, full_walk)
+    options = CrawlOptions(
+        mode,
+        sample,
+        workers,
+        max_bytes,
+        max_time,
+        refingerprint,
+        endpoint,
+        retry_failed,
+        full_walk,
+        created and created.replace(tzinfo=UTC),
+        license_,
+    )
     listing = HubListing(author, search, filters, sort, limit, since and since.replace(tzinfo=UTC)) if listed else None
     with open_database(store, create=True) as database, CrawlProgress() as progress:
         summary = database.crawl(sources, options, progress, listing=listing)

@@ -63,15 +63,17 @@ def lineage(
         rows = database.lineage()
         repo = database.find(model, fetch=False).repo_id if model else None
     forest = Forest(rows)
-    tops, keep = ([repo], None) if repo and descendants else forest.around(repo) if repo else (forest.roots(), None)
+    node = forest.node(repo) if repo else None
+    tops, keep = ([node], None) if node and descendants else forest.around(node) if node else (forest.roots(), None)
     chosen = output or ("tree" if sys.stdout.isatty() else "json")
     if chosen == "tree":
-        _print_tree(forest, tops, keep, repo, wide=wide)
+        _print_tree(forest, tops, keep, node, wide=wide)
     elif chosen == "dot":
         click.echo(to_dot(forest, tops, keep))
     else:
-        if repo:
-            names = keep if keep is not None else {repo, *(edge.child for _, edge in forest.walk(repo))}
+        if node:
+            nodes = keep if keep is not None else {node, *(edge.child for _, edge in forest.walk(node))}
+            names = {repo for one in nodes for repo in forest.repos(one)}
             rows = Rows(rows.kind, (row for row in rows if row.child in names))
         table = rows.to_arrow()
         if chosen in ("table", "markdown") and not wide:
@@ -89,23 +91,24 @@ def _print_tree(forest: Forest, tops: list[str], keep: frozenset[str] | None, mo
 
     out = console()
     for top in tops:
-        branches = [Tree(_name(top, model))]
+        branches = [Tree(_name(forest, top, model))]
         for depth, edge in forest.walk(top, keep):
             del branches[depth:]
             said = f"  {clean(label(edge))}"
-            text = _name(edge.child, model, None if wide else out.width - GUIDE * depth - len(said))
+            text = _name(forest, edge.child, model, None if wide else out.width - GUIDE * depth - len(said))
             branches.append(branches[-1].add(text + Text(said, style="dim")))
         out.print(branches[0], soft_wrap=True)
     if not tops:
         out.print("no derivations found")
 
 
-def _name(repo: str, model: str | None, room: int | None = None) -> Text:
-    """A repo's id, shortened to the room that there is, but never so much that it cannot be recognised."""
+def _name(forest: Forest, node: str, model: str | None, room: int | None = None) -> Text:
+    """What a node is called, shortened to the room that there is, but never so much that it cannot be recognised."""
     from rich.text import Text
 
     from provenance.output import clean, shorten
     from provenance.output.tables import MIN_ID
 
-    shown = clean(repo) if room is None else shorten(clean(repo), max(MIN_ID, room))
-    return Text(shown, style="bold" if repo == model else "")
+    title = clean(forest.title(node))
+    shown = title if room is None else shorten(title, max(MIN_ID, room))
+    return Text(shown, style="bold" if node == model else "")

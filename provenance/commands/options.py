@@ -45,6 +45,14 @@ deep_option = click.option(
     is_flag=True,
     help="Read the weights again and compare what no inner disguise changes; first prints how many bytes.",
 )
+created_option = click.option(
+    "--created",
+    type=click.DateTime(),
+    help="When the model was created (UTC), where no listing says it: decides who was first of two copies.",
+)
+license_option = click.option(
+    "--license", "license_", metavar="ID", help="License of the model, where no card says it."
+)
 explain_option = click.option("--explain", is_flag=True, help="Explain every line of evidence in a sentence.")
 
 

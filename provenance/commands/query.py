@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from provenance.commands.options import (
+    created_option,
     deep_option,
     format_option,
+    license_option,
     mode_option,
     model_argument,
     sample_option,
@@ -17,9 +20,9 @@ from provenance.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from provenance.schemas.results import Answer
+    from provenance.schemas.results import Answer, Claim
 
-FAIL_ON = ("derived", "undeclared", "license")
+FAIL_ON = ("derived", "undeclared", "contradicted", "license", "license-unknown")
 
 
 @click.command()
@@ -35,12 +38,15 @@ FAIL_ON = ("derived", "undeclared", "license")
     "--fail-on",
     multiple=True,
     type=click.Choice(FAIL_ON),
-    help="Exit with 3 when a listed candidate is an ancestor (derived), an ancestor that the card does not name "
-    "(undeclared), or an ancestor under another license (license).",
+    help="Exit with 3 when a listed candidate is an ancestor (derived), the card names none of the ancestors "
+    "(undeclared) or a parent that the weights contradict (contradicted), an ancestor or declared parent has another "
+    "license (license), or one of the licenses is not known (license-unknown).",
 )
 @click.option("--save", is_flag=True, help="Store the fingerprint of a model that is not in the store yet.")
 @mode_option
 @sample_option
+@created_option
+@license_option
 @deep_option
 def query(
     model: str,
@@ -55,6 +61,8 @@ def query(
     save: bool,
     mode: str | None,
     sample: str,
+    created: datetime | None,
+    license_: str | None,
     deep: bool,
 ) -> None:
     """Name the suspected parents of MODEL.
@@ -66,7 +74,7 @@ def query(
 
     \b
     The answer is one of
-      derived           a listed candidate is an ancestor of MODEL, or a copy indistinguishable from one
+      derived           a stored checkpoint is an ancestor of MODEL
       no-parent-found   no stored checkpoint is an ancestor
       inconclusive      the weights do not suffice to decide
 
@@ -79,17 +87,18 @@ def query(
       provenance query --deep ./my-model
     """
     from provenance import open as open_database
-    from provenance.output import choose_format, print_json, print_rows
+    from provenance.output import choose_format, clean, print_json, print_rows
     from provenance.output.progress import say_reading
 
     chosen = "table" if explain and output is None else choose_format(output)
     if explain and chosen != "table":
         raise click.UsageError("--explain is for the table; the other formats hold all evidence as it is")
     options = None
-    if mode is not None or sample != "default":  # the query of a stored model needs no crawler
+    if mode is not None or sample != "default" or created or license_:  # the query of a stored model needs no crawler
         from provenance.crawler.engine.options import CrawlOptions
 
-        options = CrawlOptions(mode, sample)
+        at = created and created.replace(tzinfo=UTC)
+        options = CrawlOptions(mode, sample, created_at=at, license=license_)
     with open_database(store) as database:
         answer = database.query(
             model,
@@ -108,29 +117,64 @@ def query(
     else:
         rows = answer.candidates.to_dicts()
         print_rows([{name: value for name, value in row.items() if name != "evidence"} for row in rows], chosen)
+    for condition in fail_on:
+        for doubt in _doubts(condition, answer):
+            click.echo(f"--fail-on {condition}: {clean(doubt)}", err=True)
     if any(_meets(condition, answer) for condition in fail_on):
         raise SystemExit(3)
 
 
 def _meets(condition: str, answer: Answer) -> bool:
-    from provenance.schemas.enums import Verdict
+    from provenance.schemas.enums import ClaimStatus, Verdict
 
     ancestors = [candidate for candidate in answer.candidates if candidate.verdict is Verdict.DERIVED]
+    differ = [one.license_differs for one in ancestors] + [claim.license_differs for claim in _credible(answer)]
     if condition == "undeclared":
-        return any(not ancestor.declared for ancestor in ancestors)
+        return any(ancestor.undeclared for ancestor in ancestors)
+    if condition == "contradicted":
+        return any(claim.status is ClaimStatus.CONTRADICTED for claim in answer.claims)
     if condition == "license":
-        license_ = answer.model.license
-        return license_ is not None and any(a.license is not None and a.license != license_ for a in ancestors)
+        return True in differ
+    if condition == "license-unknown":
+        return None in differ
     return bool(ancestors)
+
+
+def _credible(answer: Answer) -> list[Claim]:
+    """The claims of the card that the weights do not contradict."""
+    from provenance.schemas.enums import ClaimStatus
+
+    return [claim for claim in answer.claims if claim.status is not ClaimStatus.CONTRADICTED]
+
+
+def _doubts(condition: str, answer: Answer) -> list[str]:
+    """What a condition could not decide, in words."""
+    from provenance.schemas.enums import Verdict
+    from provenance.schemas.naming import license_key
+
+    ancestors = [candidate for candidate in answer.candidates if candidate.verdict is Verdict.DERIVED]
+    if condition == "undeclared" and any(ancestor.undeclared is None for ancestor in ancestors):
+        return ["cannot tell, because the card could not be read"]
+    if condition != "license":
+        return []
+    parents = {a.repo_id: (a.license, a.license_differs) for a in ancestors}
+    parents |= {claim.parent: (claim.parent_license, claim.license_differs) for claim in _credible(answer)}
+    unknown = [
+        name for name, (license_, differs) in parents.items() if differs is None and license_key(license_) is None
+    ]
+    found = [f"the license of {name} is not known, and was not compared" for name in unknown]
+    if parents and license_key(answer.model.license) is None:
+        found.insert(0, "the license of the model is not known, and was not compared; --license states it")
+    return found
 
 
 def _print_answer(answer: Answer, *, wide: bool, explain: bool) -> None:
     from provenance.output import clean, say
     from provenance.output.sections import print_headline, print_legend, print_reasons
-    from provenance.output.words import LEGEND, reasons, verdict_sentence
+    from provenance.output.words import LEGEND, claims, reasons, verdict_sentence
 
     print_headline(clean(answer.model.checkpoint_id), answer.verdict, verdict_sentence(answer))
-    print_reasons(reasons(answer))
+    print_reasons([*claims(answer), *reasons(answer)])
     if answer.candidates:
         click.echo()
         _print_candidates(answer, wide=wide)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import click
 
-from provenance.commands.options import fetch_option, format_option, model_argument, store_option, wide_option
+from provenance.commands.options import (
+    created_option,
+    fetch_option,
+    format_option,
+    license_option,
+    model_argument,
+    store_option,
+    wide_option,
+)
 
 
 @click.command()
@@ -15,7 +24,17 @@ from provenance.commands.options import fetch_option, format_option, model_argum
 @format_option
 @wide_option
 @fetch_option
-def show(model: str, store: str | None, output: str | None, wide: bool, fetch: bool) -> None:
+@created_option
+@license_option
+def show(
+    model: str,
+    store: str | None,
+    output: str | None,
+    wide: bool,
+    fetch: bool,
+    created: datetime | None,
+    license_: str | None,
+) -> None:
     """Show what is known about MODEL: metadata, roles found and unknown, and curves.
 
     MODEL is a checkpoint id or repo id in the store, or a local folder (./…); with --fetch also a repo of the hub.
@@ -32,8 +51,13 @@ def show(model: str, store: str | None, output: str | None, wide: bool, fetch: b
     from provenance.output.sections import print_title
 
     chosen = choose_format(output)
+    options = None
+    if created or license_:
+        from provenance.crawler.engine.options import CrawlOptions
+
+        options = CrawlOptions(created_at=created and created.replace(tzinfo=UTC), license=license_)
     with open_database(store) as database:
-        found = database.show(model, fetch=fetch)
+        found = database.show(model, options, fetch=fetch)
     if chosen == "json":
         print_json(found.to_dict())
         return

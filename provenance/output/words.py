@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from provenance.output.text import chance, clean, show
-from provenance.schemas.enums import Direction, ModelVerdict, Null, Relation, Verdict, Witness
-from provenance.schemas.results import Answer, Candidate, Comparison, Evidence
+from provenance.schemas.enums import ClaimStatus, Direction, ModelVerdict, Null, Relation, Verdict, Witness
+from provenance.schemas.results import Answer, Candidate, Claim, Comparison, Evidence
 
 if TYPE_CHECKING:
     from provenance.query.evidence.registry import Line
@@ -98,9 +98,30 @@ def reasons(answer: Answer) -> list[Reason]:
         model, other = (_Dated(one.repo_id, one.created_at) for one in (answer.model, best))
         found.append(Reason("order", _order(best.decided_by, best.direction, model, other)))
     if best.verdict is Verdict.DERIVED:
-        found.append(Reason("card", _card(answer, best)))
-        found += _licenses(answer.model.license, best.license)
+        if not answer.claims:
+            found.append(Reason("card", _card(answer)))
+        if best.license_differs:
+            found.append(Reason("license", f"{clean(answer.model.license)}; the origin has {clean(best.license)}"))
     return found + _doubts(answer, best)
+
+
+def claims(answer: Answer) -> list[Reason]:
+    """What the card says and what the weights say of it, then what is known of copies and of the model itself."""
+    said = [Reason("card says", _claim(claim)) for claim in answer.claims]
+    return said + [Reason("note", clean(note)) for note in answer.notes]
+
+
+def _claim(claim: Claim) -> str:
+    words = {
+        ClaimStatus.CONFIRMED: "confirmed by the weights",
+        ClaimStatus.CONTRADICTED: "contradicted by the weights",
+        ClaimStatus.NOT_STORED: "not stored, so its weights were not compared",
+        ClaimStatus.CANNOT_TELL: f"cannot tell; by the weights it is {claim.verdict}, direction {claim.direction}",
+    }[claim.status]
+    if claim.found_instead:
+        words += f", which say {clean(claim.found_instead)}"
+    here, there = (clean(license_ or "unknown") for license_ in (claim.license, claim.parent_license))
+    return f"{clean(claim.parent)}: {words}; license {here} here, {there} there"
 
 
 def comparison_reasons(found: Comparison) -> list[Reason]:
@@ -220,19 +241,9 @@ def _order(witness: Witness, direction: Direction, model: _Dated, candidate: _Da
     }[witness]
 
 
-def _card(answer: Answer, best: Candidate) -> str:
-    if best.declared:
-        return "it names this origin"
-    names = answer.model.declared_parents
-    if names is None:
-        return "there is none, or it could not be read"
-    return f"it names {_listed([clean(name) for name in names])} instead" if names else "it names no origin"
-
-
-def _licenses(model: str | None, parent: str | None) -> list[Reason]:
-    if model is None or parent is None or model.lower() == parent.lower():
-        return []
-    return [Reason("license", f"{clean(model)}; the origin has {clean(parent)}")]
+def _card(answer: Answer) -> str:
+    unread = answer.model.declared_parents is None
+    return "there is none, or it could not be read" if unread else "it names no origin"
 
 
 def _doubts(answer: Answer, best: Candidate | None) -> list[Reason]:

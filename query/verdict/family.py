@@ -60,6 +60,13 @@ class Family:
         """What the witnesses say of the order of two members."""
         return precedence(self.members[i], self.members[j], self.frame, i, j)
 
+    def in_dispute(self, i: int, j: int) -> bool:
+        """Whether the cards of two members name each other, and neither their weights nor dates say who was first."""
+        one, other = (self.members[place].dossier for place in (i, j))
+        said = precedence(self.members[i], self.members[j], self.frame, i, j)
+        mutual = one.meta.declares(other.repo_id) and other.meta.declares(one.repo_id)
+        return mutual and not (said.structure or said.dates or abs(said.asymmetry) >= CLEAR)
+
     def merge_weight(self, parent: int, child: int) -> float | None:
         """The weight of a parent in a merge; null where the child is none, or not of this parent or a copy of it."""
         merge = self.merges.get(child)
@@ -112,6 +119,7 @@ class _Builder:
                 j
                 for j in range(i)
                 if self.frame.equal[i, j]
+                and np.array_equal(self.members[i].grid.held, self.members[j].grid.held)
                 and self.members[i].depth == self.members[j].depth
                 and self.members[i].size == self.members[j].size
                 and self.members[i].routed == self.members[j].routed

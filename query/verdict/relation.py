@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from provenance.indexer.dossier import Dossier
 from provenance.query.evidence.pair import Pair
 from provenance.query.verdict.witness import ZEROS, is_rounded, repeated_values
@@ -46,7 +48,9 @@ def relation_of(pair: Pair, direction: Direction) -> Relation:
         smaller = sum(r * c for r, c in shapes[0].values()) < sum(r * c for r, c in shapes[1].values())
         return Relation.PRUNED if smaller else Relation.TRANSFORMED
     if found.equal:
-        return Relation.IDENTICAL
+        # What one of them lacks, or holds as NaN, is not the same.
+        same = np.array_equal(pair.a.grid.held, pair.b.grid.held)
+        return Relation.IDENTICAL if same else Relation.TRANSFORMED
     correlation = pair.aligned.correlation
     slope = found.b_on_a if direction is Direction.CHILD else found.a_on_b
     if correlation > NEARLY_EQUAL:

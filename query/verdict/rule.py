@@ -108,7 +108,7 @@ def assess(pair: Pair, n_store: int) -> Assessment:
         adjusted,
         probability(log10_p, n_store) if comparable else 0.0,
         _score(pair) if comparable else 0.0,
-        pair.b.dossier.repo_id in (pair.a.dossier.meta.declared_parents or ()),
+        pair.a.dossier.meta.declares(pair.b.dossier.repo_id),
     )
 
 
@@ -157,6 +157,8 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
         direction = Direction.CHILD
     else:
         direction = Direction.SIBLING if up + down <= NEITHER else Direction.UNKNOWN
+    if family.in_dispute(i, 0):
+        direction = Direction.UNKNOWN
     verdict = Verdict.DERIVED if direction is Direction.PARENT else Verdict.RELATED
     if family.copies[i] == family.copies[0]:
         return replace(me, verdict=verdict, direction=direction, relation=Relation.IDENTICAL)

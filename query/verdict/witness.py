@@ -227,6 +227,5 @@ def dated(first: Dossier, second: Dossier) -> float:
 
 def declared(first: Dossier, second: Dossier) -> float:
     """What the cards say of the order of two checkpoints."""
-    forward = first.repo_id in (second.meta.declared_parents or ())
-    backward = second.repo_id in (first.meta.declared_parents or ())
+    forward, backward = second.meta.declares(first.repo_id), first.meta.declares(second.repo_id)
     return DECLARED * (forward - backward)

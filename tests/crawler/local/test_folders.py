@@ -62,14 +62,14 @@ def root(tmp_path: Path) -> Path:
 def test_repo_id_is_the_last_two_parts_under_the_root(root: Path) -> None:
     write(root, "bert/model.safetensors", "org/gpt/model.safetensors", "a/b/org/deep/model.safetensors")
     write(root, "org/with space/model.safetensors")
-    assert sorted(by_id(root)) == ["bert", "org/deep", "org/gpt", "org/with-space"]
+    assert sorted(by_id(root)) == ["bert", "org/deep", "org/gpt", "org/with-space-b8b8f2"]
 
 
 def test_a_root_that_is_the_checkpoint_has_its_own_last_two_parts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(root, "my org/gpt/model.safetensors")
-    assert list(by_id(root / "my org" / "gpt")) == ["my-org/gpt"]
+    assert list(by_id(root / "my org" / "gpt")) == ["my-org-b93604/gpt"]
     monkeypatch.chdir(root / "my org" / "gpt")
-    assert list(by_id(Path())) == ["my-org/gpt"]
+    assert list(by_id(Path())) == ["my-org-b93604/gpt"]
 
 
 def test_broken_and_unreadable_kinds_are_visited_too(root: Path) -> None:

@@ -21,6 +21,7 @@ from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict,
 from provenance.schemas.results import (
     Answer,
     Candidate,
+    Claim,
     ComparedModel,
     Comparison,
     Controls,
@@ -52,14 +53,18 @@ def candidate(repo: str, verdict: Verdict = Verdict.DERIVED, **changed: Any) -> 
         license="mit",
         created_at="2025-02-03T00:00:00+00:00",
         decided_by=Witness.DATES,
+        undeclared=True,
+        license_differs=True,
         evidence=Rows(Evidence, [WEIGHTS]),
     )
     return replace(made, **changed)
 
 
 def answer(verdict: ModelVerdict, *candidates: Candidate, **changed: Any) -> Answer:
-    model = ModelSummary("a/model@0", "a/model", 6, (), "apache-2.0", "2025-03-18T00:00:00+00:00", None, False, 56)
-    return Answer(replace(model, **changed), SearchedStore(7, 0, None), verdict, Rows(Candidate, candidates))
+    model = ModelSummary("a/model@0", "a/model", 6, (), "apache-2.0", "2025-03-18T00:00:00+00:00", None, False, 56, ())
+    return Answer(
+        replace(model, **changed), SearchedStore(7, 0, None), verdict, Rows(Claim), (), Rows(Candidate, candidates)
+    )
 
 
 def unknown(repo: str, relation: Relation) -> Candidate:
@@ -120,13 +125,13 @@ def test_sentence_of_a_verdict(found: Answer, sentence: str) -> None:
 
 
 def test_reasons_name_weights_order_card_license_and_doubt() -> None:
-    found = answer(ModelVerdict.DERIVED, candidate("b/base"), declared_parents=("x/y",))
+    found = answer(ModelVerdict.DERIVED, candidate("b/base"))
     told = dict(reasons(found))
     assert told == {
         "weights": "correlation 0.979 with b/base, over 3,744 sampled weights; "
         "by chance under 1 in 10^27 (p = 7.0e-28, over the whole store)",
         "order": "the dates of creation: b/base 2025-02-03, a/model 2025-03-18",
-        "card": "it names x/y instead",
+        "card": "it names no origin",
         "license": "apache-2.0; the origin has mit",
         "doubt": "the order rests on the dates, which can be wrong; the weights do not settle it",
     }
@@ -135,7 +140,7 @@ def test_reasons_name_weights_order_card_license_and_doubt() -> None:
 def test_a_conflict_of_dates_is_a_doubt_and_structure_needs_none() -> None:
     conflict = Evidence("dates", None, None, None, 0, "the dates of these two contradict the weights")
     one = candidate("b/base", decided_by=Witness.STRUCTURE, evidence=Rows(Evidence, [WEIGHTS, conflict]))
-    told = reasons(answer(ModelVerdict.DERIVED, one, license=None))
+    told = reasons(answer(ModelVerdict.DERIVED, replace(one, license_differs=None), license=None))
     assert [about for about, _ in told] == ["weights", "order", "card", "doubt"]
     assert told[-1].text == conflict.note
 
