@@ -41,14 +41,14 @@ def show_bytes(n: float) -> str:
 
 
 def chance(log10_p: float) -> str:
-    """A p-value in words, from its logarithm: `1 in 630`, `under 1 in 10^26`."""
+    """A p-value in words, from its logarithm: `by chance 1 in 630`, `by chance under 1 in 10^26`."""
     if log10_p > -1:
-        return "no rarer than chance"
+        return "no more than chance gives"
     if log10_p > -4:
         one_in = float(f"{10**-log10_p:.2g}")
-        return f"1 in {one_in:,.0f}"
+        return f"by chance 1 in {one_in:,.0f}"
     # 1e-26 itself is 1 in 10^26; anything smaller is under it.
-    return f"under 1 in 10^{math.floor(-log10_p)}"
+    return f"by chance under 1 in 10^{math.floor(-log10_p)}"
 
 
 def shorten(text: str, width: int) -> str:

@@ -147,7 +147,7 @@ def _explained(one: Evidence, line: Line | None) -> str:
     if one.value is not None:
         here = f"Here {show(one.value)}"
         if one.log10_p is not None and one.log10_p < 0:
-            here += f" over {one.n:,}, by chance {chance(one.log10_p)} (log10 p {one.log10_p:.1f})"
+            here += f" over {one.n:,}, {chance(one.log10_p)} (log10 p {one.log10_p:.1f})"
         parts.append(here + (f": {clean(one.note)}." if one.note else "."))
     elif one.note:
         parts.append(f"{clean(one.note).rstrip('.')}.")
@@ -213,8 +213,8 @@ def _weights(evidence: Sequence[Evidence], p_adjusted: float, log10_p: float, na
     what = f"correlation {line.value:.3f} with {name}, over {line.n:,} sampled weights"
     if line.kind == "tensor_digest":
         what = f"{clean(line.note)} in {name}"
-    p = f"p = {p_adjusted:.1e}" if p_adjusted > 0 else "p too small for a float"
-    return f"{what}; by chance {chance(rarity)} ({p}, over the whole store)"
+    p = f"p = {p_adjusted:.2g}" if p_adjusted > 0 else "p too small for a float"
+    return f"{what}; {chance(rarity)} ({p}, over the whole store)"
 
 
 class _Dated(NamedTuple):

@@ -120,10 +120,11 @@ def test_examples_are_found_unless_marked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
 def test_examples_run(page: Path, tmp_path: Path) -> None:
-    """In order, in one shell, in a clone with the miniature family under ./models and without a store."""
+    """In order, in one shell, in a clone; pages other than the README find the miniature family under ./models."""
     make_clone(tmp_path)
     environment = clean_environment()
     if page.name != "README.md":  # it is the README that says how to find the program
+        shutil.copytree(MINIATURE, tmp_path / "models")
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     done = subprocess.run(
         ["bash", "-c", script(commands(page))],

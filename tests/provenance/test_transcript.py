@@ -53,7 +53,7 @@ def broken(line: str) -> set[str]:
 def test_every_command_answers(session: tuple[int, str]) -> None:
     _, shown = session
     found = answers(shown)
-    silent = ("source ", "export ", "unset ", "make demo")
+    silent = ("source ", "export ", "unset ", "cp ")
     for typed in commands(ROOT / "README.md"):
         assert typed in found, shown
         assert any(found[typed]) or typed.startswith(silent), f"{typed} says nothing"
@@ -95,3 +95,13 @@ def test_the_demo_says_what_runs_next(session: tuple[int, str]) -> None:
     assert len(following) == 3
     for line in following:
         assert Path(line.split()[0]).is_file(), line
+
+
+def test_the_answer_in_the_readme_is_what_is_printed(session: tuple[int, str]) -> None:
+    width, shown = session
+    if width < 120:
+        pytest.skip("the README shows a terminal of 120 columns")
+    printed = re.search(r"^```text\n(.+?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert printed is not None
+    answer = [line.rstrip() for line in answers(shown)["provenance query nimblewick/concord-base"]]
+    assert printed[1].splitlines() == answer[: len(printed[1].splitlines())]

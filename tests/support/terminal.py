@@ -29,10 +29,10 @@ def commands(page: Path) -> list[str]:
 
 
 def make_clone(folder: Path) -> None:
-    """What a newcomer has after `git clone` and the installation by `make`, and own checkpoints under ./models."""
+    """What a newcomer has after `git clone` and the installation by `make`."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy2(ROOT / name, folder / name)
-    shutil.copytree(MINIATURE, folder / "models")
+    shutil.copytree(MINIATURE, folder / "provenance" / "miniature")
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)
     real = Path(sys.executable).parent

@@ -84,14 +84,14 @@ def test_a_file_gets_everything_at_full_length(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("log10_p", "words"),
     [
-        (0.0, "no rarer than chance"),
-        (-0.5, "no rarer than chance"),
-        (-1.9, "1 in 79"),
-        (-2.8, "1 in 630"),
-        (-3.99, "1 in 9,800"),
-        (-4.0, "under 1 in 10^4"),
-        (-26.41, "under 1 in 10^26"),
-        (-1200.7, "under 1 in 10^1200"),
+        (0.0, "no more than chance gives"),
+        (-0.5, "no more than chance gives"),
+        (-1.9, "by chance 1 in 79"),
+        (-2.8, "by chance 1 in 630"),
+        (-3.99, "by chance 1 in 9,800"),
+        (-4.0, "by chance under 1 in 10^4"),
+        (-26.41, "by chance under 1 in 10^26"),
+        (-1200.7, "by chance under 1 in 10^1200"),
     ],
 )
 def test_chance_in_words(log10_p: float, words: str) -> None:

@@ -129,7 +129,7 @@ def test_reasons_name_weights_order_card_license_and_doubt() -> None:
     told = dict(reasons(found))
     assert told == {
         "weights": "correlation 0.979 with b/base, over 3,744 sampled weights; "
-        "by chance under 1 in 10^27 (p = 7.0e-28, over the whole store)",
+        "by chance under 1 in 10^27 (p = 7e-28, over the whole store)",
         "order": "the dates of creation: b/base 2025-02-03, a/model 2025-03-18",
         "card": "it names no origin",
         "license": "apache-2.0; the origin has mit",
