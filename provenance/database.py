@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from provenance import maintenance
 from provenance.indexer.store.store import Store
-from provenance.resolve import StoredByCrawl, fingerprinted, is_path
+from provenance.resolve import StoredByCrawl, find
 from provenance.schemas.errors import IndexMissingError
 from provenance.settings import store_path
 
@@ -163,13 +163,7 @@ class Database:
         Raises:
             UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
         """
-        from provenance.query.identity import identified
-
-        stored = None if is_path(model) else self.catalogue.find(model)
-        if stored is None:
-            found = fingerprinted(model, options, self.store.path)
-            stored = identified(_stated(found, options), self.catalogue.same_weights(found))
-        return _stated(stored, options)
+        return find(model, options, self.catalogue, self.store.path)
 
     def _save(self, model: str, options: CrawlOptions | None) -> Dossier:
         """Crawl a model and return what was stored, which may have another id than `model`."""
@@ -369,10 +363,3 @@ class Database:
         from provenance.query.evaluation.declared import evaluate_declared
 
         return evaluate_declared(self.catalogue)
-
-
-def _stated(model: Dossier, options: CrawlOptions | None) -> Dossier:
-    from provenance.query.identity import stated
-
-    created = options.created_at if options else None
-    return stated(model, created.isoformat() if created else None, options.license if options else None)

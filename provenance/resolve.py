@@ -23,6 +23,21 @@ def is_path(model: str) -> bool:
     return model.startswith(("./", "../", "/", "~")) or model in (".", "..")
 
 
+def find(model: str, options: CrawlOptions | None, catalogue: Catalogue, store: Path) -> Dossier:
+    """The dossier of a model: stored, or fingerprinted now; see `Database.find`.
+
+    Raises:
+        UnknownModelError, CheckpointError: as `fingerprinted`.
+    """
+    from provenance.query.identity import identified
+
+    known = None if is_path(model) else catalogue.find(model)
+    if known is None:
+        found = _stated(fingerprinted(model, options, store), options)
+        known = identified(found, catalogue.same_weights(found))
+    return _stated(known, options)
+
+
 def fingerprinted(model: str, options: CrawlOptions | None, store: Path) -> Dossier:
     """The dossier of a model that is not stored: fingerprinted now, from a folder or the hub.
 
@@ -70,6 +85,14 @@ class StoredByCrawl:
         """
         found = [dossier for revision in set(self._revisions) for dossier in catalogue.revision(*revision)]
         return found[0] if len(found) == 1 and mode in (None, found[0].meta.mode) else None
+
+
+def _stated(model: Dossier, options: CrawlOptions | None) -> Dossier:
+    """A model with the date and the license that the options state."""
+    from provenance.query.identity import stated
+
+    created = options.created_at if options else None
+    return stated(model, created.isoformat() if created else None, options.license if options else None)
 
 
 def _from_folder(path: str, options: CrawlOptions | None) -> Dossier:
