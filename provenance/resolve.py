@@ -34,7 +34,7 @@ def find(model: str, options: CrawlOptions | None, catalogue: Catalogue, store: 
     known = None if is_path(model) else catalogue.find(model)
     if known is None:
         found = _stated(fingerprinted(model, options, store), options)
-        known = identified(found, catalogue.same_weights(found))
+        known = identified(found, catalogue.same_weights(found), mode=options.mode if options else None)
     return _stated(known, options)
 
 
