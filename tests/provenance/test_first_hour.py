@@ -118,6 +118,8 @@ def test_undated_copies_are_nobodys_children(tmp_path: Path, write_repo: Callabl
     assert done.json["notes"] == [
         f"the same weights as copies/{name}; who was first is not known (neither has a date)" for name in "bc"
     ]
+    done = run("query", "copies/a", *store, "--fail-on", "license", "--license", "mit")
+    assert (done.status, done.err.count("has the same weights under the license unknown")) == (0, 2)
     assert (
         run("lineage", "--refresh", *store, "--format", "tree")
         .out.splitlines()[0]
