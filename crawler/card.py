@@ -7,6 +7,7 @@ What is left unread is said in a note. The input is untrusted.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ FRONT_MATTER_LIMIT = 4 * 1024 * 1024
 
 KEYS = ("license", "license_name", "base_model", "base_model_relation")
 
-_OPEN = re.compile(r"\A\s*^---[ \t]*\r?\n", re.MULTILINE)
+_OPEN = re.compile(r"\A(?>\s+|<!--.*?-->)*+^---[ \t]*\r?\n", re.MULTILINE | re.DOTALL)
 _CLOSE = re.compile(r"^(?:---|\.\.\.)[ \t]*\r?$", re.MULTILINE)
 _ANY_KEY = re.compile(r"^[\w-]+[ \t]*:(?:\s|$)", re.MULTILINE)
 _BLOCK = re.compile(r"^(?P<key>[\w-]+)[ \t]*:(?P<value>(?=\s|$).*(?:\n(?:[ \t]|-[ \t]|[ \t]*$).*)*)", re.MULTILINE)
@@ -48,7 +49,8 @@ class Card:
 
 def read_card(readme: bytes) -> Card:
     """Read a README.md; of a longer one, the first `FRONT_MATTER_LIMIT` bytes."""
-    text = readme[:FRONT_MATTER_LIMIT].decode("utf-8-sig", "replace").replace("\r\n", "\n")
+    encoding = "utf-16" if readme.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    text = readme[:FRONT_MATTER_LIMIT].decode(encoding, "replace").replace("\r\n", "\n")
     opened = _OPEN.match(text)
     if opened is None:
         return Card({}, links=_links(text))
@@ -62,12 +64,11 @@ def read_card(readme: bytes) -> Card:
     values, unread, notes = dict[str, object](), set[str](), []
     if closed is None:
         notes.append("card: its front matter has no end")
-    for match in _BLOCK.finditer(front):
-        key = match["key"]
-        if key not in KEYS:
+    blocks = {match["key"].lower().replace("-", "_"): match["value"] for match in _BLOCK.finditer(front)}
+    for key in KEYS:  # of a key that comes twice the last value counts, as in YAML
+        if key not in blocks:
             continue
-        value, broken = _value(match["value"])
-        values.pop(key, None)
+        value, broken = _value(blocks[key])
         if broken:
             notes.append(f"card: `{key}` is broken YAML" + ("" if value is None else ", and was read word by word"))
             if value is None:

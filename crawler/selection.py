@@ -276,7 +276,9 @@ def _shard_name(example: str, number: int) -> str:
 
 def _ambiguous(folder: str, sets: Sequence[_WeightSet]) -> SkippedCheckpoint:
     names = [_join(folder, s.first) for s in sets]
-    return SkippedCheckpoint(f"several unrelated safetensors and nothing says which are the weights: {_some(names)}")
+    return SkippedCheckpoint(
+        f"several unrelated safetensors and nothing says which are the weights: {_some(names)}; crawl one by itself"
+    )
 
 
 def _join(folder: str, name: str) -> str:

@@ -185,7 +185,7 @@ def open_generation(index_path: Path) -> Generation:
     folder = index_path / name
     try:
         info = json.loads((folder / GENERATION_MANIFEST).read_text(encoding="utf-8"))
-        renamed = info.get("renamed", {})  # an earlier version did not keep them
+        renamed = dict(info).get("renamed", {})  # an earlier version did not keep them
         info = {field: info[field] for field in ("checkpoints", "parts", "forgotten", "spec", "kind", "vectors")}
         info["renamed"] = renamed
         return Generation(name, folder, info, DossierFile(folder), map_array(folder / "keys.npy", KEY))

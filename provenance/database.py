@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from provenance.indexer.store.store import Store
 from provenance.maintenance import Maintained
-from provenance.names import hub_name, short_id
-from provenance.resolve import StoredByCrawl, fingerprinted, is_path
+from provenance.names import hub_name
+from provenance.resolve import StoredByCrawl, find
 from provenance.schemas.errors import IndexMissingError
 from provenance.settings import store_path
 
@@ -175,14 +175,7 @@ class Database(Maintained):
             UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub. The
                 message has similar ids of the store.
         """
-        from provenance.query.identity import identified
-
-        name = hub_name(model)
-        stored = None if is_path(name) else self.catalogue.find(short_id(name))
-        if stored is None:
-            found = fingerprinted(name, options, self.store, fetch=fetch)
-            stored = identified(_stated(found, options), self.catalogue.same_weights(found))
-        return _stated(stored, options)
+        return find(model, options, self.catalogue, self.store, fetch=fetch)
 
     def _save(self, model: str, options: CrawlOptions | None) -> Dossier:
         """Crawl a model and return what was stored, which may have another id than `model`."""
@@ -345,10 +338,3 @@ class Database(Maintained):
         from provenance.query.evaluation.declared import evaluate_declared
 
         return evaluate_declared(self.catalogue)
-
-
-def _stated(model: Dossier, options: CrawlOptions | None) -> Dossier:
-    from provenance.query.identity import stated
-
-    created = options.created_at if options else None
-    return stated(model, created.isoformat() if created else None, options.license if options else None)

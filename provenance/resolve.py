@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provenance.names import similar_repos
+from provenance.names import hub_name, short_id, similar_repos
 from provenance.schemas.enums import Reason, Status
 from provenance.schemas.errors import CheckpointError, SourceError, UnknownModelError
 from provenance.schemas.identity import is_repo_id
@@ -23,6 +23,22 @@ if TYPE_CHECKING:
 def is_path(model: str) -> bool:
     """Whether a model is named by its folder, and not by an id of the store."""
     return model.startswith(("./", "../", "/", "~")) or model in (".", "..")
+
+
+def find(model: str, options: CrawlOptions | None, catalogue: Catalogue, store: Store, *, fetch: bool) -> Dossier:
+    """The dossier of a model: stored, or fingerprinted now; see `Database.find`.
+
+    Raises:
+        UnknownModelError, CheckpointError: as `fingerprinted`.
+    """
+    from provenance.query.identity import identified
+
+    model = hub_name(model)
+    known = None if is_path(model) else catalogue.find(short_id(model))
+    if known is None:
+        found = _stated(fingerprinted(model, options, store, fetch=fetch), options)
+        known = identified(found, catalogue.same_weights(found), mode=options.mode if options else None)
+    return _stated(known, options)
 
 
 def fingerprinted(model: str, options: CrawlOptions | None, store: Store, *, fetch: bool) -> Dossier:
@@ -78,6 +94,14 @@ class StoredByCrawl:
         """
         found = [dossier for revision in set(self._revisions) for dossier in catalogue.revision(*revision)]
         return found[0] if len(found) == 1 and mode in (None, found[0].meta.mode) else None
+
+
+def _stated(model: Dossier, options: CrawlOptions | None) -> Dossier:
+    """A model with the date and the license that the options state."""
+    from provenance.query.identity import stated
+
+    created = options.created_at if options else None
+    return stated(model, created.isoformat() if created else None, options.license if options else None)
 
 
 def _from_folder(path: str, options: CrawlOptions | None) -> Dossier:

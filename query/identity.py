@@ -20,6 +20,9 @@ def same_weights(a: Dossier, b: Dossier) -> bool:
     Equal are the files, or else all sampled tensors, and the moments of what was read whole: embeddings and heads.
     Of an adapter nothing is sampled: one of the same repo and size is taken for the same.
     """
+    hollow = len(a.matrices.facts) > 0 and not a.facts["digest"].any()
+    if hollow:
+        return False
     if a.meta.sha256 and a.meta.sha256 == b.meta.sha256:
         return True
     if a.meta.adapter and b.meta.adapter and repo_key(a.repo_id) == repo_key(b.repo_id):
@@ -32,12 +35,13 @@ def same_weights(a: Dossier, b: Dossier) -> bool:
     return all(np.array_equal(a.facts[name][whole], b.facts[name][whole], equal_nan=True) for name in ("mean", "std"))
 
 
-def identified(found: Dossier, stored: Iterable[Dossier]) -> Dossier:
+def identified(found: Dossier, stored: Iterable[Dossier], *, mode: str | None = None) -> Dossier:
     """What the store knows of a model that was fingerprinted from a folder.
 
     Args:
         found: the model, with what its folder says about it.
         stored: checkpoints with the same weights.
+        mode: how much was asked to be read of it; null for no preference.
 
     Returns:
         the stored checkpoint of the same repo, else the oldest one, unless the folder says something else than that:
@@ -61,6 +65,8 @@ def identified(found: Dossier, stored: Iterable[Dossier]) -> Dossier:
         note = f"card: the folder says otherwise than the stored {row.checkpoint_id}, of which only the date is taken"
         created = found.meta.created_at or row.meta.created_at
         return replace(found, meta=replace(found.meta, created_at=created, notes=(*found.meta.notes, note)))
+    if mode not in (None, row.meta.mode):
+        row = replace(found, meta=replace(row.meta, mode=found.meta.mode, fingerprint_id=None))
     if same_repo:
         return row
     note = f"identity: the same weights as the stored {row.checkpoint_id}, whose dates, card and license are taken"

@@ -54,12 +54,17 @@ def renamed_to(message: str) -> str | None:
 
 
 def license_key(text: str | None) -> str | None:
-    """What two spellings of one license have in common; null where none is known, as for `other`."""
-    if text is None:
-        return None
+    """What two spellings of one license, or of several in any order, have in common.
+
+    Null where none is known, as for `other`.
+    """
+    keys = sorted(key for part in (text or "").split(",") if (key := _one_license(part)) not in _NO_LICENSE)
+    return ",".join(dict.fromkeys(keys)) or None
+
+
+def _one_license(text: str) -> str:
     page = _LICENSE_PAGE.fullmatch(text.strip())
-    key = re.sub(r"[\s_]+", "-", (page[1] if page else text).strip().lower())
-    return None if key in _NO_LICENSE else key
+    return re.sub(r"[\s_]+", "-", (page[1] if page else text).strip().lower())
 
 
 def licenses_differ(a: str | None, b: str | None) -> bool | None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from provenance.schemas.enums import Mode
+    from provenance.schemas.identity import CheckpointId
     from provenance.schemas.records import CrawlRun, EarlierFailure, Fingerprint, Outcome, RepoFile
 
 Advance = Callable[[int, int], object]
@@ -105,6 +106,19 @@ class CrawlHistory(Protocol):
 
     def fingerprint_of(self, files: Sequence[RepoFile], mode: Mode) -> Fingerprint | None:
         """A fingerprint of weight files with exactly these digests; null if there is none."""
+        ...
+
+    def local_before(
+        self, identity: CheckpointId, mode: Mode, *, changed_at: datetime, size: int
+    ) -> Fingerprint | None:
+        """The last fingerprint of a local checkpoint, if it was made before a file changed, or of another size.
+
+        Args:
+            identity: the checkpoint, at any revision.
+            mode: of the fingerprint.
+            changed_at: the newest time of change of its files.
+            size: of its weight files, in bytes.
+        """
         ...
 
     def watermarks(self, listing: str) -> Sequence[datetime]:

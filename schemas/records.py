@@ -58,8 +58,9 @@ class ListedCheckpoint:
     `revision` inside `identity` is null-like (`"0"`) for a local folder without a listed sha until its
     content digest is known. `weight_files` are in shard order. `config_file` is `config.json`, or
     Meta's `params.json`, or null. `config` is the part of it in a hub's listing (model type, architectures): the file
-    is not read if names and shapes determine the roles. `index_file` is the index of
-    several shards. `commit` is the full hash of the revision, null if no commit is known.
+    is not read if names and shapes determine the roles. `commit` is the full hash of the revision, null if no commit is
+    known. `changed_at` is when a local file changed last: evidence of nothing but that it may have. `index_file` is the
+    index of several shards.
     """
 
     identity: CheckpointId
@@ -70,6 +71,7 @@ class ListedCheckpoint:
     metadata: RepoMetadata = field(default_factory=RepoMetadata)
     config: Mapping[str, object] | None = field(default=None, hash=False)
     commit: str | None = None
+    changed_at: datetime | None = None
     index_file: str | None = None
 
 

@@ -9,6 +9,7 @@ layers, then the first by name. A draft head is never main.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -46,14 +47,19 @@ class Place:
     cross: bool
 
 
-def unwrapped(name: str) -> str:
-    """A tensor's name without the words that torch's wrappers put into it: compiled, checkpointed, distributed."""
-    return _WRAPPERS.sub("", name)
+def plain_names(entries: Iterable[TensorEntry]) -> dict[TensorEntry, str]:
+    """Names without the words that torch's wrappers put into them: compiled, checkpointed, distributed.
+
+    A checkpoint may hold a wrapped copy beside the plain tensors: names that would become equal stay as they are.
+    """
+    plain = {entry: _WRAPPERS.sub("", entry.name) for entry in entries}
+    count = Counter(plain.values())
+    return {entry: name if count[name] == 1 else entry.name for entry, name in plain.items()}
 
 
-def place_of(entry: TensorEntry) -> Place | None:
-    """The place of a tensor by its name, null outside of the layers."""
-    match = _IN_LAYER.fullmatch(unwrapped(entry.name))
+def place_of(entry: TensorEntry, name: str | None = None) -> Place | None:
+    """The place of a tensor by its plain name, by default its own; null outside of the layers."""
+    match = _IN_LAYER.fullmatch(name or entry.name)
     if match is None:
         return None
     prefix, word, number, rest = match.groups()
@@ -85,7 +91,7 @@ def in_layers(entries: Iterable[TensorEntry], places: Iterable[Place]) -> dict[t
     for place in places:
         layers.setdefault((place.container, place.layer, place.cross), []).append(place)
     drafts = [key for key, layer in layers.items() if any(place.stem in DRAFT_STEMS for place in layer)]
-    lone = {unwrapped(entry.name).removesuffix("fc.weight") + "layers" for entry in entries if _joins_states(entry)}
+    lone = {entry.name.removesuffix("fc.weight") + "layers" for entry in entries if _joins_states(entry)}
     for container in lone:
         keys = [key for key in layers if key[0] == container]
         drafts += keys if len({number for _, number, _ in keys}) == 1 else []

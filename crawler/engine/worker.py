@@ -55,10 +55,15 @@ class Worker:
 
     def _read(self, task: CrawlTask, listed: ListedCheckpoint, outcome: Outcome) -> list[Result]:
         began = time.monotonic()
+        before = None
         if skip := self._frontier.decide(task, str(listed.identity)):
+            before = self._frontier.changed(task, listed)
             message = f"{outcome.repo_id}: {skip}"
             known = replace(outcome, status=Status.SKIPPED, stage=Stage.PLAN, reason=Reason.KNOWN, message=message)
-            return [(known, None)]
+            if before is None:
+                return [(known, None)]
+            # The commit of its listing is no more that of the files: their content names the revision.
+            listed = replace(listed, identity=replace(listed.identity, revision=UNKNOWN_REVISION))
         with task.open(listed) as (complete, reader):
             result = fingerprint(
                 self._options.stated(complete),
@@ -67,6 +72,8 @@ class Worker:
                 now=datetime.now(UTC),
                 earlier=self._frontier.earlier(task, complete),
             )
+        if before is not None and set(before.tensors) == set(result.tensors):
+            return [(known, None)]  # files that were only touched
         row = result.checkpoint
         done = replace(
             outcome,

@@ -15,8 +15,9 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ def listed_checkpoints(repo: LocalRepo) -> list[ListedCheckpoint]:
                 config_file=selection.config_file,
                 metadata=repo.metadata,
                 commit=repo.revision,
+                changed_at=_changed_at(repo.folder / path for path in paths),
                 index_file=selection.index_file,
             )
         )
@@ -295,6 +297,14 @@ def _read_listing(root: Path) -> dict[str, Mapping[str, Any]]:
     except WeightsError as error:
         raise SourceError(f"the listing cannot be used: {error}") from error
     return parse_listing(content, str(root / LISTING))
+
+
+def _changed_at(paths: Iterable[Path]) -> datetime | None:
+    """The newest time of change of some files; null if one of them cannot be looked at."""
+    try:
+        return datetime.fromtimestamp(max(path.stat().st_mtime for path in paths), UTC)
+    except OSError:
+        return None
 
 
 def _repo_id(parts: Sequence[str]) -> str:

@@ -149,7 +149,7 @@ def _credible(answer: Answer) -> list[Claim]:
 
 def _doubts(condition: str, answer: Answer) -> list[str]:
     """What a condition could not decide, in words."""
-    from provenance.schemas.enums import Verdict
+    from provenance.schemas.enums import Direction, Relation, Verdict
     from provenance.schemas.naming import license_key
 
     ancestors = [candidate for candidate in answer.candidates if candidate.verdict is Verdict.DERIVED]
@@ -163,6 +163,13 @@ def _doubts(condition: str, answer: Answer) -> list[str]:
         name for name, (license_, differs) in parents.items() if differs is None and license_key(license_) is None
     ]
     found = [f"the license of {name} is not known, and was not compared" for name in unknown]
+    found += [
+        f"{one.repo_id} has the same weights under the license {one.license or 'unknown'}, who was first is not known"
+        for one in answer.candidates
+        if one.relation is Relation.IDENTICAL
+        and one.direction is Direction.UNKNOWN
+        and one.license_differs is not False
+    ]
     if parents and license_key(answer.model.license) is None:
         found.insert(0, "the license of the model is not known, and was not compared; --license states it")
     return found

@@ -226,6 +226,23 @@ def test_front_matter_may_be_long_begin_late_and_end_otherwise() -> None:
         assert metadata_from_readme(b"\xef\xbb\xbf" + readme.replace("\n", "\r\n").encode(), "m") == plain
 
 
+@pytest.mark.parametrize("readme", ["<!-- made by a tool -->\n---\n{}---\n", "---\r{}---\r"])
+def test_front_matter_after_a_comment_or_with_odd_ends_of_lines(readme: str) -> None:
+    text = readme.format("License: mit\nbase-model: a/b\n").replace("\r", "\r\n")
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        found = metadata_from_readme(text.encode(encoding), "m")
+        assert found == RepoMetadata(license="mit", declared_parents=("a/b",))
+
+
+@pytest.mark.parametrize(
+    "start", ["<!---->", "<!--", "\n", "---\n", "license: [", "base_model:\n- x\n", "https://hf.co/a/b "]
+)
+def test_no_card_takes_long(start: str) -> None:
+    text = start * (300_000 // len(start))
+    metadata_from_readme(text.encode(), "m")
+    metadata_from_readme(f"---\n{text}\n---\n".encode(), "m")
+
+
 def test_a_card_that_links_to_repos_only_in_its_text_leaves_open_what_it_declares() -> None:
     found = card(
         "license: mit", rest="Tuned from [x](https://huggingface.co/a/b), see https://huggingface.co/datasets/d/e"

@@ -149,6 +149,7 @@ def test_equal_license_is_no_condition(run: Run) -> None:
 KEYS = [
     "rank", "checkpoint_id", "repo_id", "verdict", "relation", "direction", "declared", "probability", "p_value",
     "p_adjusted", "log10_p", "score", "merge_weight", "license", "created_at", "decided_by",
+    "undeclared", "license_differs",
 ]  # fmt: skip
 
 

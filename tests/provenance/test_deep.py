@@ -180,7 +180,7 @@ def test_a_stored_repo_is_read_from_its_hub(hub: tuple[Database, CrawlOptions, L
     assert any(f"/revision/{sha}" in path for path in asked), "the commit that is stored"
     both = database.compare("thief/copy", "org/root", deep=True, options=options)
     assert products(both).value == products(found).value
-    assert (found.direction, both.direction) == ("unknown", "parent"), "a folder has no date"
+    assert (found.direction, both.direction) == ("parent", "parent"), "a folder has the date of its stored weights"
     assert database.compare("org/root", "thief/copy", deep=True, options=options).direction == "child"
 
 

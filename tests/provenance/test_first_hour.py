@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +118,8 @@ def test_undated_copies_are_nobodys_children(tmp_path: Path, write_repo: Callabl
     assert done.json["notes"] == [
         f"the same weights as copies/{name}; who was first is not known (neither has a date)" for name in "bc"
     ]
+    done = run("query", "copies/a", *store, "--fail-on", "license", "--license", "mit")
+    assert (done.status, done.err.count("has the same weights under the license unknown")) == (0, 2)
     assert (
         run("lineage", "--refresh", *store, "--format", "tree")
         .out.splitlines()[0]
@@ -164,6 +168,31 @@ def test_a_folder_changed_in_place_is_a_new_revision(
             found.append(database.query("me/tune").model.checkpoint_id)
             assert database.query(str(folder)).model.checkpoint_id == found[-1]
     assert len(set(found)) == 3
+
+
+def test_a_listed_folder_changed_in_place_is_read_again(tmp_path: Path, write_repo: Callable[..., Path]) -> None:
+    sha = "ab" * 20
+    folder = write_repo("me/tune", ROOT, listing={"sha": sha, "createdAt": "2024-01-01T00:00:00Z"})
+    weights, models = folder / "model.safetensors", tmp_path / "models"
+    with provenance.open(tmp_path / "s", create=True) as database:
+
+        def crawl() -> tuple[int, int, int, str]:
+            done = database.crawl([models])
+            return done.fingerprinted, done.skipped, done.bytes_read, database.query("me/tune").model.checkpoint_id
+
+        *first, listed = crawl()
+        assert (first[:2], listed) == ([1, 0], f"me/tune@{sha[:12]}")
+        assert crawl() == (0, 1, 0, listed)
+        later = time.time() + 60
+        os.utime(weights, (later, later))
+        assert crawl()[:2] == (0, 1)  # touched only
+        write_repo("me/tune", changed(ROOT, "lm_head.weight"))
+        os.utime(weights, (later, later))
+        *again, changed_id = crawl()
+        assert (again[:2], changed_id != listed) == ([1, 0], True)
+        assert database.query("me/tune").model.created_at == "2024-01-01T00:00:00+00:00"
+        os.utime(weights, (1, 1))
+        assert crawl() == (0, 1, 0, changed_id)
 
 
 def test_evaluate_against_the_cards(run: Run) -> None:

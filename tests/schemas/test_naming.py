@@ -60,6 +60,8 @@ def test_keys() -> None:
         ("apache-2.0", "https://choosealicense.com/licenses/apache-2.0/", False),
         ("mit", "https://opensource.org/licenses/MIT", False),
         ("mit", "apache-2.0", True),
+        ("mit, apache-2.0", "Apache-2.0, MIT", False),
+        ("mit, apache-2.0", "mit", True),
         ("mit", None, None),
         ("mit", "other", None),
         ("other", "other", None),
