@@ -65,12 +65,12 @@ HONEST = "---\nlicense: {}\nbase_model: ACME/root\n---\n"
 
 def test_the_claim_of_the_card_comes_first(asked: Callable[..., tuple[int, str, str]]) -> None:
     status, out, _ = asked(HONEST.format("mit"), "--format", "table")
-    assert (status, out.splitlines()[1]) == (
-        0,
-        "card says acme/root: confirmed by the weights; license mit here, apache-2.0 there",
+    assert status == 0
+    assert " ".join(out.splitlines()[2].split()) == (
+        "card says acme/root: confirmed by the weights; license mit here, apache-2.0 there"
     )
     _, out, _ = asked("---\nbase_model: acme/stranger\n---\n", "--format", "table", "-k", "1")
-    assert out.splitlines()[1] == (
+    assert " ".join(" ".join(out.splitlines()[2:4]).split()).startswith(
         "card says acme/stranger: contradicted by the weights, which say acme/root; "
         "license unknown here, apache-2.0 there"
     )
