@@ -91,7 +91,7 @@ def main(store: str, table: str) -> None:
         stored = [dossier for dossier in database.catalogue.dossiers() if dossier.repo_id in truth]
     dates = [dossier.meta.created_at for dossier in stored]
     random.Random(0).shuffle(dates)
-    bare = [replace(d, meta=replace(d.meta, created_at=None, declared_parents=[])) for d in stored]
+    bare = [replace(d, meta=replace(d.meta, created_at=None, declared_parents=())) for d in stored]
     dealt = [replace(d, meta=replace(d.meta, created_at=date)) for d, date in zip(bare, dates, strict=True)]
     names = ("dates", "derivatives", "derived", "parent first", "merges", "parents named", "directions said", "right")
     print(f"| {' | '.join(names)} |\n|" + " --- |" * len(names))

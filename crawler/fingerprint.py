@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from provenance.crawler.anchors import anchor_tokens, read_tokenizer, spread_anchors
 from provenance.crawler.architectures import read_names
 from provenance.crawler.formats.dtypes import is_float
-from provenance.crawler.formats.header import read_header
 from provenance.crawler.formats.packing.packed import PackedEntry
 from provenance.crawler.formats.packing.recognise import Unpacked, may_be_packed, unpack
-from provenance.crawler.formats.safetensors import MAX_TENSORS
+from provenance.crawler.oddities import value_notes
 from provenance.crawler.plan import SampleSize, plan_matrices
 from provenance.crawler.product_plan import plan_products, vocabulary
 from provenance.crawler.products import ProductSums
 from provenance.crawler.sample import weight_sample
 from provenance.crawler.scan import See, scan_matrices
+from provenance.crawler.shards import read_entries
 from provenance.schemas.enums import Mode, Stage
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId
@@ -43,6 +43,8 @@ from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorEntry
 
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024
 _MAX_LENGTH = 2**63 - 1
+_PIECE = 256
+"""Bytes read at the start, in the middle and at the end of every tensor, for the revision of a folder without one."""
 
 
 def fingerprint(
@@ -69,12 +71,8 @@ def fingerprint(
         CheckpointError: any other reason why this checkpoint cannot be read.
     """
     repo = listed.identity.repo_id
-    entries: list[TensorEntry] = []
-    for path in listed.weight_files:
-        entries += read_header(reader, path, repo)
-        if len(entries) > MAX_TENSORS:
-            raise WeightsError(f"{repo}: more than {MAX_TENSORS:,} tensors are not read", stage=Stage.HEADER)
-    _check_entries(entries, repo)
+    entries, shard_notes = read_entries(listed, reader)
+    _check_lengths(entries, repo)
     config, config_note = listed.config, list[str]()
     whole = config is None or may_be_packed(entries)  # a listing has a part of the config only
     if whole:
@@ -98,23 +96,15 @@ def fingerprint(
         )
     identity = listed.identity
     if identity.revision == UNKNOWN_REVISION:
-        header = sorted(f"{entry.name}|{entry.dtype}|{entry.shape}" for entry in entries)
-        cells = sorted(f"{row.name}|{row.part}|{row.digest}" for row in rows)
-        identity = replace(identity, revision=_digest(header + cells))
+        identity = replace(identity, revision=_revision(entries, rows, reader))
     mode = Mode.FULL if size is None else Mode.SAMPLED
-    checkpoint = _checkpoint_row(identity, listed, resolved, unpacked, rows, reader, config_note, mode, now)
+    notes = (*listed.metadata.notes, *shard_notes, *value_notes(rows), *resolved.notes, *unpacked.notes, *config_note)
+    checkpoint = _checkpoint_row(identity, listed, resolved, unpacked, rows, reader, notes, mode, now)
     return Fingerprint(checkpoint, listed.files, tuple(rows), sample, products)
 
 
-def _check_entries(entries: Sequence[TensorEntry], repo: str) -> None:
-    seen: dict[str, str] = {}
+def _check_lengths(entries: Sequence[TensorEntry], repo: str) -> None:
     for entry in entries:
-        if entry.name in seen:
-            raise WeightsError(
-                f"{repo}: tensor {entry.name!r} is in {seen[entry.name]} and again in {entry.file}; "
-                "shards must not overlap"
-            )
-        seen[entry.name] = entry.file
         # The format allows any unsigned 64-bit length if another one is zero; the store's columns are signed.
         if max(entry.shape, default=0) > _MAX_LENGTH:
             raise WeightsError(
@@ -137,6 +127,27 @@ def read_config(reader: TensorReader, path: str | None) -> tuple[Mapping[str, ob
     except (ValueError, RecursionError):
         return None, [f"{path} is not valid JSON and was ignored"]
     return (config, []) if isinstance(config, dict) else (None, [f"{path} is not a JSON object and was ignored"])
+
+
+def _revision(entries: Sequence[TensorEntry], rows: Sequence[TensorRow], reader: TensorReader) -> str:
+    """What stands for the commit of a folder without one: a digest that any retraining changes, the same in each mode.
+
+    Of headers, of sampled cells, and of some bytes of every tensor: embeddings and heads have no cells.
+    """
+    header = sorted(f"{entry.name}|{entry.dtype}|{entry.shape}" for entry in entries)
+    cells = sorted(f"{row.name}|{row.part}|{row.digest}" for row in rows)
+    pieces: dict[str, list[tuple[str, int, int]]] = defaultdict(list)  # by file: a label, and the bytes
+    for entry in sorted(entries, key=lambda entry: entry.start):
+        last = max(entry.start, entry.stop - _PIECE)
+        for start in sorted({entry.start, (entry.start + last) // 2, last}):
+            label = f"{entry.name}|{start - entry.start}"
+            pieces[entry.file].append((label, start, min(entry.stop, start + _PIECE)))
+    read = [
+        f"{label}|{hashlib.sha256(data).hexdigest()}"
+        for path, places in pieces.items()
+        for (label, *_), data in zip(places, reader.read(path, [place[1:] for place in places]), strict=True)
+    ]
+    return _digest([*header, *cells, *sorted(read)])
 
 
 # Stored name, part and expert, which identify a logical tensor of a checkpoint.
@@ -232,7 +243,7 @@ def _checkpoint_row(
     unpacked: Unpacked,
     rows: Sequence[TensorRow],
     reader: TensorReader,
-    config_note: Sequence[str],
+    notes: tuple[str, ...],
     mode: Mode,
     now: datetime,
 ) -> CheckpointRow:
@@ -287,7 +298,7 @@ def _checkpoint_row(
         resolved=len(with_role),
         unresolved=len(rows) - len(with_role),
         adapter=resolved.adapter,
-        notes=(*resolved.notes, *unpacked.notes, *config_note),
+        notes=notes,
     )
 
 

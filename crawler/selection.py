@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from provenance.crawler.shards import weight_map_of
 from provenance.schemas.errors import SkippedCheckpoint, WeightsError
 
 PIPELINE_FILE = "model_index.json"
@@ -51,9 +52,6 @@ _UNREAD: tuple[tuple[tuple[str, ...], str], ...] = (
 WEIGHT_SUFFIXES = (".safetensors", *(suffix for suffixes, _ in _UNREAD for suffix in suffixes))
 """Endings of weight files, including formats that are not read."""
 
-MAX_INDEX_BYTES = 32 * 1024 * 1024
-"""Limit of a shard index. The largest known have 15 MB (140,000 tensors); parsed, one takes 25 times its size."""
-
 _SHARD = r"(?:-(?P<number>\d{5,6})-of-(?P<total>\d{5,6}))?"
 _NAMES = (  # only standard names have variants: `sd_xl_base_1.0` is a name, not variant `0`
     re.compile(
@@ -63,18 +61,23 @@ _NAMES = (  # only standard names have variants: `sd_xl_base_1.0` is a name, not
     re.compile(r"(?P<stem>consolidated)\.(?P<number>\d{1,6})\.safetensors"),
     re.compile(rf"(?P<stem>.+?){_SHARD}\.safetensors"),
 )
+_SIDE_FILES = "._"  # macOS writes one beside every file of an archive
 _LONG = 120  # maximum characters of a name in an error
 _INDEX = re.compile(r"(?P<stem>.+)\.safetensors\.index(?:\.(?P<variant>[^.]+))?\.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The weights of one checkpoint of a repo. Paths are relative to the repo, `weight_files` in shard order."""
+    """The weights of one checkpoint of a repo. Paths are relative to the repo, `weight_files` in shard order.
+
+    `index_file` is the index of the shards, null without shards or index.
+    """
 
     subfolder: str | None
     variant: str | None
     weight_files: tuple[str, ...]
     config_file: str | None
+    index_file: str | None = None
 
 
 @dataclass(slots=True)
@@ -114,7 +117,8 @@ def select_weights(paths: Sequence[str], read_json: Callable[[str], object]) -> 
     folders: dict[str, list[str]] = {"": []}
     for path in sorted(paths):
         folder, _, name = path.rpartition("/")
-        folders.setdefault(folder, []).append(name)
+        if not name.startswith(_SIDE_FILES):
+            folders.setdefault(folder, []).append(name)
     parts = [folder for folder in sorted(folders) if folder]
     refusals: list[SkippedCheckpoint] = []
     for group in (parts, [""]) if PIPELINE_FILE in folders[""] else ([""], parts):
@@ -163,7 +167,13 @@ def _select_folder(folder: str, names: Sequence[str], read_json: Callable[[str],
             raise _ambiguous(folder, [s for s, _ in checkpoints])
     config = next((_join(folder, name) for name in _CONFIGS if name in names), None)
     return [
-        Selection(folder or None, s.variant, tuple(_join(folder, name) for name in files), config)
+        Selection(
+            folder or None,
+            s.variant,
+            tuple(_join(folder, name) for name in files),
+            config,
+            _join(folder, s.index) if s.index and not s.single else None,
+        )
         for s, files in sorted(checkpoints, key=lambda pair: pair[0].variant or "")
     ]
 
@@ -241,11 +251,8 @@ def _indexed_files(index: object, path: str) -> list[str]:
     Raises:
         WeightsError: the index is malformed, or names a file outside its folder.
     """
-    weight_map = index.get("weight_map") if isinstance(index, Mapping) else None
-    if not isinstance(weight_map, Mapping) or not weight_map:
-        raise WeightsError(f"{path} is not a shard index: it has no weight_map of tensor names to files")
     named: set[str] = set()
-    for name in weight_map.values():
+    for name in weight_map_of(index, path).values():
         if not isinstance(name, str) or not name.endswith(".safetensors"):
             raise WeightsError(f"{path} names {str(name)[:_LONG]!r}, which is not a safetensors file")
         if "/" in name or "\\" in name or PurePosixPath(name).name != name:
@@ -269,7 +276,9 @@ def _shard_name(example: str, number: int) -> str:
 
 def _ambiguous(folder: str, sets: Sequence[_WeightSet]) -> SkippedCheckpoint:
     names = [_join(folder, s.first) for s in sets]
-    return SkippedCheckpoint(f"several unrelated safetensors and nothing says which are the weights: {_some(names)}")
+    return SkippedCheckpoint(
+        f"several unrelated safetensors and nothing says which are the weights: {_some(names)}; crawl one by itself"
+    )
 
 
 def _join(folder: str, name: str) -> str:

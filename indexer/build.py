@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -33,8 +33,11 @@ from provenance.indexer.store.files import replace_text, sha256_of, sync
 from provenance.indexer.store.rows import PRODUCT_COLUMNS, product_sketch
 from provenance.indexer.vectors import ExactIndex, FlatIndex
 from provenance.schemas import tables
+from provenance.schemas.enums import Reason
 from provenance.schemas.errors import ProvenanceError
+from provenance.schemas.naming import renamed_to, repo_key
 from provenance.schemas.products import PRODUCTS_SPEC
+from provenance.schemas.protocols import Advance
 from provenance.schemas.sampling import SAMPLED_EXPERTS
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, type[FlatIndex] | type[ExactIndex]] = {"auto": FlatIndex, "flat": FlatIndex, "exact": ExactIndex}
 """`auto` is currently the same as `flat`."""
+
+_Matrix: TypeAlias = NDArray[np.float32]
 
 _UNFINISHED = ".tmp"
 
@@ -58,6 +63,8 @@ where t.stack = 'main' and t.role <> 'other' and coalesce(t.expert, 0) < {SAMPLE
 order by t.fingerprint_id
 """
 
+
+_RENAMED = f"select repo_id, message from outcomes where reason = '{Reason.RENAMED}' order by \"at\""
 
 _WEIGHT_FILES = f"select * from files where path like '%{WEIGHTS_SUFFIX}'"
 
@@ -108,12 +115,20 @@ def unindexed_fingerprints(store: Store, manifest: Manifest, generation: Generat
     return sorted(row[0] for row in rows if not (generation and generation.find("fingerprint", row[0])))
 
 
+def renamed_repos(store: Store, manifest: Manifest) -> dict[str, str]:
+    """The new ids of repos that a hub redirected, by the key of the old one (`schemas.naming`)."""
+    with store.connect(manifest) as connection:
+        rows = connection.execute(_RENAMED).fetchall()
+    return {repo_key(old): new for old, message in rows if (new := renamed_to(message))}
+
+
 def build_index(
     store: Store,
     learn_backgrounds: Callable[[Sequence[Dossier]], Mapping[str, NDArray[np.float64]]],
     *,
     kind: str = "auto",
     spec: str = SPEC,
+    advance: Advance | None = None,
 ) -> Generation:
     """Build a new generation over all latest checkpoints, store the signatures that are missing, and switch to it.
 
@@ -123,6 +138,7 @@ def build_index(
             lines of evidence belong to `query`.
         kind: one of `KINDS`.
         spec: the signature; currently only `SPEC`.
+        advance: told of every checkpoint whose vectors are made.
 
     Raises:
         ProvenanceError: an unknown signature spec or kind of index.
@@ -134,9 +150,7 @@ def build_index(
     manifest = store.manifest()
     forgotten = store.tombstones(manifest)
     dossiers = load_dossiers(store, manifest)
-    signatures = _stacked([signature(d.curves()).vector for d in dossiers], DIMENSION)
-    sketches = _stacked([sketch(*sketch_cells(d)) for d in dossiers], SKETCH_DIMENSION)
-    products = _stacked([product_vector(d.products) for d in dossiers], SKETCH_DIMENSION)
+    signatures, sketches, products = _vectors(dossiers, advance)
 
     store.index_path.mkdir(exist_ok=True)
     remove_unused_generations(store)
@@ -158,6 +172,7 @@ def build_index(
             "checkpoints": len(dossiers),
             "parts": [part.path for part in manifest.parts["checkpoints"]],
             "forgotten": {repo: at.isoformat() for repo, at in forgotten.items()},
+            "renamed": renamed_repos(store, manifest),
             "spec": spec,
             "kind": kind,
             "vectors": files,
@@ -177,6 +192,20 @@ def build_index(
     _switch(store.index_path, name)
     _store_signatures(store, manifest, dossiers, signatures, spec)
     return open_generation(store.index_path)
+
+
+def _vectors(dossiers: Sequence[Dossier], advance: Advance | None) -> tuple[_Matrix, _Matrix, _Matrix]:
+    """The signature, the sketch and the vector of products of every dossier, a row each."""
+    signatures, sketches, products = (
+        np.zeros((len(dossiers), n), dtype=np.float32) for n in (DIMENSION, SKETCH_DIMENSION, SKETCH_DIMENSION)
+    )
+    for row, dossier in enumerate(dossiers):
+        signatures[row] = signature(dossier.curves()).vector
+        sketches[row] = sketch(*sketch_cells(dossier))
+        products[row] = product_vector(dossier.products)
+        if advance:
+            advance(row + 1, len(dossiers))
+    return signatures, sketches, products
 
 
 def _store_signatures(store: Store, manifest: Manifest, dossiers: Sequence[Dossier], vectors: Any, spec: str) -> None:
@@ -221,7 +250,3 @@ def remove_unused_generations(store: Store) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
         except FileNotFoundError:  # its builder has just finished
             continue
-
-
-def _stacked(vectors: Sequence[NDArray[np.float32]], dimension: int) -> NDArray[np.float32]:
-    return np.stack(vectors) if vectors else np.zeros((0, dimension), dtype=np.float32)

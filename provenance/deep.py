@@ -13,10 +13,10 @@ from provenance.crawler.anchors import anchor_tokens, common_anchors, read_token
 from provenance.crawler.architectures import resolve_roles
 from provenance.crawler.engine.tasks import CrawlTask, local_tasks, named_tasks
 from provenance.crawler.fingerprint import read_config
-from provenance.crawler.formats.header import read_header
 from provenance.crawler.formats.packing.recognise import unpack
 from provenance.crawler.product_plan import ProductPlan, plan_products, vocabulary
 from provenance.crawler.products import read_products
+from provenance.crawler.shards import read_entries
 from provenance.query.engine import judge
 from provenance.query.evidence.pair import UNKNOWN_TOKENS
 from provenance.query.origin import origin
@@ -91,7 +91,7 @@ class Weigher:
                 if (listed.identity.subfolder, listed.identity.variant) != (meta.subfolder, meta.variant):
                     continue
                 complete, reader = self._open.enter_context(task.open(listed))
-                entries = [e for path in complete.weight_files for e in read_header(reader, path, meta.repo_id)]
+                entries, _ = read_entries(complete, reader)
                 config, _ = read_config(reader, complete.config_file)
                 unpacked = unpack(entries, config, reader).entries
                 beside = PurePosixPath(complete.config_file or complete.weight_files[0]).with_name("tokenizer.json")

@@ -18,8 +18,9 @@ from provenance.query.evidence.profile_correlation import profile_score
 from provenance.query.statistics.curves import kl_divergence, wasserstein
 from provenance.query.verdict.deep import deepen
 from provenance.query.verdict.rule import SUSPICION
+from provenance.schemas.comparison import ComparedModel, Comparison, Controls, CurveScores, RoleChange, Spread
 from provenance.schemas.products import DeepReading
-from provenance.schemas.results import ComparedModel, Comparison, Controls, CurveScores, Evidence, RoleChange, Spread
+from provenance.schemas.results import Evidence
 from provenance.schemas.tabular import Rows
 
 MAX_CONTROLS = 200
@@ -53,6 +54,7 @@ def compare(pair: Pair, catalogue: Catalogue, reading: DeepReading | None = None
         score=assessment.score,
         license=assessment.meta.license,
         created_at=assessment.meta.created_at,
+        decided_by=assessment.decided_by,
         evidence=Rows(Evidence, assessment.evidence),
         changes=Rows(RoleChange, role_changes(pair) if assessment.is_relative else ()),
         curves=_curves(pair),

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from provenance.indexer.dossier import Dossier
-from provenance.schemas.results import ModelDescription, ModelMetadata, RoleFigures
+from provenance.query.unread import crawl_notes
+from provenance.schemas.results import ModelDescription, ModelMetadata, Note, RoleFigures
 from provenance.schemas.roles import MAIN_STACK, ROLES
 from provenance.schemas.tabular import Rows
 
@@ -38,7 +39,8 @@ def describe(dossier: Dossier, connection: duckdb.DuckDBPyConnection) -> ModelDe
         }
         for statistic in ("std", "skewness", "kurtosis")
     }
-    return ModelDescription(ModelMetadata.from_attributes(dossier.meta), Rows(RoleFigures, roles), curves)
+    model = ModelMetadata.from_attributes(dossier.meta)
+    return ModelDescription(model, Rows(RoleFigures, roles), curves, Rows(Note, crawl_notes(dossier.meta)))
 
 
 def _roles_in_memory(dossier: Dossier) -> list[RoleFigures]:

@@ -1,14 +1,25 @@
-"""What the public API returns about models: answers, comparisons, descriptions, lineage. See `docs/json.md`."""
+"""What the public API returns about models: answers, descriptions, lineage. See `docs/json.md`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from html import escape
 from typing import TYPE_CHECKING, Any
 
-from provenance.schemas.enums import Direction, MergeMethod, Mode, ModelVerdict, Relation, Verdict
-from provenance.schemas.tabular import Record, Rows, Versioned
+from provenance.schemas.enums import (
+    ClaimStatus,
+    Direction,
+    MergeMethod,
+    Mode,
+    ModelVerdict,
+    NoteKind,
+    Relation,
+    Verdict,
+    Witness,
+)
+from provenance.schemas.tabular import Record, Rows, Versioned, html_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -77,6 +88,8 @@ class Candidate(Record):
         relation: how the child was made from the parent.
         direction: the role of the candidate relative to the model.
         declared: whether the model's card names it.
+        undeclared: it is an ancestor, and the card names no ancestor; null where the card could not be read.
+        license_differs: from the model's; null where one of the two is not known.
         probability: 1 - local false discovery rate.
         p_value: of all weight evidence combined; 0 where a float underflows.
         p_adjusted: corrected over all checkpoints of the store.
@@ -86,6 +99,7 @@ class Candidate(Record):
         layers: which layers of the candidate stand where in the model, or where its weight differs; empty where every
             layer stands at its own place.
         created_at: ISO 8601, null where not known.
+        decided_by: what shows the direction; null where that is `sibling` or `unknown`.
     """
 
     rank: int
@@ -105,12 +119,47 @@ class Candidate(Record):
     created_at: str | None
     merge: MergeShare | None
     layers: Rows[LayerRun]
+    decided_by: Witness | None
+    undeclared: bool | None
+    license_differs: bool | None
     evidence: Rows[Evidence]
 
 
 @dataclass(frozen=True, slots=True)
+class Claim(Record):
+    """A parent that the model's card declares, judged by the weights.
+
+    Attributes:
+        parent: the declared repo, by its stored id where it is stored.
+        status: what the weights say of it.
+        checkpoint_id: the stored checkpoint it was compared with; null, as the next four, if it is not stored.
+        verdict, direction, relation, log10_p: as of a `Candidate`.
+        found_instead: the best ancestor, if the claim is contradicted and there is one.
+        license: of the model.
+        parent_license: of the declared parent, null where not known.
+        license_differs: null where one of the two is not known.
+    """
+
+    parent: str
+    status: ClaimStatus
+    checkpoint_id: str | None
+    verdict: Verdict | None
+    direction: Direction | None
+    relation: Relation | None
+    log10_p: float | None
+    found_instead: str | None
+    license: str | None
+    parent_license: str | None
+    license_differs: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSummary(Record):
-    """A summary of the queried model. `declared_parents` are repo ids, null if the card could not be read."""
+    """A summary of the queried model.
+
+    `declared_parents` are repo ids, null if the card could not be read; `adapter` is whether it is an adapter without
+    its base, `resolved` the number of its tensors with a known role.
+    """
 
     checkpoint_id: str
     repo_id: str
@@ -119,6 +168,8 @@ class ModelSummary(Record):
     license: str | None
     created_at: str | None
     mode: Mode | None
+    adapter: bool | None
+    resolved: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +182,26 @@ class SearchedStore(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Note(Record):
+    """What else there is to know about a checkpoint, or what could not be read of it, in one sentence for a user."""
+
+    checkpoint_id: str
+    kind: NoteKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answer(Record):
-    """The suspected parents of a model, best first. As a table: its candidates, without their evidence."""
+    """The suspected parents of a model, best first. As a table: its candidates, without their evidence.
+
+    `claims` judge what its card declares; `notes` say what is open about copies, and what could not be read of it.
+    """
 
     model: ModelSummary
     store: SearchedStore
     verdict: ModelVerdict
+    claims: Rows[Claim]
+    notes: Rows[Note]
     candidates: Rows[Candidate]
 
     def to_arrow(self) -> pa.Table:
@@ -151,105 +216,11 @@ class Answer(Record):
         """The candidates as a pandas frame; raises like `Rows.to_pandas`."""
         return self.candidates.to_pandas()
 
-
-@dataclass(frozen=True, slots=True)
-class ComparedModel(Record):
-    """One side of a comparison."""
-
-    checkpoint_id: str
-    repo_id: str
-    n_layers: int | None
-    hidden_size: int | None
-    n_heads: int | None
-    n_kv_heads: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class CurveScores(Record):
-    """Similarities and distances of the curves of two models; null if they cannot be compared."""
-
-    published_score: float | None
-    profile_correlation: float | None
-    wasserstein: float | None
-    kl_divergence: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Spread(Record):
-    """The range of the scores of several pairs."""
-
-    median: float
-    lowest: float
-    highest: float
-
-
-@dataclass(frozen=True, slots=True)
-class Controls(Record):
-    """The curve scores of `n` strangers of the same shape: what the architecture alone explains. Null if `n` is 0."""
-
-    n: int
-    published_score: Spread | None
-    profile_correlation: Spread | None
-    wasserstein: Spread | None
-    kl_divergence: Spread | None
-
-
-@dataclass(frozen=True, slots=True)
-class RoleChange(Record):
-    """How the tensors of one role differ between a model and a candidate, taken for its parent, over sampled cells.
-
-    Attributes:
-        role: as in `tensors`.
-        layers: of the model that were compared; -1 for tensors outside the layers; empty where no cells are sampled.
-        unchanged: those of them whose cells are all equal.
-        equal: whether all its tensors are equal, as far as cells, digests and moments show; null where not known.
-        energy: mean square of the change over that of the parent's weights, averaged over the layers; null where there
-            are no cells, or nothing but zeros before.
-        energies: the same for each of `layers`.
-        rank: numerical rank of the change where it is low, as after a merged LoRA; else null.
-        rank_limit: the largest rank that the cells could show; null where they cannot show any.
-        zeros: share of exact zeros in the model; `zeros_before` in the candidate.
-        repeats: share of the values of a row that occur in it again, as on a coarse grid; `repeats_before` likewise.
-        new_rows: rows more than the candidate has: new tokens, for embeddings; negative where some were cut.
-        new_columns: likewise.
-    """
-
-    role: str
-    layers: tuple[int, ...]
-    unchanged: tuple[int, ...]
-    equal: bool | None
-    energy: float | None
-    energies: tuple[float | None, ...]
-    rank: int | None
-    rank_limit: int | None
-    zeros: float | None
-    zeros_before: float | None
-    repeats: float | None
-    repeats_before: float | None
-    new_rows: int
-    new_columns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison(Versioned):
-    """Every line of evidence for `b` as a parent of `a`; the claims are those of a `Candidate`."""
-
-    a: ComparedModel
-    b: ComparedModel
-    verdict: Verdict
-    relation: Relation
-    direction: Direction
-    probability: float
-    p_value: float
-    p_adjusted: float
-    log10_p: float
-    score: float
-    license: str | None
-    created_at: str | None
-    evidence: Rows[Evidence]
-    changes: Rows[RoleChange]
-    curves: CurveScores
-    controls: Controls
+    def _repr_html_(self) -> str:
+        """The verdict and the candidates, for notebooks."""
+        names = ("rank", "repo_id", "verdict", "direction", "relation", "declared", "log10_p", "score", "license")
+        head = f"<p><b>{escape(self.model.checkpoint_id)}</b>: {escape(self.verdict)}</p>"
+        return head + html_table(names, self.candidates.to_dicts(), len(self.candidates))
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,11 +267,15 @@ class RoleFigures(Record):
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription(Versioned):
-    """What is known about one model. `curves` are by statistic and role, in layer order, null where not measured."""
+    """What is known about one model. `curves` are by statistic and role, in layer order, null where not measured.
+
+    `notes` say what could not be read.
+    """
 
     model: ModelMetadata
     roles: Rows[RoleFigures]
     curves: Mapping[str, Mapping[str, tuple[float | None, ...]]]
+    notes: Rows[Note]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from provenance.indexer.store.parts import stream_part
 from provenance.indexer.store.tombstones import DATED, FORGOTTEN_REPOS
 from provenance.indexer.store.views import parts_source
 from provenance.schemas.errors import StoreCorruptError
+from provenance.schemas.protocols import Advance
 from provenance.schemas.tables import FINGERPRINT_TABLES
 
 KEYS: Mapping[str, tuple[str, ...]] = {
@@ -39,9 +40,14 @@ _IDS: Mapping[str, tuple[str, ...]] = {
 """Columns that contain repo ids, alone or as part of a checkpoint id."""
 
 
-def part_problems(store: Path, manifest: Manifest) -> list[str]:
+def part_problems(store: Path, manifest: Manifest, advance: Advance | None = None) -> list[str]:
     """One line for every part that is missing, unreadable, or differs from its entry in the manifest."""
-    problems = [_part_problem(store, table, part) for table, parts in manifest.parts.items() for part in parts]
+    parts = [(table, part) for table, parts in manifest.parts.items() for part in parts]
+    problems = []
+    for done, (table, part) in enumerate(parts, start=1):
+        problems.append(_part_problem(store, table, part))
+        if advance:
+            advance(done, len(parts))
     return [problem for problem in problems if problem]
 
 

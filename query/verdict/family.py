@@ -18,7 +18,7 @@ from provenance.query.statistics.frame import Frame, frame_of
 from provenance.query.verdict.merge import Merge, find_sum
 from provenance.query.verdict.merging import MergeFinder
 from provenance.query.verdict.tree import carries, grow
-from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, declared, precedence
+from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, Precedence, declared, precedence
 from provenance.schemas.results import LayerRun, MergeShare
 
 MISSING_LAYERS = 1.0
@@ -54,9 +54,16 @@ class Family:
     copies: NDArray[np.int64]
     merges: Mapping[int, Merge] = field(default_factory=dict)
 
-    def overruled(self, i: int, j: int) -> tuple[str, ...]:
-        """What metadata says of the order of two members that their weights clearly contradict: `dates`, `declared`."""
-        return precedence(self.members[i], self.members[j], self.frame, i, j).overruled
+    def precedence(self, i: int, j: int) -> Precedence:
+        """What the witnesses say of the order of two members."""
+        return precedence(self.members[i], self.members[j], self.frame, i, j)
+
+    def in_dispute(self, i: int, j: int) -> bool:
+        """Whether the cards of two members name each other, and neither their weights nor dates say who was first."""
+        one, other = (self.members[place].dossier for place in (i, j))
+        said = precedence(self.members[i], self.members[j], self.frame, i, j)
+        mutual = one.meta.declares(other.repo_id) and other.meta.declares(one.repo_id)
+        return mutual and not (said.structure or said.dates or abs(said.asymmetry) >= CLEAR)
 
     def share(self, parent: int, child: int) -> tuple[MergeShare, tuple[LayerRun, ...]] | None:
         """What a parent gave to a merge; null where the child is none, or not of this parent or a copy of it."""
@@ -119,6 +126,7 @@ class _Builder:
                 j
                 for j in range(i)
                 if self.frame.equal[i, j]
+                and np.array_equal(self.members[i].grid.held, self.members[j].grid.held)
                 and self.members[i].depth == self.members[j].depth
                 and self.members[i].size == self.members[j].size
                 and self.members[i].routed == self.members[j].routed

@@ -17,7 +17,7 @@ from provenance.query.verdict.relation import relation_of
 from provenance.query.verdict.runs import merge_evidence
 from provenance.query.verdict.stack import moved_layers
 from provenance.query.verdict.witness import Member
-from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
+from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict, Witness
 from provenance.schemas.results import Evidence, LayerRun, MergeShare
 
 ALPHA = 1e-3
@@ -61,6 +61,7 @@ class Assessment:
     merge: MergeShare | None = None
     layers: tuple[LayerRun, ...] = ()
     steps: int = 0
+    decided_by: Witness | None = None
 
     @property
     def meta(self) -> DossierMeta:
@@ -114,7 +115,7 @@ def assess(pair: Pair, n_store: int) -> Assessment:
         adjusted,
         probability(log10_p, n_store) if comparable else 0.0,
         _score(pair) if comparable else 0.0,
-        pair.b.dossier.repo_id in (pair.a.dossier.meta.declared_parents or ()),
+        pair.a.dossier.meta.declares(pair.b.dossier.repo_id),
     )
 
 
@@ -134,7 +135,7 @@ def settle(assessments: Sequence[Assessment]) -> list[Assessment]:
     if relatives:
         subjects = [relatives[0].pair.a, *(a.pair.b for a in relatives)]
         family = family_of([Member(subject.dossier, subject.grid) for subject in subjects])
-        relatives = [_with_conflicts(_place(one, family, i), family, i) for i, one in enumerate(relatives, start=1)]
+        relatives = [_with_witnesses(_place(one, family, i), family, i) for i, one in enumerate(relatives, start=1)]
     return sorted([*relatives, *others], key=_rank)
 
 
@@ -163,6 +164,8 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
         direction = Direction.CHILD
     else:
         direction = Direction.SIBLING if up + down <= NEITHER else Direction.UNKNOWN
+    if family.in_dispute(i, 0):
+        direction = Direction.UNKNOWN
     verdict = Verdict.DERIVED if direction is Direction.PARENT else Verdict.RELATED
     if family.copies[i] == family.copies[0]:
         return replace(me, verdict=verdict, direction=direction, relation=Relation.IDENTICAL)
@@ -189,14 +192,21 @@ def _place(me: Assessment, family: Family, i: int) -> Assessment:
     return replace(me, verdict=verdict, direction=direction, relation=relation, layers=layers, steps=steps)
 
 
-def _with_conflicts(me: Assessment, family: Family, i: int) -> Assessment:
-    """The assessment with a line for every date or declaration that the weights contradict: shown, never counted."""
+def _with_witnesses(me: Assessment, family: Family, i: int) -> Assessment:
+    """The assessment with what decided its direction.
+
+    Every date or declaration that the weights contradict is a line of evidence, shown and never counted.
+    """
+    said = family.precedence(i, 0)
+    directed = me.direction in (Direction.PARENT, Direction.CHILD)
+    witness = said.witness(first=me.direction is Direction.PARENT) if directed else None
     notes = {"dates": "the dates", "declared": "what the card declares"}
     lines = [
         Evidence(kind, None, None, None, 0, f"{notes[kind]} of these two contradict the weights, and decide nothing")
-        for kind in family.overruled(i, 0)
+        for kind in said.overruled
     ]
-    return replace(me, evidence=(*me.evidence, *lines))
+    witness = Witness.MERGE if me.merge_weight is not None else witness
+    return replace(me, evidence=(*me.evidence, *lines), decided_by=witness)
 
 
 def _only_a_common_start(me: Assessment, direction: Direction) -> bool:

@@ -18,6 +18,7 @@ from provenance.indexer.dossier import Dossier
 from provenance.query.statistics.frame import Frame
 from provenance.query.statistics.grid import Grid
 from provenance.query.verdict.stack import WHOLE, coverage
+from provenance.schemas.enums import Witness
 from provenance.schemas.roles import ROLE_CODE, Role
 from provenance.schemas.sampling import OFFSETS, SEQUENCE_LENGTH, TILE, sequence
 
@@ -75,6 +76,17 @@ class Precedence:
         if abs(self.asymmetry) >= CLEAR:
             return self.asymmetry
         return self.asymmetry + self.dates + self.declared
+
+    def witness(self, *, first: bool) -> Witness:
+        """The strongest witness that says so, if the first came first, or the second; else what decided was others."""
+        sign = 1.0 if first else -1.0
+        if self.structure * sign > 0:
+            return Witness.STRUCTURE
+        if self.asymmetry * sign >= CLEAR:
+            return Witness.ASYMMETRY
+        said = {Witness.DATES: self.dates, Witness.DECLARED: self.declared, Witness.ASYMMETRY: self.asymmetry}
+        loudest = max(said, key=lambda witness: said[witness] * sign)
+        return loudest if said[loudest] * sign > 0 else Witness.FAMILY
 
     @property
     def overruled(self) -> tuple[str, ...]:
@@ -228,6 +240,5 @@ def dated(first: Dossier, second: Dossier) -> float:
 
 def declared(first: Dossier, second: Dossier) -> float:
     """What the cards say of the order of two checkpoints."""
-    forward = first.repo_id in (second.meta.declared_parents or ())
-    backward = second.repo_id in (first.meta.declared_parents or ())
+    forward, backward = second.meta.declares(first.repo_id), first.meta.declares(second.repo_id)
     return DECLARED * (forward - backward)

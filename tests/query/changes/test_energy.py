@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from provenance.query.changes.energy import role_changes
 from provenance.query.verdict.relation import relation_of
+from provenance.schemas.comparison import RoleChange
 from provenance.schemas.enums import Direction, Relation
-from provenance.schemas.results import RoleChange
 from tests.conftest import Tensors, llama, trained
 from tests.support.dossiers import layers_of, mapped, pair_of
 
