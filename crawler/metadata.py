@@ -55,14 +55,22 @@ def parse_listing(content: bytes, name: str) -> dict[str, Mapping[str, object]]:
 def metadata_from_listing(listed: Mapping[str, object]) -> RepoMetadata:
     """The metadata in one object of the hub's listing.
 
-    Declared parents are the card's `base_model`, then the `base_model:` tags and `baseModels`, which have the current
+    Declared parents are the card's `base_model`, then the `base_model:` tags, which `baseModels` joins with the current
     ids of renamed repos, then what an adapter's config names; without repeats and without the repo itself.
     """
     repo_id = _text(listed.get("id")) or ""
-    tags = tuple(text for tag in _items(listed.get("tags")) if (text := _text(tag)) is not None)
+    bases = _mapping(listed.get("baseModels"))
+    ids = [text for model in _items(bases.get("models")) if (text := _text(_mapping(model).get("id"))) is not None]
+    tags = tuple(
+        dict.fromkeys(
+            [
+                *(text for tag in _items(listed.get("tags")) if (text := _text(tag)) is not None),
+                *(f"base_model:{_text(bases.get('relation')) or ''}:{parent}" for parent in ids),
+            ]
+        )
+    )
     card = _mapping(listed.get("cardData"))
     licenses = [tag.removeprefix("license:") for tag in tags if tag.startswith("license:")]
-    bases = _mapping(listed.get("baseModels"))
     adapter = _mapping(_mapping(listed.get("config")).get("peft"))
     gated = listed.get("gated")
     parents, notes = _parents(
@@ -70,7 +78,6 @@ def metadata_from_listing(listed: Mapping[str, object]) -> RepoMetadata:
         [
             *_named(card.get("base_model")),
             *(tag.rpartition(":")[2] for tag in tags if tag.startswith("base_model:")),
-            *_named(bases.get("models")),
             *_named(adapter.get("base_model_name_or_path")),
         ],
     )
@@ -86,7 +93,7 @@ def metadata_from_listing(listed: Mapping[str, object]) -> RepoMetadata:
         pipeline_tag=_text(listed.get("pipeline_tag")),
         tags=tags,
         declared_parents=parents,
-        declared_relation=_relation(card, tags) or _text(bases.get("relation")),
+        declared_relation=_relation(card, tags),
         notes=notes,
     )
 
