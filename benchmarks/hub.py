@@ -125,7 +125,7 @@ def crawl(endpoint: str, names: Sequence[str], sample: str, workers: int) -> tup
         seconds = perf_counter() - start
         if summary.fingerprinted < len(names):
             raise RuntimeError(f"{len(names)} repos, {summary.fingerprinted} fingerprinted: {summary.failures}")
-        with database.sql() as connection:
+        with database.connect() as connection:
             rows = connection.sql("SELECT role, median(std_error / std) FROM tensors GROUP BY role").fetchall()
             total = connection.sql("SELECT sum(total_bytes) FROM checkpoints").fetchall()[0][0]
         errors = dict(rows)

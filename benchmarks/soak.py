@@ -141,7 +141,7 @@ def soak(n: int, kills: int, *, seed: int = 0, kinds: Sequence[str] = tuple(FAUL
 def compare(one: Path, other: Path) -> list[str]:
     """Tables whose rows differ between two stores, apart from ids and times of the attempts."""
     problems = []
-    with provenance.open(one) as a, provenance.open(other) as b, a.sql() as left, b.sql() as right:
+    with provenance.open(one) as a, provenance.open(other) as b, a.connect() as left, b.connect() as right:
         for table in COMPARED:
             query = f"select * exclude ({', '.join(c for c in VOLATILE if table == 'checkpoints' or c == VOLATILE[0])})"
             rows = [
@@ -157,7 +157,7 @@ def compare(one: Path, other: Path) -> list[str]:
 def ends_as_it_should(store: Path, names: Sequence[str], faults: dict[str, str]) -> list[str]:
     """Healthy repos that are not stored exactly once, and faulty ones without their outcome."""
     problems = []
-    with provenance.open(store) as database, database.sql() as connection:
+    with provenance.open(store) as database, database.connect() as connection:
         stored = Counter(repo for (repo,) in connection.execute("select repo_id from checkpoints").fetchall())
         query = """select repo_id, arg_max(status, "at") from outcomes group by repo_id"""
         last: dict[str, Any] = dict(connection.execute(query).fetchall())

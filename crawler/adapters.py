@@ -257,9 +257,3 @@ def _kind(entries: Sequence[TensorEntry], config: Mapping[str, object], pairs: M
 def _span(numbers: set[int] | set[float]) -> str:
     low, high = min(numbers), max(numbers)
     return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-
-
-def base_of(config: Mapping[str, object] | None) -> str | None:
-    """The base model that an adapter_config.json names, as written; null if it names none."""
-    base = (config or {}).get("base_model_name_or_path")
-    return base if isinstance(base, str) and base else None

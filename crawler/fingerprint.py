@@ -7,7 +7,7 @@ bytes nor on the destination of the result.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,13 +17,14 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.crawler.adapters import Adapter, base_of, read_adapter
+from provenance.crawler.adapters import Adapter, read_adapter
 from provenance.crawler.anchors import anchor_tokens, read_tokenizer, spread_anchors
 from provenance.crawler.formats.dtypes import is_float
 from provenance.crawler.formats.gguf_facts import with_declarations
 from provenance.crawler.formats.packing.packed import PackedEntry
 from provenance.crawler.headers import Headers, read_headers
-from provenance.crawler.metadata import with_base
+from provenance.crawler.metadata import with_adapter_base
+from provenance.crawler.oddities import value_notes
 from provenance.crawler.plan import SampleSize, plan_matrices
 from provenance.crawler.product_plan import plan_products, vocabulary
 from provenance.crawler.products import ProductSums
@@ -37,7 +38,10 @@ from provenance.schemas.records import CheckpointRow, Fingerprint, ListedCheckpo
 from provenance.schemas.roles import Role
 from provenance.schemas.sampling import SAMPLE_VERSION
 from provenance.schemas.tables import FINGERPRINT_VERSION
-from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorStatistics
+from provenance.schemas.tensors import LogicalTensor, ResolvedRoles, TensorEntry, TensorStatistics
+
+_PIECE = 256
+"""Bytes read at the start, in the middle and at the end of every tensor, for the revision of a folder without one."""
 
 
 def fingerprint(
@@ -82,15 +86,13 @@ def fingerprint(
         if resolved.adapter:
             adapter = read_adapter(reader, headers.stored, headers.config)
             resolved = _with_updates(resolved, adapter)
-            listed = replace(listed, metadata=with_base(listed.metadata, repo, base_of(headers.config)))
+            listed = replace(listed, metadata=with_adapter_base(listed.metadata, repo, headers.config))
             rows += adapter.rows
             cells += zip(adapter.resolved.tensors, adapter.cells, strict=True)
         sample = weight_sample(cells)
     identity = listed.identity
     if identity.revision == UNKNOWN_REVISION:
-        header = sorted(f"{entry.name}|{entry.dtype}|{entry.shape}" for entry in headers.stored)
-        sampled = sorted(f"{row.name}|{row.part}|{row.digest}" for row in rows)
-        identity = replace(identity, revision=_digest(header + sampled))
+        identity = replace(identity, revision=_revision(headers.stored, rows, reader))
     mode = Mode.FULL if size is None else Mode.SAMPLED
     checkpoint = _checkpoint_row(identity, listed, resolved, headers, rows, reader, mode, now)
     return Fingerprint(checkpoint, listed.files, tuple(rows), sample, products)
@@ -105,6 +107,27 @@ def _with_updates(resolved: ResolvedRoles, adapter: Adapter) -> ResolvedRoles:
         hidden_size=updates.hidden_size,
         notes=(*adapter.notes, *resolved.notes),
     )
+
+
+def _revision(entries: Sequence[TensorEntry], rows: Sequence[TensorRow], reader: TensorReader) -> str:
+    """What stands for the commit of a folder without one: a digest that any retraining changes, the same in each mode.
+
+    Of headers, of sampled cells, and of some bytes of every tensor: embeddings and heads have no cells.
+    """
+    header = sorted(f"{entry.name}|{entry.dtype}|{entry.shape}" for entry in entries)
+    cells = sorted(f"{row.name}|{row.part}|{row.digest}" for row in rows)
+    pieces: dict[str, list[tuple[str, int, int]]] = defaultdict(list)  # by file: a label, and the bytes
+    for entry in sorted(entries, key=lambda entry: entry.start):
+        last = max(entry.start, entry.stop - _PIECE)
+        for start in sorted({entry.start, (entry.start + last) // 2, last}):
+            label = f"{entry.name}|{start - entry.start}"
+            pieces[entry.file].append((label, start, min(entry.stop, start + _PIECE)))
+    read = [
+        f"{label}|{hashlib.sha256(data).hexdigest()}"
+        for path, places in pieces.items()
+        for (label, *_), data in zip(places, reader.read(path, [place[1:] for place in places]), strict=True)
+    ]
+    return _digest([*header, *cells, *sorted(read)])
 
 
 # Stored name, part and expert, which identify a logical tensor of a checkpoint.
@@ -259,7 +282,7 @@ def _checkpoint_row(
         resolved=len(with_role),
         unresolved=len(rows) - len(with_role),
         adapter=resolved.adapter,
-        notes=(*resolved.notes, *unpacked.notes, *headers.notes),
+        notes=(*metadata.notes, *headers.notes, *value_notes(rows), *resolved.notes, *unpacked.notes),
     )
 
 

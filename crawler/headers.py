@@ -12,6 +12,7 @@ from provenance.crawler.formats.gguf_facts import check_model, config_of
 from provenance.crawler.formats.header import FileHeader, read_header
 from provenance.crawler.formats.packing.recognise import Unpacked, may_be_packed, unpack
 from provenance.crawler.formats.safetensors import MAX_TENSORS
+from provenance.crawler.shards import follow_index
 from provenance.schemas.enums import Stage
 from provenance.schemas.errors import WeightsError
 from provenance.schemas.protocols import TensorReader
@@ -34,7 +35,7 @@ class Headers:
             enough; of a GGUF file what its metadata says; null without one.
         config_decides: the same files with another config.json may have other roles.
         gguf: metadata of a GGUF file, else null.
-        notes: why a config was ignored.
+        notes: what the index of the shards leaves out; why a config was ignored.
     """
 
     stored: tuple[TensorEntry, ...]
@@ -56,13 +57,14 @@ def read_headers(reader: TensorReader, listed: ListedCheckpoint) -> Headers:
         CheckpointError: a file cannot be read.
     """
     headers = _file_headers(reader, listed)
-    stored = tuple(entry for header in headers for entry in header.entries)
-    _check_entries(stored, listed.identity.repo_id)
+    found, shard_notes = follow_index(listed, [entry for header in headers for entry in header.entries], reader)
+    stored = tuple(found)
+    _check_lengths(stored, listed.identity.repo_id)
     if (gguf := headers[0].gguf) is not None:
         check_model(gguf, listed.weight_files)
         facts = config_of(gguf, stored)
         resolved = read_names(stored).with_config(facts)
-        return Headers(stored, Unpacked(stored, None, ()), resolved, facts, False, gguf, ())
+        return Headers(stored, Unpacked(stored, None, ()), resolved, facts, False, gguf, tuple(shard_notes))
     config, notes = listed.config, list[str]()
     whole = config is None or may_be_packed(stored)  # a listing has a part of the config only
     if whole:
@@ -73,7 +75,7 @@ def read_headers(reader: TensorReader, listed: ListedCheckpoint) -> Headers:
     if (reading.needs_config or resolved.adapter) and not whole:
         config, notes = _read_config(reader, listed.config_file)
         resolved = reading.with_config(config or listed.config)
-    return Headers(stored, unpacked, resolved, config, reading.needs_config, None, tuple(notes))
+    return Headers(stored, unpacked, resolved, config, reading.needs_config, None, (*shard_notes, *notes))
 
 
 def _file_headers(reader: TensorReader, listed: ListedCheckpoint) -> list[FileHeader]:
@@ -87,15 +89,8 @@ def _file_headers(reader: TensorReader, listed: ListedCheckpoint) -> list[FileHe
     return headers
 
 
-def _check_entries(entries: Sequence[TensorEntry], repo: str) -> None:
-    seen: dict[str, str] = {}
+def _check_lengths(entries: Sequence[TensorEntry], repo: str) -> None:
     for entry in entries:
-        if entry.name in seen:
-            raise WeightsError(
-                f"{repo}: tensor {entry.name!r} is in {seen[entry.name]} and again in {entry.file}; "
-                "shards must not overlap"
-            )
-        seen[entry.name] = entry.file
         # The format allows any unsigned 64-bit length if another one is zero; the store's columns are signed.
         if max(entry.shape, default=0) > _MAX_LENGTH:
             raise WeightsError(

@@ -5,27 +5,27 @@ A field of the wrong type becomes null: a malformed card must not fail the other
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-import yaml
-
+from provenance.crawler.card import read_card
 from provenance.schemas.errors import SourceError
+from provenance.schemas.naming import repo_key, repo_named
 from provenance.schemas.records import RepoFile, RepoMetadata
 
-_REPO_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(?P<yaml>.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
-_YAML_NULL = ("", "~", "null")
-_HUB = re.compile(r"https?://(?:huggingface\.co|hf\.co)/")
 _MAX_INT = 2**63 - 1
 
-FRONT_MATTER_LIMIT = 64 * 1024
-"""Maximum number of bytes read of a README.md."""
+_PARENT_KEYS = ("name", "id", "model", "repo_id", "repo")
+"""Keys under which cards name a base model where they make an object of it."""
+
+_LONGEST_NOTE = 120
+_MOST_NOTES = 5
 
 
 def parse_listing(content: bytes, name: str) -> dict[str, Mapping[str, object]]:
@@ -43,7 +43,7 @@ def parse_listing(content: bytes, name: str) -> dict[str, Mapping[str, object]]:
         if not line.strip():
             continue
         try:
-            listed = json.loads(line.decode())
+            listed = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
         except (ValueError, RecursionError) as error:
             raise SourceError(f"{name}, line {number}: not valid JSON: {error}; repair or remove the line") from error
         if not isinstance(listed, dict) or not isinstance(listed.get("id"), str):
@@ -55,64 +55,93 @@ def parse_listing(content: bytes, name: str) -> dict[str, Mapping[str, object]]:
 def metadata_from_listing(listed: Mapping[str, object]) -> RepoMetadata:
     """The metadata in one object of the hub's listing.
 
-    Declared parents are the card's `base_model` and then the `base_model:` tags, without repeats and without the repo
-    itself. Repo ids are compared without case, as on the hub.
+    Declared parents are the card's `base_model`, then the `base_model:` tags, which `baseModels` joins with the current
+    ids of renamed repos, then what an adapter's config names; without repeats and without the repo itself.
     """
     repo_id = _text(listed.get("id")) or ""
-    tags = tuple(text for tag in _items(listed.get("tags")) if (text := _text(tag)) is not None)
+    bases = _mapping(listed.get("baseModels"))
+    ids = [text for model in _items(bases.get("models")) if (text := _text(_mapping(model).get("id"))) is not None]
+    tags = tuple(
+        dict.fromkeys(
+            [
+                *(text for tag in _items(listed.get("tags")) if (text := _text(tag)) is not None),
+                *(f"base_model:{_text(bases.get('relation')) or ''}:{parent}" for parent in ids),
+            ]
+        )
+    )
     card = _mapping(listed.get("cardData"))
     licenses = [tag.removeprefix("license:") for tag in tags if tag.startswith("license:")]
+    adapter = _mapping(_mapping(listed.get("config")).get("peft"))
     gated = listed.get("gated")
+    parents, notes = _parents(
+        repo_id,
+        [
+            *_named(card.get("base_model")),
+            *(tag.rpartition(":")[2] for tag in tags if tag.startswith("base_model:")),
+            *_named(adapter.get("base_model_name_or_path")),
+        ],
+    )
     return RepoMetadata(
         author=_text(listed.get("author")) or (repo_id.split("/")[0] if "/" in repo_id else None),
         created_at=_time(listed.get("createdAt")),
         last_modified=_time(listed.get("lastModified")),
         downloads=_count(listed.get("downloads")),
         likes=_count(listed.get("likes")),
-        license=_text(card.get("license")) or next(iter(licenses), None),
+        license=_license(card) or next(iter(licenses), None),
         gated="false" if gated is False else gated if gated in ("auto", "manual") else None,
         private=private if isinstance(private := listed.get("private"), bool) else None,
         pipeline_tag=_text(listed.get("pipeline_tag")),
         tags=tags,
-        declared_parents=_parents(repo_id, card, tags),
+        declared_parents=parents,
         declared_relation=_relation(card, tags),
+        notes=notes,
     )
 
 
 def metadata_from_readme(readme: bytes, repo_id: str) -> RepoMetadata:
-    """License, base models and their relation from the YAML front matter of a model card, else nulls.
+    """License, base models and their relation from a model card; see `crawler.card`.
 
     Args:
-        readme: the beginning of README.md; at most `FRONT_MATTER_LIMIT` bytes are used.
+        readme: README.md, or the beginning of it.
         repo_id: the repo's own id, which is no base model of itself.
     """
-    front_matter = _FRONT_MATTER.match(readme[:FRONT_MATTER_LIMIT].decode("utf-8", "replace"))
-    try:
-        # The base loader supports neither tags nor merge keys, which can expand without bound, and keeps `license: no`
-        # as text.
-        card = _mapping(yaml.load(front_matter["yaml"], Loader=yaml.BaseLoader)) if front_matter else {}
-    except (
-        yaml.YAMLError,
-        RecursionError,
-        ValueError,
-        OverflowError,
-    ):  # the last two from escapes such as `\\UFFFFFFFF`
-        card = {}
-    card = {key: value for key, value in card.items() if not (isinstance(value, str) and value.lower() in _YAML_NULL)}
+    card = read_card(readme)
+    parents, notes = _parents(repo_id, _named(card.values.get("base_model")))
+    if "base_model" in card.unread:
+        parents = None
+    linked = [link for link in card.links if repo_key(link) != repo_key(repo_id)]
+    if parents == () and linked and "base_model" not in card.values:
+        parents = None
+        notes = (*notes, f"card: it declares no base model, but its text links to {', '.join(linked[:5])}")
     return RepoMetadata(
-        license=_text(card.get("license")),
-        declared_parents=_parents(repo_id, card, ()),
-        declared_relation=_relation(card, ()),
+        license=_license(card.values),
+        declared_parents=parents,
+        declared_relation=_relation(card.values, ()),
+        notes=(*card.notes, *notes),
     )
 
 
-def with_base(metadata: RepoMetadata, repo_id: str, base: str | None) -> RepoMetadata:
-    """The metadata of an adapter whose own config names its base model; a base that the card names stays first."""
-    declared = {parent.lower(): parent for parent in metadata.declared_parents}
-    for parent in _parents(repo_id, {"base_model": base or ()}, ()):
-        declared.setdefault(parent.lower(), parent)
-    relation = metadata.declared_relation or ("adapter" if declared else None)
-    return replace(metadata, declared_parents=tuple(declared.values()), declared_relation=relation)
+def with_declared(metadata: RepoMetadata, repo_id: str, names: Iterable[str]) -> RepoMetadata:
+    """The metadata with more declared base models: those that a repo's own files name, beside its card.
+
+    Args:
+        metadata: what the card or listing says.
+        repo_id: the repo's own id, which is no base model of itself.
+        names: ids or addresses of repos, as written.
+    """
+    parents, notes = _parents(repo_id, [*(metadata.declared_parents or ()), *names])
+    return replace(metadata, declared_parents=parents or metadata.declared_parents, notes=(*metadata.notes, *notes))
+
+
+def with_adapter_base(metadata: RepoMetadata, repo_id: str, config: object) -> RepoMetadata:
+    """The metadata of an adapter whose `adapter_config.json`, parsed, names its base model."""
+    found = with_declared(metadata, repo_id, base_of_adapter(config))
+    return replace(found, declared_relation=found.declared_relation or ("adapter" if found.declared_parents else None))
+
+
+def base_of_adapter(config: object) -> list[str]:
+    """The base models that an `adapter_config.json`, parsed, names."""
+    return list(_named(_mapping(config).get("base_model_name_or_path")))
 
 
 def commit_from_listing(listed: Mapping[str, object]) -> str | None:
@@ -139,24 +168,38 @@ def sha256_or_null(value: object) -> str | None:
     return value if isinstance(value, str) and _SHA256.fullmatch(value) else None
 
 
-def _parents(repo_id: str, card: Mapping[str, object], tags: tuple[str, ...]) -> tuple[str, ...]:
-    parents: dict[str, str] = {}
-    for name in _declared(card, tags):
-        parent = _HUB.sub("", name.strip(), count=1).rstrip("/")
-        if _REPO_ID.fullmatch(parent) and parent.lower() != repo_id.lower():
-            parents.setdefault(parent.lower(), parent)
-    return tuple(parents.values())
+def _parents(repo_id: str, names: Iterable[str]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The repos that these names mean, and a note for those that mean none; null if no name means a repo."""
+    parents, unread = dict[str, str](), list[str]()
+    for name in names:
+        if (parent := repo_named(name)) is None:
+            unread.append(name)
+        elif repo_key(parent) != repo_key(repo_id):
+            parents.setdefault(repo_key(parent), parent)
+    notes = [f"card: the base model {name[:_LONGEST_NOTE]!r} is no repo id" for name in dict.fromkeys(unread)]
+    return (None if unread and not parents else tuple(parents.values())), tuple(notes[:_MOST_NOTES])
 
 
-def _declared(card: Mapping[str, object], tags: tuple[str, ...]) -> Iterator[str]:
-    """Every declared base model, those of the card first."""
-    base = card.get("base_model")
-    for name in [base] if isinstance(base, str) else _items(base):
-        if isinstance(name, str):
-            yield name
-    for tag in tags:
-        if tag.startswith("base_model:"):
-            yield tag.rpartition(":")[2]
+def _named(value: object) -> Iterator[str]:
+    """Every base model in a value of a card: text, several of them separated by commas, or an object with a name."""
+    if isinstance(value, str):
+        yield from (text for part in value.split(",") if (text := _text(part.strip())))
+    elif isinstance(value, list):
+        for item in value:
+            if not isinstance(item, list):
+                yield from _named(item)
+    elif isinstance(value, Mapping):
+        yield from _named(next((value[key] for key in _PARENT_KEYS if isinstance(value.get(key), str)), None))
+
+
+def _license(card: Mapping[str, object]) -> str | None:
+    """The license of a card; several as one text; the name of one that is `other` than the hub's own."""
+    given = card.get("license")
+    texts = [text for item in (given if isinstance(given, list) else [given]) if (text := _text(item))]
+    name = _text(card.get("license_name"))
+    if name is not None and [text.lower() for text in texts] in (["other"], []):
+        return name
+    return ", ".join(dict.fromkeys(texts)) or None
 
 
 def _relation(card: Mapping[str, object], tags: tuple[str, ...]) -> str | None:

@@ -66,10 +66,14 @@ class TensorScan:
         return self._moments.result(self._moments.std_error(self._heights, n_elements))
 
     def digest(self) -> str | None:
-        """Digest of shape, dtype and canonical cells; null for constants, known buffers and tensors without cells."""
+        """Digest of shape, dtype and canonical cells.
+
+        Null for constants, for known buffers, and for tensors without cells or without any finite value.
+        """
         if self.cells is None or len(self.cells) == 0 or f".{self.tensor.name}".endswith(_KNOWN_BUFFERS):
             return None
-        if np.all(self.cells == self.cells[0]):
+        finite = self.cells[np.isfinite(self.cells)]
+        if len(finite) == 0 or np.all(finite == finite[0]):
             return None
         label = f"{self.tensor.entry.dtype}|{self.tensor.shape}|".encode()
         # Adding zero makes -0.0 and 0.0 one value.

@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from provenance.crawler.gguf_selection import gguf_models
+from provenance.crawler.shards import weight_map_of
 from provenance.schemas.errors import SkippedCheckpoint, WeightsError
 
 PIPELINE_FILE = "model_index.json"
@@ -59,10 +60,8 @@ _UNREAD: tuple[tuple[tuple[str, ...], str], ...] = (
 WEIGHT_SUFFIXES = (".safetensors", *(suffix for suffixes, _ in _UNREAD for suffix in suffixes))
 """Endings of weight files, including formats that are not read."""
 
-MAX_INDEX_BYTES = 32 * 1024 * 1024
-"""Limit of a shard index. The largest known have 15 MB (140,000 tensors); parsed, one takes 25 times its size."""
-
 _SHARD = r"(?:-(?P<number>\d{5,6})-of-(?P<total>\d{5,6}))?"
+_SIDE_FILES = "._"  # macOS writes one beside every file of an archive
 _LONG = 120  # maximum characters of a name in an error
 
 
@@ -119,12 +118,16 @@ _FORMATS = (_SAFETENSORS, _PYTORCH)
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The weights of one checkpoint of a repo. Paths are relative to the repo, `weight_files` in shard order."""
+    """The weights of one checkpoint of a repo. Paths are relative to the repo, `weight_files` in shard order.
+
+    `index_file` is the index of the shards, null without shards or index.
+    """
 
     subfolder: str | None
     variant: str | None
     weight_files: tuple[str, ...]
     config_file: str | None
+    index_file: str | None = None
 
 
 @dataclass(slots=True)
@@ -164,7 +167,8 @@ def select_weights(paths: Sequence[str], read_json: Callable[[str], object]) -> 
     folders: dict[str, list[str]] = {"": []}
     for path in sorted(paths):
         folder, _, name = path.rpartition("/")
-        folders.setdefault(folder, []).append(name)
+        if not name.startswith(_SIDE_FILES):
+            folders.setdefault(folder, []).append(name)
     parts = [folder for folder in sorted(folders) if folder]
     refusals: list[SkippedCheckpoint] = []
     for group in (parts, [""]) if PIPELINE_FILE in folders[""] else ([""], parts):
@@ -223,7 +227,13 @@ def _select_folder(folder: str, names: Sequence[str], read_json: Callable[[str],
     order = (_ADAPTER_CONFIG, *_CONFIGS) if best == _ADAPTER else _CONFIGS
     config = next((_join(folder, name) for name in order if name in names), None)
     return [
-        Selection(folder or None, s.variant, tuple(_join(folder, name) for name in files), config)
+        Selection(
+            folder or None,
+            s.variant,
+            tuple(_join(folder, name) for name in files),
+            config,
+            _join(folder, s.index) if s.index and not s.single else None,
+        )
         for s, files in sorted(checkpoints, key=lambda pair: pair[0].variant or "")
     ]
 
@@ -305,11 +315,8 @@ def _indexed_files(index: object, path: str, kind: _Format) -> list[str]:
     Raises:
         WeightsError: the index is malformed, or names a file outside its folder.
     """
-    weight_map = index.get("weight_map") if isinstance(index, Mapping) else None
-    if not isinstance(weight_map, Mapping) or not weight_map:
-        raise WeightsError(f"{path} is not a shard index: it has no weight_map of tensor names to files")
     named: set[str] = set()
-    for name in weight_map.values():
+    for name in weight_map_of(index, path).values():
         if not isinstance(name, str) or kind.match(name) is None:
             raise WeightsError(f"{path} names {str(name)[:_LONG]!r}, which is not a {kind.name} file")
         if "/" in name or "\\" in name or PurePosixPath(name).name != name:
@@ -334,7 +341,7 @@ def _shard_name(example: str, number: int) -> str:
 def _ambiguous(folder: str, sets: Sequence[_WeightSet], kind: _Format) -> SkippedCheckpoint:
     names = [_join(folder, s.first) for s in sets]
     several = f"several unrelated {kind.name} files and nothing says which are the weights"
-    return SkippedCheckpoint(f"{several}: {_some(names)}")
+    return SkippedCheckpoint(f"{several}: {_some(names)}; crawl one by itself")
 
 
 def _join(folder: str, name: str) -> str:

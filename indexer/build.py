@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -36,8 +36,11 @@ from provenance.indexer.store.swap import writing
 from provenance.indexer.store.tombstones import TOMBSTONES
 from provenance.indexer.vectors import ExactIndex, FlatIndex
 from provenance.schemas import tables
+from provenance.schemas.enums import Reason
 from provenance.schemas.errors import ProvenanceError, StoreCorruptError
+from provenance.schemas.naming import renamed_to, repo_key
 from provenance.schemas.products import PRODUCTS_SPEC
+from provenance.schemas.protocols import Advance
 from provenance.schemas.sampling import SAMPLED_EXPERTS
 from provenance.schemas.tables import FINGERPRINT_TABLES
 
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, type[FlatIndex] | type[ExactIndex]] = {"auto": FlatIndex, "flat": FlatIndex, "exact": ExactIndex}
 """`auto` is currently the same as `flat`."""
+
+_Matrix: TypeAlias = NDArray[np.float32]
 
 _UNFINISHED = ".tmp"
 
@@ -62,6 +67,8 @@ where t.stack = 'main' and t.role <> 'other' and coalesce(t.expert, 0) < {SAMPLE
 order by t.fingerprint_id
 """
 
+
+_RENAMED = f"select repo_id, message from outcomes where reason = '{Reason.RENAMED}' order by \"at\""
 
 _WEIGHT_FILES = f"select * from files where path not like '%{CONFIG_SUFFIX}'"
 
@@ -121,6 +128,13 @@ def unindexed_fingerprints(store: Store, manifest: Manifest, generation: Generat
         return sorted(row[0] for row in connection.execute(latest, {"new": new}).fetchall())
 
 
+def renamed_repos(store: Store, manifest: Manifest) -> dict[str, str]:
+    """The new ids of repos that a hub redirected, by the key of the old one (`schemas.naming`)."""
+    with store.connect(manifest) as connection:
+        rows = connection.execute(_RENAMED).fetchall()
+    return {repo_key(old): new for old, message in rows if (new := renamed_to(message))}
+
+
 def build_index(
     store: Store,
     learn_backgrounds: Callable[[Sequence[Dossier]], Mapping[str, NDArray[np.float64]]],
@@ -128,6 +142,7 @@ def build_index(
     kind: str = "auto",
     spec: str = SPEC,
     skip_damaged: bool = False,
+    advance: Advance | None = None,
 ) -> Generation:
     """Build a new generation over all latest checkpoints, store the signatures that are missing, and switch to it.
 
@@ -138,6 +153,7 @@ def build_index(
         kind: one of `KINDS`.
         spec: the signature; currently only `SPEC`.
         skip_damaged: leave out the checkpoints with rows in damaged parts, instead of refusing.
+        advance: told of every checkpoint whose vectors are made.
 
     Raises:
         ProvenanceError: an unknown signature spec or kind of index.
@@ -153,12 +169,8 @@ def build_index(
     readable = manifest.without(damaged)
     forgotten = store.tombstones(readable)
     dossiers = [d for d in load_dossiers(store, readable) if not damaged or (len(d.values) and len(d.facts))]
-    signatures = _stacked([signature(d.curves()).vector for d in dossiers], DIMENSION)
-    vectors = {
-        spec: signatures,
-        SKETCH: _stacked([sketch(*sketch_cells(d)) for d in dossiers], SKETCH_DIMENSION),
-        PRODUCTS_SPEC: _stacked([product_vector(d.products) for d in dossiers], SKETCH_DIMENSION),
-    }
+    signatures, sketches, products = _vectors(dossiers, advance)
+    vectors = {spec: signatures, SKETCH: sketches, PRODUCTS_SPEC: products}
     backgrounds = dict(learn_backgrounds(dossiers))
     index = KINDS[kind]
     info: dict[str, Any] = {
@@ -166,6 +178,7 @@ def build_index(
         "checkpoints": len(dossiers),
         "sequence": manifest.sequence,
         "forgotten": {repo: at.isoformat() for repo, at in forgotten.items()},
+        "renamed": renamed_repos(store, readable),
         "spec": spec,
         "kind": kind,
         "vectors": {name: f"{name}{index.SUFFIX}" for name in vectors},
@@ -212,6 +225,20 @@ def _damaged_parts(store: Store, manifest: Manifest, *, skip: bool) -> dict[str,
     return damaged
 
 
+def _vectors(dossiers: Sequence[Dossier], advance: Advance | None) -> tuple[_Matrix, _Matrix, _Matrix]:
+    """The signature, the sketch and the vector of products of every dossier, a row each."""
+    signatures, sketches, products = (
+        np.zeros((len(dossiers), n), dtype=np.float32) for n in (DIMENSION, SKETCH_DIMENSION, SKETCH_DIMENSION)
+    )
+    for row, dossier in enumerate(dossiers):
+        signatures[row] = signature(dossier.curves()).vector
+        sketches[row] = sketch(*sketch_cells(dossier))
+        products[row] = product_vector(dossier.products)
+        if advance:
+            advance(row + 1, len(dossiers))
+    return signatures, sketches, products
+
+
 def _store_signatures(store: Store, manifest: Manifest, dossiers: Sequence[Dossier], vectors: Any, spec: str) -> None:
     known = store.read("signatures", ["fingerprint_id", "spec"], manifest=manifest).to_pylist()
     stored = {(row["fingerprint_id"], row["spec"]) for row in known}
@@ -254,7 +281,3 @@ def remove_unused_generations(store: Store) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
         except FileNotFoundError:  # its builder has just finished
             continue
-
-
-def _stacked(vectors: Sequence[NDArray[np.float32]], dimension: int) -> NDArray[np.float32]:
-    return np.stack(vectors) if vectors else np.zeros((0, dimension), dtype=np.float32)

@@ -196,7 +196,6 @@ def dossier_of(fingerprint: Fingerprint) -> Dossier:
         row = {name: getattr(tensor, name) for name in _TENSOR_COLUMNS}
         rows.append(row | {name: entry and getattr(entry, name) for name in _ENTRY_COLUMNS})
     checkpoint = {name: getattr(fingerprint.checkpoint, name, None) for name in META_COLUMNS}
-    checkpoint["declared_parents"] = list(fingerprint.checkpoint.declared_parents)
     return Dossier(
         meta_of(checkpoint, [file.sha256 for file in fingerprint.files if is_weights(file.path)]),
         facts_of(rows),

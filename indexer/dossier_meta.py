@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from provenance.schemas.naming import repo_key
 from provenance.schemas.results import ModelMetadata
 
 
@@ -17,10 +18,16 @@ class DossierMeta(ModelMetadata):
     Attributes:
         fingerprint_id: its fingerprint in the store, null if it is not stored.
         sha256: the known digests of its weight files, sorted.
+        notes: what its crawl could not make out, and what was done about it.
     """
 
     fingerprint_id: str | None
     sha256: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def declares(self, repo_id: str) -> bool:
+        """Whether its card names a repo as its base."""
+        return repo_key(repo_id) in map(repo_key, self.declared_parents or ())
 
     def to_line(self) -> str:
         """The metadata as one line of JSON."""
@@ -39,7 +46,7 @@ class DossierMeta(ModelMetadata):
             raise ValueError(f"no metadata of a checkpoint ({error!r})") from error
 
 
-META_COLUMNS = ("checkpoint_id", "fingerprint_id", *[field.name for field in fields(ModelMetadata)][1:])
+META_COLUMNS = ("checkpoint_id", "fingerprint_id", *[field.name for field in fields(ModelMetadata)][1:], "notes")
 """Columns of `checkpoints` in the metadata, in the order of its JSON line."""
 
 
@@ -48,5 +55,6 @@ def meta_of(checkpoint: Mapping[str, Any], sha256: Sequence[str | None]) -> Doss
     created = checkpoint.get("created_at")
     return DossierMeta.from_row(
         {name: checkpoint.get(name) for name in META_COLUMNS}
+        | {"notes": checkpoint.get("notes") or ()}
         | {"created_at": created and created.isoformat(), "sha256": sorted(digest for digest in sha256 if digest)}
     )

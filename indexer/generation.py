@@ -26,6 +26,7 @@ from provenance.indexer.dossier_meta import DossierMeta
 from provenance.indexer.pages import CHECKSUMS, CheckedArray, CheckedFile, read_checksums
 from provenance.indexer.vectors import open_index
 from provenance.schemas.errors import IndexMissingError, StoreCorruptError
+from provenance.schemas.naming import repo_key, short_key
 from provenance.schemas.products import PRODUCTS_SPEC
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Generation:
     Attributes:
         name: folder name.
         info: its manifest: `checkpoints` (count), `sequence` (of the store's manifest it covers), `forgotten`
-            (repos forgotten before it was built, with the time), `spec`, `kind`.
+            (repos forgotten before it was built, with the time), `renamed` (new ids of repos by the key of the
+            old one), `spec`, `kind`.
         dossiers: one per checkpoint.
         keys: see `find`.
         sums: checksums of its files.
@@ -115,7 +117,8 @@ class Generation:
     def find(self, kind: str, text: str) -> list[int]:
         """Rows of the checkpoints with `text` as their `kind` of key.
 
-        The kinds are `id`, `repo`, `content`, `fingerprint`, `sha256` and `parent` (a declared one).
+        The kinds are `id`, `repo`, `content`, `fingerprint`, `sha256`; `alias` and `short`, the keys of a repo's id
+        (`schemas.naming`); and `parent`, the key of a declared one.
         """
         wanted = key_hash(kind, text)
         places = range(len(self.keys))
@@ -164,7 +167,8 @@ def names_of(meta: DossierMeta) -> set[tuple[str, str]]:
     names = {("id", meta.checkpoint_id), ("repo", meta.repo_id), ("content", meta.content_digest)}
     names.add(("fingerprint", meta.fingerprint_id))
     names |= {("sha256", digest) for digest in meta.sha256}
-    names |= {("parent", parent) for parent in meta.declared_parents or ()}
+    names |= {("alias", repo_key(meta.repo_id)), ("short", short_key(meta.repo_id))}
+    names |= {("parent", repo_key(parent)) for parent in meta.declared_parents or ()}
     return {(kind, text) for kind, text in names if text}
 
 
@@ -201,7 +205,7 @@ def open_generation(index_path: Path) -> Generation:
         if not name.endswith(hashlib.sha256(content).hexdigest()[:DIGITS]):
             raise ValueError(f"{GENERATION_MANIFEST} is not what was written")
         info = json.loads(content)
-        if CHECKSUMS not in info["files"]:
+        if CHECKSUMS not in info["files"] or "renamed" not in info:
             raise IndexMissingError(f"{folder}: built by an earlier version; run `provenance index`")
         sums = read_checksums(folder, info["files"])
         keys = CheckedArray(folder / "keys.npy", sums, KEY)

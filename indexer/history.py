@@ -6,6 +6,7 @@ The facts of a million attempts fit into a few megabytes; see `schemas.facts`. F
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from provenance.indexer.store.store import Store
 from provenance.schemas.enums import Mode, Reason, Source, Status
 from provenance.schemas.errors import StoreError
 from provenance.schemas.facts import FactSet, fact
-from provenance.schemas.identity import short_revision
+from provenance.schemas.identity import CheckpointId, short_revision
 from provenance.schemas.records import EarlierFailure, Fingerprint, RepoFile
 from provenance.schemas.tables import FINGERPRINT_VERSION
 
@@ -47,6 +48,11 @@ with tried as (
 select repo_id, revision, reason, attempts, again, listings from failed left join listed using (repo_id)
 """
 _FORGOTTEN = "select repo_id from tombstones where repo_id not in (select repo_id from checkpoints)"
+_LOCAL = f"""
+select repo_id, subfolder, variant, mode, fingerprint_id, epoch_us(fingerprinted_at), total_bytes
+from checkpoints where fingerprint_version = ? and source = '{Source.LOCAL}' and fingerprinted_at is not null
+order by fingerprinted_at
+"""
 _DIGESTS = f"""
 select fingerprint_id, mode, list_sort(list(coalesce(sha256, xet_hash))) as digests
 from checkpoints join files using (fingerprint_id)
@@ -56,6 +62,15 @@ having count(coalesce(sha256, xet_hash)) = n_files
 """
 _SKEW = timedelta(days=1)
 _BATCH = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """When a local checkpoint was fingerprinted last, and the bytes of its weights then."""
+
+    fingerprint_id: str
+    at: datetime
+    size: int
 
 
 class History:
@@ -78,6 +93,10 @@ class History:
                 if hub:  # a local copy may have only one of several checkpoints
                     self._repos.add(fact(repo, short_revision(revision), mode))
             self._files = _FingerprintsByDigests(rows(_DIGESTS, FINGERPRINT_VERSION))
+            self._local = {
+                row[:4]: _Read(row[4], datetime.fromtimestamp(row[5] / 1e6, UTC), row[6])
+                for row in rows(_LOCAL, FINGERPRINT_VERSION)
+            }
             for repo, revision in rows(_EMPTY):
                 self._empty.add(fact(repo, short_revision(revision)))
             until = int((now + _SKEW).timestamp() * 1e6)
@@ -111,7 +130,17 @@ class History:
 
     def fingerprint_of(self, files: Sequence[RepoFile], mode: Mode) -> Fingerprint | None:
         digests = [file.sha256 or file.xet_hash for file in files]
-        fingerprint_id = None if None in digests else self._files.find(mode, sorted(map(str, digests)))
+        return self._stored(None if None in digests else self._files.find(mode, sorted(map(str, digests))))
+
+    def local_before(
+        self, identity: CheckpointId, mode: Mode, *, changed_at: datetime, size: int
+    ) -> Fingerprint | None:
+        read = self._local.get((identity.repo_id, identity.subfolder, identity.variant, mode))
+        if read is None or (changed_at <= read.at and size == read.size):
+            return None
+        return self._stored(read.fingerprint_id)
+
+    def _stored(self, fingerprint_id: str | None) -> Fingerprint | None:
         try:
             return None if fingerprint_id is None else stored_fingerprint(self._store, fingerprint_id)
         except StoreError:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from provenance.database import Database, open_database
-    from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
+    from provenance.query.analytics import SqlRows
+    from provenance.schemas.comparison import Comparison
+    from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict, Witness
     from provenance.schemas.errors import ProvenanceError
     from provenance.schemas.evaluation import Evaluation
     from provenance.schemas.figures import StoreStatus
-    from provenance.schemas.results import Answer, Candidate, Comparison, Evidence, ModelDescription
+    from provenance.schemas.results import Answer, Candidate, Evidence, ModelDescription
 
     open = open_database  # noqa: A001 - reads as provenance.open(...), like gzip.open
 
@@ -37,19 +39,23 @@ __all__ = [
     "ModelVerdict",
     "ProvenanceError",
     "Relation",
+    "SqlRows",
     "StoreStatus",
     "Verdict",
+    "Witness",
     "__version__",
     "open",
 ]
 
 _MODULES = {
     "database": ("Database",),
-    "schemas.enums": ("Direction", "ModelVerdict", "Relation", "Verdict"),
+    "query.analytics": ("SqlRows",),
+    "schemas.comparison": ("Comparison",),
+    "schemas.enums": ("Direction", "ModelVerdict", "Relation", "Verdict", "Witness"),
     "schemas.errors": ("ProvenanceError",),
     "schemas.evaluation": ("Evaluation",),
     "schemas.figures": ("StoreStatus",),
-    "schemas.results": ("Answer", "Candidate", "Comparison", "Evidence", "ModelDescription"),
+    "schemas.results": ("Answer", "Candidate", "Evidence", "ModelDescription"),
 }
 _LAZY = {name: (module, name) for module, names in _MODULES.items() for name in names}
 _LAZY["open"] = ("database", "open_database")
@@ -64,3 +70,6 @@ if not TYPE_CHECKING:  # a type checker would give every name the type of this f
             module, attribute = _LAZY[name]
             return getattr(import_module(f"provenance.{module}"), attribute)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

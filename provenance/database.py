@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provenance import maintenance
 from provenance.indexer.store.store import Store
-from provenance.resolve import StoredByCrawl, fingerprinted, is_path
-from provenance.schemas.errors import IndexMissingError
+from provenance.maintenance import Maintained
+from provenance.names import hub_name
+from provenance.resolve import StoredByCrawl, find
 from provenance.settings import store_path
+from provenance.tables import Tables
 
 if TYPE_CHECKING:
-    import duckdb
-    import pyarrow as pa
-
     from provenance.crawler.engine.engine import Progress
     from provenance.crawler.engine.options import CrawlOptions, HubListing
     from provenance.crawler.engine.summary import CrawlSummary
     from provenance.indexer.dossier import Dossier
-    from provenance.indexer.store.transfer import Taken
     from provenance.query.catalogue import Catalogue
     from provenance.query.lineage.refresh import LineageRefresh
-    from provenance.schemas.evaluation import Evaluation
-    from provenance.schemas.figures import Arrival, CompactionFigures, IndexFigures, RepoFigures, StoreStatus
-    from provenance.schemas.lineage import LineageRow
-    from provenance.schemas.results import Answer, Comparison, ModelDescription
-    from provenance.schemas.tabular import Rows
+    from provenance.schemas.comparison import Comparison
+    from provenance.schemas.evaluation import DeclaredEvaluation, Evaluation
+    from provenance.schemas.figures import IndexFigures, StoreStatus
+    from provenance.schemas.protocols import Advance
+    from provenance.schemas.results import Answer, ModelDescription
 
 
 def open_database(store: str | os.PathLike[str] | None = None, *, create: bool = False) -> Database:
@@ -45,7 +43,7 @@ def open_database(store: str | os.PathLike[str] | None = None, *, create: bool =
     return Database(Store.create(path) if create else Store.open(path))
 
 
-class Database:
+class Database(Maintained, Tables):
     """A store of fingerprints, with its index. Use as a context manager or call `close`."""
 
     def __init__(self, store: Store) -> None:
@@ -94,20 +92,31 @@ class Database:
         """
         from provenance.ingest import crawl
 
+        named = [hub_name(source) if isinstance(source, str) else source for source in sources]
         try:
-            return crawl(self.store, sources, options, listing, progress)
+            return crawl(self.store, named, options, listing, progress)
         finally:
             self.refresh()
 
-    def index(self, *, kind: str = "auto", spec: str | None = None, skip_damaged: bool = False) -> IndexFigures:
-        """Build a new generation of the index over all latest checkpoints; see `indexer.build.build_index`."""
+    def index(
+        self, *, kind: str = "auto", spec: str | None = None, skip_damaged: bool = False, advance: Advance | None = None
+    ) -> IndexFigures:
+        """Build a new generation of the index over all latest checkpoints; see `indexer.build.build_index`.
+
+        `advance`, here and in other methods that may take long, is called with how much is done and how much there is.
+
+        Raises:
+            ProvenanceError: an unknown signature spec.
+        """
         from provenance.indexer.build import build_index
         from provenance.indexer.signature import SPEC
         from provenance.query.evidence.backgrounds import learn_backgrounds
         from provenance.schemas.figures import IndexFigures
 
         self.refresh()
-        generation = build_index(self.store, learn_backgrounds, kind=kind, spec=spec or SPEC, skip_damaged=skip_damaged)
+        generation = build_index(
+            self.store, learn_backgrounds, kind=kind, spec=spec or SPEC, skip_damaged=skip_damaged, advance=advance
+        )
         self.store.write_views()
         return IndexFigures(generation.name, len(generation), generation.info["spec"])
 
@@ -142,6 +151,7 @@ class Database:
         """
         from provenance.query.engine import judge
 
+        model = hub_name(model)
         dossier = self._save(model, options) if save else self.find(model, options)
         found = judge(dossier, self.catalogue, spec=spec)
         if deep:
@@ -151,14 +161,22 @@ class Database:
                 found = weigher.examine(found, model, self.catalogue, before_reading)
         return found.at_least(min_probability).answer(k)
 
-    def find(self, model: str, options: CrawlOptions | None = None) -> Dossier:
+    def find(self, model: str, options: CrawlOptions | None = None, *, fetch: bool = True) -> Dossier:
         """The dossier of a model: stored (checkpoint id or repo id), or fingerprinted now from a folder or the hub.
 
+        A folder with the weights of a stored checkpoint is that checkpoint, unless its own card says otherwise. Date
+        and license of `options` count where they are given.
+
+        Args:
+            model: an id, the address of a model's page on the hub, or a folder.
+            options: how a model that is not stored is read.
+            fetch: whether a model that is neither stored nor a folder is read from the hub.
+
         Raises:
-            UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub.
+            UnknownModelError: the model is neither stored, nor a folder with a checkpoint, nor a repo of the hub. The
+                message has similar ids of the store.
         """
-        stored = None if is_path(model) else self.catalogue.find(model)
-        return stored or fingerprinted(model, options, self.store.path)
+        return find(model, options, self.catalogue, self.store, fetch=fetch)
 
     def _save(self, model: str, options: CrawlOptions | None) -> Dossier:
         """Crawl a model and return what was stored, which may have another id than `model`."""
@@ -177,7 +195,9 @@ class Database:
         *,
         plot: str | None = None,
         deep: bool = False,
+        fetch: bool = False,
         options: CrawlOptions | None = None,
+        options_b: CrawlOptions | None = None,
         before_reading: Callable[[int], object] | None = None,
     ) -> Comparison:
         """Every line of evidence for `b` as a parent of `a`.
@@ -187,7 +207,9 @@ class Database:
             b: as in `find`.
             plot: a `.png` or `.svg` file for curves and cells.
             deep: read the weights of both again where their products are not stored, and compare these.
-            options: how a model that is not stored is read.
+            fetch: read a model that is not stored from the hub.
+            options: how a model that is not stored is read, and what is said of `a`.
+            options_b: the same of `b`; by default as for `a`, without a date or license.
             before_reading: called with the number of bytes of weights that `deep` will read.
 
         Raises:
@@ -199,7 +221,11 @@ class Database:
         from provenance.query.compare import compare
         from provenance.query.evidence.pair import Pair, Subject
 
-        pair = Pair(Subject(self.find(a, options)), Subject(self.find(b, options)), self.catalogue.background)
+        a, b = hub_name(a), hub_name(b)
+        if options is not None and options_b is None:
+            options_b = replace(options, created_at=None, license=None)
+        model, other = Subject(self.find(a, options, fetch=fetch)), Subject(self.find(b, options_b, fetch=fetch))
+        pair = Pair(model, other, self.catalogue.background)
         reading = None
         if deep and pair.stored is not None and before_reading is not None:
             before_reading(0)
@@ -207,8 +233,8 @@ class Database:
             from provenance.deep import Weigher
 
             with Weigher(self.store, options) as weigher:
-                model, other = weigher.open(pair.a.dossier, a), weigher.open(pair.b.dossier, b)
-                (reading,) = weigher.read(model, [other], before_reading)
+                opened = weigher.open(pair.a.dossier, a), weigher.open(pair.b.dossier, b)
+                (reading,) = weigher.read(opened[0], [opened[1]], before_reading)
         found = compare(pair, self.catalogue, reading)
         if plot is not None:
             from provenance.plot import plot_pair
@@ -216,96 +242,27 @@ class Database:
             plot_pair(pair, plot)
         return found
 
-    def sql(self) -> duckdb.DuckDBPyConnection:
-        """A read-only DuckDB connection over the views of the store as it is now; close it after use."""
-        return self.store.connect()
-
     def status(self) -> StoreStatus:
         """Figures of the store, the last runs, the reasons of failures, and model types without roles."""
         from provenance.query.status import status
 
         return status(self.store, self.catalogue)
 
-    def arrivals(self, since: str) -> Rows[Arrival]:
-        """Checkpoints fingerprinted since a date or time (ISO 8601, UTC), a run (its id), or the `last` run.
-
-        Raises:
-            ProvenanceError: `since` is none of these.
-        """
-        from provenance.query.status import arrivals
-
-        with self.sql() as connection:
-            return arrivals(connection, since)
-
-    def stream(self, view: str) -> Iterator[pa.Table]:
-        """All rows of a view of the store, in tables of some tens of megabytes; see `indexer.store.stream`."""
-        from provenance.indexer.store.stream import stream_view
-
-        return stream_view(self.store, view)
-
-    def mentions(self, repos: Iterable[str]) -> Rows[RepoFigures]:
-        """The number of checkpoints of each given repo. A repo with only a failed attempt has none.
-
-        Raises:
-            UnknownModelError: the store does not mention one of them.
-        """
-        return maintenance.mentions(self.store, repos)
-
-    def forget(self, repos: Iterable[str]) -> Rows[RepoFigures]:
-        """Hide repos from now on; `index` and `compact` then remove their data.
-
-        A repo that is crawled again by name comes back.
-
-        Returns:
-            how many checkpoints of each were forgotten.
-
-        Raises:
-            UnknownModelError: the store does not mention one of them; none was forgotten.
-        """
-        try:
-            return maintenance.forget(self.store, repos)
-        finally:
-            self.refresh()
-
-    def compact(self) -> CompactionFigures:
-        """Remove forgotten rows, merge small parts, and delete unused files."""
-        try:
-            return maintenance.compact(self.store)
-        finally:
-            self.refresh()
-
-    def take_over(self, store: str | os.PathLike[str]) -> Taken:
-        """Copy the checkpoints of another store that this one does not have, a few hundred per commit.
-
-        Raises:
-            StoreFormatError: it was written by a version with different fingerprints; nothing was copied.
-            StoreBusyError: a crawl, or another import, is writing to this store.
-            StoreError: there is no store, or it is this one.
-        """
-        try:
-            return maintenance.take_over(self.store, store)
-        finally:
-            self.refresh()
-
-    def verify(self) -> list[str]:
-        """Problems of the store and its index, one line each; empty if there are none.
-
-        Reads every byte of every live part and of the live index, in pieces.
-        """
-        from provenance.indexer.check_index import index_problems
-
-        return [*self.store.verify(), *index_problems(self.store.index_path)]
-
-    def show(self, model: str) -> ModelDescription:
+    def show(self, model: str, options: CrawlOptions | None = None, *, fetch: bool = False) -> ModelDescription:
         """What is known about a model: metadata, roles, curves.
+
+        Args:
+            model: as in `find`.
+            options: how a model that is not stored is read, and what is said of it.
+            fetch: as in `find`.
 
         Raises:
             UnknownModelError: the model is neither stored nor a folder with a checkpoint.
         """
         from provenance.query.description import describe
 
-        dossier = self.find(model)
-        with self.sql() as connection:
+        dossier = self.find(model, options, fetch=fetch)
+        with self.connect() as connection:
             return describe(dossier, connection)
 
     def refresh_lineage(self) -> LineageRefresh:
@@ -317,20 +274,6 @@ class Database:
         from provenance.query.lineage.refresh import LineageRefresh
 
         return LineageRefresh(self.store, self.catalogue)
-
-    def lineage(self) -> Rows[LineageRow]:
-        """The rows of the table `lineage`.
-
-        Raises:
-            IndexMissingError: it was never computed.
-        """
-        from provenance.schemas.lineage import LineageRow
-        from provenance.schemas.tabular import Rows
-
-        rows = self.store.read("lineage").to_pylist()
-        if not rows and not self.store.read("verdicts", ["repo_id"]).num_rows:
-            raise IndexMissingError(f"{self.store.path}: no lineage yet; run `provenance lineage --refresh`")
-        return Rows(LineageRow, map(LineageRow.from_row, rows))
 
     def recipe(self, model: str, options: CrawlOptions | None = None) -> str:
         """The configuration with which mergekit would make a merge from its stored parents.
@@ -348,7 +291,7 @@ class Database:
 
         return recipe(judge(self.find(model, options), self.catalogue))
 
-    def evaluate(self, truth: str | os.PathLike[str]) -> Evaluation:
+    def evaluate(self, truth: str | os.PathLike[str], advance: Advance | None = None) -> Evaluation:
         """Measure the answers about every checkpoint of a truth table.
 
         Raises:
@@ -357,4 +300,14 @@ class Database:
         from provenance.query.evaluation.evaluate import evaluate
         from provenance.query.evaluation.truth import read_truth
 
-        return evaluate(read_truth(Path(truth)), self.catalogue)
+        return evaluate(read_truth(Path(truth)), self.catalogue, advance)
+
+    def evaluate_declared(self) -> DeclaredEvaluation:
+        """Measure how often the answers find what the cards declare, where there is no table of truth.
+
+        Raises:
+            TruthError: no stored card declares a base model.
+        """
+        from provenance.query.evaluation.declared import evaluate_declared
+
+        return evaluate_declared(self.catalogue)

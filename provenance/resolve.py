@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provenance.names import hub_name, short_id, similar_repos
 from provenance.schemas.enums import Reason, Status
 from provenance.schemas.errors import CheckpointError, SourceError, UnknownModelError
+from provenance.schemas.identity import is_repo_id
 
 if TYPE_CHECKING:
     from provenance.crawler.engine.options import CrawlOptions
     from provenance.crawler.hub.transport import HubTransport
     from provenance.indexer.dossier import Dossier
+    from provenance.indexer.store.store import Store
     from provenance.query.catalogue import Catalogue
     from provenance.schemas.records import Fingerprint, Outcome
-
-_REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 
 
 def is_path(model: str) -> bool:
@@ -25,13 +25,30 @@ def is_path(model: str) -> bool:
     return model.startswith(("./", "../", "/", "~")) or model in (".", "..")
 
 
-def fingerprinted(model: str, options: CrawlOptions | None, store: Path) -> Dossier:
+def find(model: str, options: CrawlOptions | None, catalogue: Catalogue, store: Store, *, fetch: bool) -> Dossier:
+    """The dossier of a model: stored, or fingerprinted now; see `Database.find`.
+
+    Raises:
+        UnknownModelError, CheckpointError: as `fingerprinted`.
+    """
+    from provenance.query.identity import identified
+
+    model = hub_name(model)
+    known = None if is_path(model) else catalogue.find(short_id(model))
+    if known is None:
+        found = _stated(fingerprinted(model, options, store, fetch=fetch), options)
+        known = identified(found, catalogue.same_weights(found), mode=options.mode if options else None)
+    return _stated(known, options)
+
+
+def fingerprinted(model: str, options: CrawlOptions | None, store: Store, *, fetch: bool) -> Dossier:
     """The dossier of a model that is not stored: fingerprinted now, from a folder or the hub.
 
     Args:
         model: a folder, or the id of a repo.
         options: how it is read; by default as in `provenance crawl`.
-        store: the folder of the store, for the message.
+        store: the store that does not have it, for the message.
+        fetch: whether the hub may be asked.
 
     Raises:
         UnknownModelError: it is neither a folder with one checkpoint, nor a repo of the hub.
@@ -39,9 +56,14 @@ def fingerprinted(model: str, options: CrawlOptions | None, store: Path) -> Doss
     """
     if is_path(model) or Path(model).is_dir():
         return _from_folder(model, options)
-    if _REPO.fullmatch(model):
-        return _from_hub(model, options, store)
-    raise UnknownModelError(f"{model}: not in the store ({store}), no local folder, and no repo id (owner/name)")
+    missing = f"{model}: not in the store ({store.path})"
+    is_id = is_repo_id(model.partition("@")[0])
+    if not fetch:
+        hint = f"; `provenance crawl {model}` would put it there" if is_id else ", and no local folder"
+        raise UnknownModelError(f"{missing}{similar_repos(store, model) or hint}")
+    if is_id:
+        return _from_hub(model, options, store, missing)
+    raise UnknownModelError(f"{missing}, no local folder, and no repo id (owner/name){similar_repos(store, model)}")
 
 
 class StoredByCrawl:
@@ -74,6 +96,14 @@ class StoredByCrawl:
         return found[0] if len(found) == 1 and mode in (None, found[0].meta.mode) else None
 
 
+def _stated(model: Dossier, options: CrawlOptions | None) -> Dossier:
+    """A model with the date and the license that the options state."""
+    from provenance.query.identity import stated
+
+    created = options.created_at if options else None
+    return stated(model, created.isoformat() if created else None, options.license if options else None)
+
+
 def _from_folder(path: str, options: CrawlOptions | None) -> Dossier:
     from provenance.ingest import fingerprint_local
 
@@ -82,15 +112,16 @@ def _from_folder(path: str, options: CrawlOptions | None) -> Dossier:
     return _only(path, fingerprint_local(Path(path), options))
 
 
-def _from_hub(repo: str, options: CrawlOptions | None, store: Path) -> Dossier:
+def _from_hub(repo: str, options: CrawlOptions | None, store: Store, missing: str) -> Dossier:
     from provenance.ingest import fingerprint_named
 
     try:
         found = fingerprint_named(repo, options)
     except (CheckpointError, SourceError) as error:
+        # The chain below is of HTTP libraries; what they found is in the message.
         raise UnknownModelError(
-            f"{repo}: not in the store ({store}), no folder, and not to be had from the hub ({error})"
-        ) from error
+            f"{missing}, no folder, and not to be had from the hub ({error}){similar_repos(store, repo)}"
+        ) from None
     return _only(repo, found)
 
 

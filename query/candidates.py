@@ -8,6 +8,7 @@ from itertools import islice
 from provenance.indexer.dossier import Dossier, sketch_cells
 from provenance.indexer.generation import SKETCH, Generation
 from provenance.indexer.signature import product_vector, signature, sketch
+from provenance.schemas.naming import repo_key, short_key
 from provenance.schemas.products import PRODUCTS_SPEC
 
 POOL = 100
@@ -67,5 +68,6 @@ def _by_name(query: Dossier, generation: Generation) -> set[int]:
         rows.update(generation.find("sha256", digest))
     for parent in meta.declared_parents or ():
         rows.update(generation.find("repo", parent))
-    rows.update(generation.find("parent", query.repo_id))
+    for key in {repo_key(query.repo_id), short_key(query.repo_id)}:
+        rows.update(generation.find("parent", key))
     return rows

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from provenance.indexer.dossier import Dossier
+from provenance.indexer.dossier_meta import DossierMeta
 from provenance.indexer.generation import Generation, open_generation
 from provenance.query.candidates import newest
 from provenance.query.evidence.pair import Subject
+from provenance.query.identity import same_weights
+from provenance.query.names import StoredNames
 from provenance.query.statistics.background import Background
 from provenance.schemas.errors import IndexMissingError
+from provenance.schemas.naming import repo_key, short_key
 
 if TYPE_CHECKING:
     from provenance.indexer.store.store import Store
@@ -25,6 +29,7 @@ class Catalogue:
     Attributes:
         generation: the live index without repos forgotten since it was built; null if there is no index yet.
         unindexed: the latest checkpoints that are not in it.
+        names: which stored repo a name means.
     """
 
     def __init__(
@@ -32,6 +37,7 @@ class Catalogue:
         generation: Generation | None = None,
         unindexed: Sequence[Dossier] = (),
         background: Background | None = None,
+        renamed: Mapping[str, str] | None = None,
     ) -> None:
         """Set up.
 
@@ -39,10 +45,13 @@ class Catalogue:
             generation: the live index.
             unindexed: checkpoints that are not in the index.
             background: scores of unrelated pairs; by default those of the index, else the bundled ones.
+            renamed: new ids of repos by the key of the old one; by default as of the index.
         """
         self.generation, self.unindexed = generation, unindexed
+        known = generation.info["renamed"] if generation and renamed is None else renamed or {}
+        self.names = StoredNames(self._repos_with, known)
         self._background = background
-        self._subjects: dict[str, Subject] = {}
+        self._subjects: dict[DossierMeta, Subject] = {}
 
     @property
     def n_checkpoints(self) -> int:
@@ -69,7 +78,16 @@ class Catalogue:
         return newest([*self.unindexed, *indexed])
 
     def find(self, name: str) -> Dossier | None:
-        """The checkpoint with a checkpoint id or repo id; null if there is none."""
+        """The checkpoint with a checkpoint id or repo id, in any spelling that is clear; null if there is none."""
+        return self._named(name) or ((stored := self.names.stored(name)) and self._named(stored)) or None
+
+    def same_weights(self, model: Dossier) -> list[Dossier]:
+        """The checkpoints with the weights of a model."""
+        keys = [("content", str(model.meta.content_digest)), *(("sha256", digest) for digest in model.meta.sha256)]
+        found = newest([*self.unindexed, *(dossier for key in keys for dossier in self._indexed(*key))])
+        return [dossier for dossier in found if same_weights(model, dossier)]
+
+    def _named(self, name: str) -> Dossier | None:
         # Unindexed checkpoints are newer than indexed ones of the same repo.
         for dossier in self.unindexed:
             if name in (dossier.repo_id, dossier.checkpoint_id):
@@ -83,13 +101,21 @@ class Catalogue:
         return [d for d in (*unindexed, *self._indexed("repo", repo_id)) if d.meta.revision == revision]
 
     def subject(self, dossier: Dossier) -> Subject:
-        """A checkpoint prepared for comparison; up to `MAX_SUBJECTS` are cached."""
-        key = dossier.meta.fingerprint_id or dossier.checkpoint_id
+        """A checkpoint prepared for comparison, its declared parents by their stored ids.
+
+        Up to `MAX_SUBJECTS` are cached.
+        """
+        key = dossier.meta
         if key not in self._subjects:
             if len(self._subjects) >= MAX_SUBJECTS:
                 self._subjects.clear()
-            self._subjects[key] = Subject(dossier)
+            self._subjects[key] = Subject(self.names.joined(dossier))
         return self._subjects[key]
+
+    def _repos_with(self, kind: str, key: str) -> Iterator[str]:
+        spell = repo_key if kind == "alias" else short_key
+        found = (*self.unindexed, *self._indexed(kind, key))
+        return (dossier.repo_id for dossier in found if spell(dossier.repo_id) == key)
 
     def _indexed(self, kind: str, name: str) -> list[Dossier]:
         generation = self.generation
@@ -107,10 +133,12 @@ def open_catalogue(store: Store) -> Catalogue:
     if generation is not None and all(map(generation.covers, manifest.parts["checkpoints"])):
         return Catalogue(generation)
     # Imported here: a query of an indexed store reads no tables.
-    from provenance.indexer.build import load_dossiers, unindexed_fingerprints
+    from provenance.indexer.build import load_dossiers, renamed_repos, unindexed_fingerprints
 
     ids = unindexed_fingerprints(store, manifest, generation)
-    return Catalogue(generation, load_dossiers(store, manifest, ids) if ids else ())
+    return Catalogue(
+        generation, load_dossiers(store, manifest, ids) if ids else (), renamed=renamed_repos(store, manifest)
+    )
 
 
 def open_live(store: Store) -> Generation | None:

@@ -19,9 +19,9 @@ from provenance.query.statistics.curves import kl_divergence, wasserstein
 from provenance.query.unread import notes_of
 from provenance.query.verdict.deep import deepen
 from provenance.query.verdict.rule import SUSPICION
-from provenance.schemas.differences import Controls, CurveScores, RoleChange, Spread
+from provenance.schemas.comparison import ComparedModel, Comparison, Controls, CurveScores, RoleChange, Spread
 from provenance.schemas.products import DeepReading
-from provenance.schemas.results import ComparedModel, Comparison, Evidence, Note
+from provenance.schemas.results import Evidence, Note
 from provenance.schemas.tabular import Rows
 
 MAX_CONTROLS = 200
@@ -55,6 +55,7 @@ def compare(pair: Pair, catalogue: Catalogue, reading: DeepReading | None = None
         score=assessment.score,
         license=assessment.meta.license,
         created_at=assessment.meta.created_at,
+        decided_by=assessment.decided_by,
         evidence=Rows(Evidence, assessment.evidence),
         changes=Rows(RoleChange, role_changes(pair) if assessment.is_relative and pair.of_one_kind else ()),
         curves=_curves(pair),

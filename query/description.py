@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from provenance.indexer.dossier import Dossier
-from provenance.query.unread import notes_of
-from provenance.schemas.enums import NoteKind
+from provenance.query.unread import crawl_notes, notes_of
 from provenance.schemas.results import ModelDescription, ModelMetadata, Note, RoleFigures
 from provenance.schemas.roles import MAIN_STACK, ROLES
 from provenance.schemas.tabular import Rows
@@ -26,19 +25,13 @@ order by stack <> 'main', stack, role = 'other', role
 """
 
 
-_NOTES = "select notes from checkpoints where fingerprint_id = ?"
-
-
 def describe(dossier: Dossier, connection: duckdb.DuckDBPyConnection) -> ModelDescription:
     """Metadata, roles and curves of one checkpoint, stored or not."""
-    notes = notes_of(dossier)
     if dossier.meta.fingerprint_id is None:
         roles = _roles_in_memory(dossier)
     else:
         rows = connection.execute(_ROLES, [dossier.meta.fingerprint_id]).fetchall()
         roles = [RoleFigures(*row) for row in rows]
-        for (texts,) in connection.execute(_NOTES, [dossier.meta.fingerprint_id]).fetchall():
-            notes += [Note(dossier.checkpoint_id, NoteKind.UNRESOLVED, text) for text in texts or ()]
     curves = {
         statistic: {
             role: tuple(float(x) if np.isfinite(x) else None for x in curve)
@@ -47,6 +40,7 @@ def describe(dossier: Dossier, connection: duckdb.DuckDBPyConnection) -> ModelDe
         for statistic in ("std", "skewness", "kurtosis")
     }
     model = ModelMetadata.from_attributes(dossier.meta)
+    notes = [*notes_of(dossier), *crawl_notes(dossier.meta)]
     return ModelDescription(model, Rows(RoleFigures, roles), curves, Rows(Note, notes))
 
 

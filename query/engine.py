@@ -8,20 +8,35 @@ from dataclasses import dataclass, replace
 from provenance.indexer.dossier import Dossier
 from provenance.query.candidates import candidates
 from provenance.query.catalogue import Catalogue
+from provenance.query.claims import claims_of, is_undeclared
+from provenance.query.copies import copy_notes
 from provenance.query.evidence.pair import Pair, Subject
-from provenance.query.unread import MIN_MATRICES, notes_of
+from provenance.query.unread import MIN_MATRICES, crawl_notes, notes_of
 from provenance.query.verdict.adapter import with_merged_adapters
 from provenance.query.verdict.deep import by_products, deepen, rerank
 from provenance.query.verdict.rule import Assessment, assess, model_verdict, settle
 from provenance.schemas.enums import ModelVerdict
+from provenance.schemas.naming import licenses_differ
 from provenance.schemas.products import DeepReading
-from provenance.schemas.results import Answer, Candidate, Evidence, LayerRun, ModelSummary, Note, SearchedStore
+from provenance.schemas.results import (
+    Answer,
+    Candidate,
+    Claim,
+    Evidence,
+    LayerRun,
+    ModelSummary,
+    Note,
+    SearchedStore,
+)
 from provenance.schemas.tabular import Rows
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The judged candidates of one model, best first, and the verdict about the model."""
+    """The judged candidates of one model, best first, and the verdict about the model.
+
+    An answer leaves out candidates less probable than `least`; what is claimed rests on all.
+    """
 
     model: Dossier
     verdict: ModelVerdict
@@ -29,6 +44,7 @@ class Judgement:
     n_checkpoints: int
     n_unindexed: int
     generation: str | None
+    least: float = 0.0
 
     @property
     def judgeable(self) -> bool:
@@ -36,8 +52,8 @@ class Judgement:
         return _judgeable(self.model)
 
     def at_least(self, min_probability: float) -> Judgement:
-        """The same without less probable candidates."""
-        return replace(self, candidates=tuple(a for a in self.candidates if a.probability >= min_probability))
+        """The same, to be answered without less probable candidates."""
+        return replace(self, least=min_probability)
 
     def undecided(self, n: int) -> list[Assessment]:
         """The best `n` candidates that are no relatives, and whose products are not known but could be read."""
@@ -62,8 +78,42 @@ class Judgement:
             ModelSummary.from_attributes(self.model.meta),
             SearchedStore(self.n_checkpoints, self.n_unindexed, self.generation),
             self.verdict,
-            Rows(Candidate, (_candidate(rank, a) for rank, a in enumerate(self.candidates[:k], start=1))),
-            Rows(Note, notes_of(self.model)),
+            Rows(Claim, claims_of(self.model.meta, self.candidates)),
+            Rows(Note, self._notes()),
+            Rows(Candidate, (self._candidate(rank, a) for rank, a in enumerate(self._likely(k), start=1))),
+        )
+
+    def _notes(self) -> list[Note]:
+        meta = self.model.meta
+        return [*notes_of(self.model), *copy_notes(meta, self.candidates), *crawl_notes(meta)]
+
+    def _likely(self, k: int) -> list[Assessment]:
+        return [one for one in self.candidates if one.probability >= self.least][:k]
+
+    def _candidate(self, rank: int, a: Assessment) -> Candidate:
+        model = self.model.meta
+        return Candidate(
+            rank=rank,
+            checkpoint_id=a.meta.checkpoint_id,
+            repo_id=a.meta.repo_id,
+            verdict=a.verdict,
+            relation=a.relation,
+            direction=a.direction,
+            declared=a.declared,
+            probability=a.probability,
+            p_value=a.p_value,
+            p_adjusted=a.p_adjusted,
+            log10_p=a.log10_p,
+            score=a.score,
+            merge_weight=a.merge_weight,
+            license=a.meta.license,
+            created_at=a.meta.created_at,
+            merge=a.merge,
+            layers=Rows(LayerRun, a.layers),
+            decided_by=a.decided_by,
+            undeclared=is_undeclared(model, a, self.candidates),
+            license_differs=licenses_differ(model.license, a.meta.license),
+            evidence=Rows(Evidence, a.evidence),
         )
 
 
@@ -79,6 +129,7 @@ def judge(model: Dossier, catalogue: Catalogue, *, spec: str | None = None, min_
     Raises:
         IndexMissingError: the index has no signatures of this spec.
     """
+    model = catalogue.names.joined(model)
     assessed = assessments(model, catalogue, spec=spec)
     found = Judgement(
         model,
@@ -100,12 +151,12 @@ def assessments(
         model: the queried model.
         catalogue: the checkpoints to search.
         spec: signature to search with; the index's own by default.
-        also: checkpoints to judge with them, found by the search or not.
+        also: checkpoints to judge with them, found by the search or not; what is said of them here counts.
     """
-    recalled = candidates(model, catalogue.generation, catalogue.unindexed, spec=spec)
-    known = {dossier.checkpoint_id for dossier in recalled}
-    recalled += [dossier for dossier in also if dossier.checkpoint_id not in known]
-    subject = Subject(model)  # not cached: it may be another reading of a stored checkpoint
+    subject = Subject(catalogue.names.joined(model))  # not cached: it may be another reading of a stored checkpoint
+    recalled = candidates(subject.dossier, catalogue.generation, catalogue.unindexed, spec=spec)
+    given = {dossier.checkpoint_id: dossier for dossier in also}
+    recalled = [given.pop(dossier.checkpoint_id, dossier) for dossier in recalled] + list(given.values())
     pairs = [Pair(subject, catalogue.subject(other), catalogue.background) for other in recalled]
     settled = settle([assess(pair, catalogue.n_checkpoints) for pair in pairs])
     n_store = catalogue.n_checkpoints
@@ -119,26 +170,3 @@ def _verdict(model: Dossier, candidates: Sequence[Assessment]) -> ModelVerdict:
 def _judgeable(model: Dossier) -> bool:
     """Whether the weights suffice to say that a model has no parent; an adapter's say nothing of its base."""
     return not model.meta.adapter and len(model.matrices.facts) >= MIN_MATRICES
-
-
-def _candidate(rank: int, a: Assessment) -> Candidate:
-    return Candidate(
-        rank=rank,
-        checkpoint_id=a.meta.checkpoint_id,
-        repo_id=a.meta.repo_id,
-        verdict=a.verdict,
-        relation=a.relation,
-        direction=a.direction,
-        declared=a.declared,
-        probability=a.probability,
-        p_value=a.p_value,
-        p_adjusted=a.p_adjusted,
-        log10_p=a.log10_p,
-        score=a.score,
-        merge_weight=a.merge_weight,
-        license=a.meta.license,
-        created_at=a.meta.created_at,
-        merge=a.merge,
-        layers=Rows(LayerRun, a.layers),
-        evidence=Rows(Evidence, a.evidence),
-    )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from provenance.query.analytics import as_rows, run_sql
+from provenance.query.analytics import run_sql
 from provenance.query.catalogue import Catalogue
 from provenance.schemas.errors import ProvenanceError
 from provenance.schemas.figures import (
@@ -135,18 +135,18 @@ def arrivals(connection: duckdb.DuckDBPyConnection, since: str) -> Rows[Arrival]
     started = connection.sql(_STARTED, params={"run": since}).to_arrow_table()["started_at"][0].as_py()
     try:
         time = started or datetime.fromisoformat(since)
-    except ValueError as error:
+    except ValueError:
         raise ProvenanceError(
             f"{since!r} is neither a date or time (2026-11-20, 2026-11-20T06:30), nor a run of this store; "
             "`provenance status` lists the last runs"
-        ) from error
+        ) from None
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
     rows = connection.sql(_ARRIVALS, params={"since": time}).to_arrow_table().to_pylist()
     return Rows(Arrival, map(Arrival.from_row, rows))
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, statement: str) -> list[dict[str, Any]]:
-    return as_rows(run_sql(connection, statement)[0])
+    return run_sql(connection, statement).rows()
 
 
 def _budgets(run: Mapping[str, Any]) -> dict[str, BudgetFigures] | None:

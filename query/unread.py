@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from provenance.indexer.dossier import Dossier
+from provenance.indexer.dossier_meta import DossierMeta
 from provenance.schemas.enums import NoteKind
 from provenance.schemas.results import Note
 from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, ROLE_CODE
@@ -34,3 +35,8 @@ def notes_of(dossier: Dossier) -> list[Note]:
         text = f"only {n} matrices of layers could be read; it takes {MIN_MATRICES} to judge a checkpoint"
         return [Note(dossier.checkpoint_id, NoteKind.FEW_MATRICES, text)]
     return []
+
+
+def crawl_notes(model: DossierMeta) -> list[Note]:
+    """What the crawl of a model could not make out."""
+    return [Note(model.checkpoint_id, NoteKind.UNRESOLVED, text) for text in model.notes]

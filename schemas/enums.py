@@ -29,6 +29,19 @@ class ModelVerdict(StrEnum):
     """Its weights do not suffice to decide."""
 
 
+class ClaimStatus(StrEnum):
+    """What the weights say of a parent that a card declares."""
+
+    CONFIRMED = "confirmed"
+    """It is an ancestor."""
+    CONTRADICTED = "contradicted"
+    """It is unrelated."""
+    NOT_STORED = "not-stored"
+    """The store does not hold it."""
+    CANNOT_TELL = "cannot-tell"
+    """It is a relative but not shown to be an ancestor, or its weights do not suffice."""
+
+
 class Direction(StrEnum):
     """The role of a candidate relative to the model."""
 
@@ -36,6 +49,22 @@ class Direction(StrEnum):
     CHILD = "child"
     SIBLING = "sibling"
     UNKNOWN = "unknown"
+
+
+class Witness(StrEnum):
+    """What shows which of two relatives came first."""
+
+    STRUCTURE = "structure"
+    """An upcycled, pruned, cut, extended or quantised model is the child."""
+    ASYMMETRY = "asymmetry"
+    """One carries all of the other, and the other not all of the one."""
+    DATES = "dates"
+    DECLARED = "declared"
+    """A card names it."""
+    FAMILY = "family"
+    """The distances between all relatives."""
+    MERGE = "merge"
+    """The weights are a weighted mean or sum of those of its parents."""
 
 
 class Relation(StrEnum):
@@ -55,7 +84,7 @@ class Relation(StrEnum):
 
 
 class NoteKind(StrEnum):
-    """Why a checkpoint, or a part of it, could not be read."""
+    """What a note about a checkpoint is about."""
 
     ADAPTER_ALONE = "adapter-alone"
     """An adapter without the weights that it applies to."""
@@ -65,8 +94,10 @@ class NoteKind(StrEnum):
     """Its numbers are packed in a way that is not read."""
     FEW_MATRICES = "few-matrices"
     """Too few matrices could be read to judge it."""
+    SAME_WEIGHTS = "same-weights"
+    """A stored checkpoint has the same weights, and who was first is not known."""
     UNRESOLVED = "unresolved"
-    """Something that the crawl noted: tensors without a role, and why."""
+    """Something that the crawl could not make out: a card, the order of shards, odd values, tensors without a role."""
 
 
 class MergeMethod(StrEnum):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
+from provenance.schemas.enums import ClaimStatus, Direction, ModelVerdict, Relation, Verdict
 from provenance.schemas.tabular import Record, Rows, Versioned
 
 
@@ -232,3 +232,41 @@ class Evaluation(Versioned):
     def to_dict(self) -> dict[str, Any]:
         found = Versioned.to_dict(self)
         return found | {"probability": found["probability"] or {}}
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredParent(Record):
+    """One declaration of a card: `rank` of the declared parent among the candidates, null where it is not stored."""
+
+    model: str
+    parent: str
+    status: ClaimStatus
+    rank: int | None
+    found_instead: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredEvaluation(Versioned):
+    """How often the answers find what cards declare. Cards may be wrong: this measures agreement, not truth.
+
+    Attributes:
+        models: checkpoints whose card declares a base model.
+        declarations: all that they declare.
+        stored: declarations of which the store holds the parent; the shares are of these.
+        confirmed, contradicted, cannot_tell: what the weights say of them.
+        recall: share confirmed.
+        recall_of_judged: confirmed, of those confirmed or contradicted.
+        parent_at_1, parent_at_5: share of declared parents among the first 1 or 5 candidates.
+    """
+
+    models: int
+    declarations: int
+    stored: int
+    confirmed: int
+    contradicted: int
+    cannot_tell: int
+    recall: float | None
+    recall_of_judged: float | None
+    parent_at_1: float | None = field(metadata={"key": "parent@1"})
+    parent_at_5: float | None = field(metadata={"key": "parent@5"})
+    parents: Rows[DeclaredParent]

@@ -12,8 +12,16 @@ REVISION_DIGITS = 12
 UNKNOWN_REVISION = "0"
 """Revision of a local folder before the digest of its content is known."""
 
-_REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+_NAME = r"(?:[\w.-]|[^\x00-\x7f\s])+"
+REPO = rf"{_NAME}(?:/{_NAME})?"
+"""A regular expression for the id of a repo: letters of any script, digits, and `._-`. See `is_repo_id`."""
+
 _FORM = re.compile(r"(?P<repo>[^@:#]+)@(?P<revision>[0-9a-f]{1,40})(?::(?P<subfolder>[^#]+))?(?:#(?P<variant>.+))?")
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether a text has the form of a repo id, `name` or `owner/name`; only printable text has."""
+    return re.fullmatch(REPO, text) is not None and text.isprintable() and ".." not in text.split("/")
 
 
 def short_revision(revision: str) -> str:
@@ -38,7 +46,7 @@ class CheckpointId:
     variant: str | None = None
 
     def __post_init__(self) -> None:
-        if not _REPO.fullmatch(self.repo_id) or ".." in self.repo_id.split("/"):
+        if not is_repo_id(self.repo_id):
             raise IdentityError(f"repo id {self.repo_id!r} is not of the form 'name' or 'owner/name'")
         if not re.fullmatch(r"[0-9a-f]+", self.revision):
             raise IdentityError(f"revision {self.revision!r} of {self.repo_id} is not a hexadecimal commit")

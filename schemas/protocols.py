@@ -1,12 +1,12 @@
 """Protocols between the packages.
 
 `TensorReader` reads bytes, `VectorIndex` searches vectors. `CrawlHistory` and `FingerprintSink` keep the crawler
-independent of the store: one says what is known, the other takes the results.
+independent of the store: one says what is known, the other takes the results. `Advance` hears how far long work is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from provenance.schemas.enums import Mode
+    from provenance.schemas.identity import CheckpointId
     from provenance.schemas.records import CrawlRun, EarlierFailure, Fingerprint, Outcome, RepoFile
+
+Advance = Callable[[int, int], object]
+"""Called as long work goes on, with how many of its steps are done and how many there are."""
 
 
 class TensorReader(Protocol):
@@ -102,6 +106,19 @@ class CrawlHistory(Protocol):
 
     def fingerprint_of(self, files: Sequence[RepoFile], mode: Mode) -> Fingerprint | None:
         """A fingerprint of weight files with exactly these digests; null if there is none."""
+        ...
+
+    def local_before(
+        self, identity: CheckpointId, mode: Mode, *, changed_at: datetime, size: int
+    ) -> Fingerprint | None:
+        """The last fingerprint of a local checkpoint, if it was made before a file changed, or of another size.
+
+        Args:
+            identity: the checkpoint, at any revision.
+            mode: of the fingerprint.
+            changed_at: the newest time of change of its files.
+            size: of its weight files, in bytes.
+        """
         ...
 
     def watermarks(self, listing: str) -> Sequence[datetime]:

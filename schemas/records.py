@@ -32,7 +32,10 @@ class RepoFile:
 
 @dataclass(frozen=True, slots=True)
 class RepoMetadata:
-    """The metadata of a repo in the hub's listing; all null for a folder without a listing."""
+    """The metadata of a repo in the hub's listing; all null for a folder without a listing.
+
+    `declared_parents` is null where a card could not be read; `notes` say why, and what else was wrong with it.
+    """
 
     author: str | None = None
     created_at: datetime | None = None
@@ -44,8 +47,9 @@ class RepoMetadata:
     private: bool | None = None
     pipeline_tag: str | None = None
     tags: tuple[str, ...] = ()
-    declared_parents: tuple[str, ...] = ()
+    declared_parents: tuple[str, ...] | None = ()
     declared_relation: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,8 @@ class ListedCheckpoint:
     content digest is known. `weight_files` are in shard order. `config_file` is `config.json`, or
     Meta's `params.json`, or null. `config` is the part of it in a hub's listing (model type, architectures): the file
     is not read if names and shapes determine the roles. `commit` is the full hash of the revision, null if no commit is
-    known.
+    known. `changed_at` is when a local file changed last: evidence of nothing but that it may have. `index_file` is the
+    index of several shards.
     """
 
     identity: CheckpointId
@@ -67,6 +72,8 @@ class ListedCheckpoint:
     metadata: RepoMetadata = field(default_factory=RepoMetadata)
     config: Mapping[str, object] | None = field(default=None, hash=False)
     commit: str | None = None
+    changed_at: datetime | None = None
+    index_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +123,7 @@ class CheckpointRow:
     private: bool | None
     pipeline_tag: str | None
     tags: tuple[str, ...]
-    declared_parents: tuple[str, ...]
+    declared_parents: tuple[str, ...] | None
     declared_relation: str | None
     architecture: str | None
     model_type: str | None

@@ -1,14 +1,24 @@
-"""What the public API returns about models: answers, comparisons, descriptions. See `docs/json.md`."""
+"""What the public API returns about models: answers, descriptions, lineage. See `docs/json.md`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
-from provenance.schemas.differences import Controls, CurveScores, RoleChange
-from provenance.schemas.enums import Direction, MergeMethod, Mode, ModelVerdict, NoteKind, Relation, Verdict
-from provenance.schemas.tabular import Record, Rows, Versioned
+from provenance.schemas.enums import (
+    ClaimStatus,
+    Direction,
+    MergeMethod,
+    Mode,
+    ModelVerdict,
+    NoteKind,
+    Relation,
+    Verdict,
+    Witness,
+)
+from provenance.schemas.tabular import Record, Rows, Versioned, html_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -77,6 +87,8 @@ class Candidate(Record):
         relation: how the child was made from the parent.
         direction: the role of the candidate relative to the model.
         declared: whether the model's card names it.
+        undeclared: it is an ancestor, and the card names no ancestor; null where the card could not be read.
+        license_differs: from the model's; null where one of the two is not known.
         probability: 1 - local false discovery rate.
         p_value: of all weight evidence combined; 0 where a float underflows.
         p_adjusted: corrected over all checkpoints of the store.
@@ -86,6 +98,7 @@ class Candidate(Record):
         layers: which layers of the candidate stand where in the model, or where its weight differs; empty where every
             layer stands at its own place.
         created_at: ISO 8601, null where not known.
+        decided_by: what shows the direction; null where that is `sibling` or `unknown`.
     """
 
     rank: int
@@ -105,12 +118,47 @@ class Candidate(Record):
     created_at: str | None
     merge: MergeShare | None
     layers: Rows[LayerRun]
+    decided_by: Witness | None
+    undeclared: bool | None
+    license_differs: bool | None
     evidence: Rows[Evidence]
 
 
 @dataclass(frozen=True, slots=True)
+class Claim(Record):
+    """A parent that the model's card declares, judged by the weights.
+
+    Attributes:
+        parent: the declared repo, by its stored id where it is stored.
+        status: what the weights say of it.
+        checkpoint_id: the stored checkpoint it was compared with; null, as the next four, if it is not stored.
+        verdict, direction, relation, log10_p: as of a `Candidate`.
+        found_instead: the best ancestor, if the claim is contradicted and there is one.
+        license: of the model.
+        parent_license: of the declared parent, null where not known.
+        license_differs: null where one of the two is not known.
+    """
+
+    parent: str
+    status: ClaimStatus
+    checkpoint_id: str | None
+    verdict: Verdict | None
+    direction: Direction | None
+    relation: Relation | None
+    log10_p: float | None
+    found_instead: str | None
+    license: str | None
+    parent_license: str | None
+    license_differs: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSummary(Record):
-    """A summary of the queried model. `declared_parents` are repo ids, null if the card could not be read."""
+    """A summary of the queried model.
+
+    `declared_parents` are repo ids, null if the card could not be read; `adapter` is whether it is an adapter without
+    its base, `resolved` the number of its tensors with a known role.
+    """
 
     checkpoint_id: str
     repo_id: str
@@ -119,6 +167,8 @@ class ModelSummary(Record):
     license: str | None
     created_at: str | None
     mode: Mode | None
+    adapter: bool | None
+    resolved: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +182,7 @@ class SearchedStore(Record):
 
 @dataclass(frozen=True, slots=True)
 class Note(Record):
-    """What could not be read of a checkpoint, and why, in one sentence for a user."""
+    """What else there is to know about a checkpoint, or what could not be read of it, in one sentence for a user."""
 
     checkpoint_id: str
     kind: NoteKind
@@ -143,14 +193,15 @@ class Note(Record):
 class Answer(Record):
     """The suspected parents of a model, best first. As a table: its candidates, without their evidence.
 
-    `notes` say what could not be read of the model; most have none.
+    `claims` judge what its card declares; `notes` say what is open about copies, and what could not be read of it.
     """
 
     model: ModelSummary
     store: SearchedStore
     verdict: ModelVerdict
-    candidates: Rows[Candidate]
+    claims: Rows[Claim]
     notes: Rows[Note]
+    candidates: Rows[Candidate]
 
     def to_arrow(self) -> pa.Table:
         """The candidates as an Arrow table."""
@@ -164,43 +215,11 @@ class Answer(Record):
         """The candidates as a pandas frame; raises like `Rows.to_pandas`."""
         return self.candidates.to_pandas()
 
-
-@dataclass(frozen=True, slots=True)
-class ComparedModel(Record):
-    """One side of a comparison."""
-
-    checkpoint_id: str
-    repo_id: str
-    n_layers: int | None
-    hidden_size: int | None
-    n_heads: int | None
-    n_kv_heads: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison(Versioned):
-    """Every line of evidence for `b` as a parent of `a`; the claims are those of a `Candidate`.
-
-    `notes` say what could not be read of either.
-    """
-
-    a: ComparedModel
-    b: ComparedModel
-    verdict: Verdict
-    relation: Relation
-    direction: Direction
-    probability: float
-    p_value: float
-    p_adjusted: float
-    log10_p: float
-    score: float
-    license: str | None
-    created_at: str | None
-    evidence: Rows[Evidence]
-    changes: Rows[RoleChange]
-    curves: CurveScores
-    controls: Controls
-    notes: Rows[Note]
+    def _repr_html_(self) -> str:
+        """The verdict and the candidates, for notebooks."""
+        names = ("rank", "repo_id", "verdict", "direction", "relation", "declared", "log10_p", "score", "license")
+        head = f"<p><b>{escape(self.model.checkpoint_id)}</b>: {escape(self.verdict)}</p>"
+        return head + html_table(names, self.candidates.to_dicts(), len(self.candidates))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from datetime import datetime
 from enum import StrEnum
+from html import escape
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args, get_origin, get_type_hints
 
@@ -15,6 +16,9 @@ from provenance.schemas.errors import ProvenanceError
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
+
+SHOWN_ROWS = 20
+"""Rows that a notebook shows."""
 
 FORMAT = 1
 """Version of the JSON objects that have a key `format`."""
@@ -97,13 +101,7 @@ class Rows(tuple[R, ...]):
         Raises:
             ProvenanceError: polars is not installed.
         """
-        try:
-            import polars as pl
-        except ImportError as error:
-            raise ProvenanceError("to_polars() needs polars; install it with `pip install polars`") from error
-        frame = pl.from_arrow(self.to_arrow())
-        assert isinstance(frame, pl.DataFrame)
-        return frame
+        return to_polars(self.to_arrow())
 
     def to_pandas(self) -> Any:
         """A pandas `DataFrame`.
@@ -111,10 +109,57 @@ class Rows(tuple[R, ...]):
         Raises:
             ProvenanceError: pandas is not installed.
         """
-        try:
-            return self.to_arrow().to_pandas()
-        except ImportError as error:
-            raise ProvenanceError("to_pandas() needs pandas; install it with `pip install pandas`") from error
+        return to_pandas(self.to_arrow())
+
+    def _repr_html_(self) -> str:
+        """The first rows as a table, for notebooks."""
+        table = self.to_arrow()
+        return html_table(table.column_names, table.slice(0, SHOWN_ROWS).to_pylist(), len(self))
+
+
+def to_polars(table: pa.Table) -> pl.DataFrame:
+    """An Arrow table as a polars frame.
+
+    Raises:
+        ProvenanceError: polars is not installed.
+    """
+    try:
+        import polars as pl
+    except ImportError:
+        raise ProvenanceError("this needs polars; install it with `pip install polars`") from None
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def to_pandas(table: pa.Table) -> Any:
+    """An Arrow table as a pandas `DataFrame`.
+
+    Raises:
+        ProvenanceError: pandas is not installed.
+    """
+    try:
+        return table.to_pandas()
+    except ImportError:
+        raise ProvenanceError("this needs pandas; install it with `pip install pandas`") from None
+
+
+def html_table(names: Sequence[str], rows: Sequence[Mapping[str, Any]], n: int) -> str:
+    """Rows as an HTML table, with everything in them escaped, and how many of `n` rows these are."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(_shown(row[name]))}</td>" for name in names) + "</tr>" for row in rows
+    )
+    rest = f"<p>{len(rows)} of {n} rows</p>" if len(rows) < n else ""
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
 
 
 def _key(field: Field[Any]) -> str:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from provenance.cli import COMMANDS, provenance
 from provenance.schemas.tables import TABLES, schema
+from provenance.settings import VARIABLES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WIDTH = 100
@@ -49,6 +50,8 @@ def cli_page() -> str:
         if command is None:
             raise LookupError(f"provenance.cli.COMMANDS names {name!r}, and there is no such command")
         parts += [f"## provenance {name}", _fenced(_context(command, name, top).get_help())]
+    rows = [f"| `{name.replace(', ', '` `')}` | {what} |" for name, what in VARIABLES.items()]
+    parts += ["## Environment variables", "\n".join(["| variable | what |", "| --- | --- |", *rows]), COMPLETION]
     return "\n\n".join(parts) + "\n"
 
 
@@ -67,6 +70,24 @@ def tables_page() -> str:
         parts += [f"## {table}", "\n".join(["| column | type | what |", "| --- | --- | --- |", *rows])]
     return "\n\n".join([*parts, VIEWS])
 
+
+COMPLETION = """\
+## Completion
+
+This makes bash complete commands, options, ids of the store (that of `PROVENANCE_STORE`, or of `--store` where it was
+typed before) and names of shipped queries; for zsh write `zsh_source` and `~/.zshrc`:
+
+<!-- not run: changes a home folder -->
+```console
+$ echo 'eval "$(_PROVENANCE_COMPLETE=bash_source provenance)"' >> ~/.bashrc
+```
+
+fish takes it as a file:
+
+<!-- not run: changes a home folder -->
+```console
+$ _PROVENANCE_COMPLETE=fish_source provenance > ~/.config/fish/completions/provenance.fish
+```"""
 
 PAGES = {"cli.md": cli_page, "tables.md": tables_page}
 

@@ -11,7 +11,7 @@ from provenance.crawler.architectures.fused import Unresolved
 from provenance.crawler.architectures.layer import Context, other, resolve_layer
 from provenance.crawler.architectures.names import OUTSIDE
 from provenance.crawler.architectures.notes import Notes, holds_weights
-from provenance.crawler.architectures.stacks import in_layers, looks_like_attention, name_stacks, place_of
+from provenance.crawler.architectures.stacks import in_layers, looks_like_attention, name_stacks, place_of, plain_names
 from provenance.crawler.formats.packing.packed import PackedEntry
 from provenance.schemas.roles import ATTENTION, LATENT_ATTENTION, MAIN_STACK, Role
 from provenance.schemas.tensors import LogicalTensor, Order, ResolvedRoles, TensorEntry
@@ -98,7 +98,8 @@ def _resolve(entries: Sequence[TensorEntry], settings: Settings) -> tuple[list[L
     notes = Notes()
     scaled = any(isinstance(entry, PackedEntry) and entry.dtype.startswith("F8") for entry in entries)
     context = Context(settings, frozenset(entry.name for entry in entries), notes, scaled)
-    places = {entry: place for entry in entries if (place := place_of(entry)) is not None}
+    names = plain_names(entries)
+    places = {entry: place for entry in entries if (place := place_of(entry, names[entry])) is not None}
     placed = in_layers(entries, places.values())
     unread = {key[0] for key, layer in placed.items() if not key[2] and looks_like_attention(layer)}
     layers = {key: resolve_layer(layer, context) for key, layer in placed.items()}
@@ -111,7 +112,8 @@ def _resolve(entries: Sequence[TensorEntry], settings: Settings) -> tuple[list[L
         n_attention[container] = n_attention.get(container, 0) + attends
     stacks = name_stacks(n_layers, n_attention, unread)
 
-    resolved = _outside([entry for entry in entries if entry not in places], stacks, notes)
+    outside = {entry: name for entry, name in names.items() if entry not in places}
+    resolved = _outside(outside, stacks, notes)
     for (container, _, cross), tensors in layers.items():
         name = stacks[container]
         if cross:
@@ -133,7 +135,7 @@ def _by_columns(tensor: LogicalTensor, notes: Notes) -> LogicalTensor:
 
 
 def _outside(
-    entries: Sequence[TensorEntry], stacks: Mapping[str, str], notes: Notes
+    entries: Mapping[TensorEntry, str], stacks: Mapping[str, str], notes: Notes
 ) -> dict[TensorEntry, list[LogicalTensor]]:
     """Embeddings, head and final norms: each belongs to a stack under the same prefix, the main stack first.
 
@@ -144,8 +146,8 @@ def _outside(
     by_main_first = sorted(stacks.items(), key=lambda item: (item[1] != MAIN_STACK, item[0]))
     # `output.weight` is ambiguous unless the checkpoint has Meta's or llama.cpp's name of the embedding.
     meta = any(entry.name.endswith(("tok_embeddings.weight", "token_embd.weight")) for entry in entries)
-    for entry in entries:
-        prefix, role = _outside_role(entry)
+    for entry, plain in entries.items():
+        prefix, role = _outside_role(entry, plain)
         stack = next((name for container, name in by_main_first if container.startswith(prefix)), None)
         if role is None or stack is None or (entry.name.endswith("output.weight") and not meta):
             notes.add_look_alike(entry)
@@ -162,9 +164,9 @@ def _outside(
     return resolved
 
 
-def _outside_role(entry: TensorEntry) -> tuple[str, Role | None]:
+def _outside_role(entry: TensorEntry, name: str) -> tuple[str, Role | None]:
     """Prefix and role of a tensor outside of the layers; no role if its dtype or shape does not fit."""
-    parts = entry.name.split(".")
+    parts = name.split(".")
     for start in range(max(0, len(parts) - 4), len(parts)):
         role = OUTSIDE.get(".".join(parts[start:]))
         if role is not None:

@@ -20,6 +20,7 @@ from provenance.schemas.tensors import TensorEntry
 
 # A layer number has at most five digits.
 _IN_LAYER = re.compile(rf"((?:[^.]+\.)*?)({'|'.join(CONTAINERS)})\.([0-9]{{1,5}})\.(.+)")
+_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|module)\.")
 _EXPERT = re.compile(r"(?<![^.])experts\.(?:expert_)?([0-9]{1,5})\.")
 _EXPERT_LAST = re.compile(r"(ffn_(?:gate|up|down))\.([0-9]{1,5})")  # llama.cpp's, before it stacked experts
 _SUFFIXES = {"weight": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}
@@ -57,9 +58,19 @@ class Place:
 _Key: TypeAlias = tuple[str, int, bool]
 
 
-def place_of(entry: TensorEntry) -> Place | None:
-    """The place of a tensor by its name, null outside of the layers."""
-    match = _IN_LAYER.fullmatch(entry.name)
+def plain_names(entries: Iterable[TensorEntry]) -> dict[TensorEntry, str]:
+    """Names without the words that torch's wrappers put into them: compiled, checkpointed, distributed.
+
+    A checkpoint may hold a wrapped copy beside the plain tensors: names that would become equal stay as they are.
+    """
+    plain = {entry: _WRAPPERS.sub("", entry.name) for entry in entries}
+    count = Counter(plain.values())
+    return {entry: name if count[name] == 1 else entry.name for entry, name in plain.items()}
+
+
+def place_of(entry: TensorEntry, name: str | None = None) -> Place | None:
+    """The place of a tensor by its plain name, by default its own; null outside of the layers."""
+    match = _IN_LAYER.fullmatch(name or entry.name)
     if match is None:
         return None
     prefix, word, number, rest = match.groups()

@@ -25,6 +25,7 @@ from provenance.crawler.engine.worker import Result, Worker, storable
 from provenance.crawler.hub.answers import AbandonedError
 from provenance.schemas.enums import Reason, Source, Stage, Status
 from provenance.schemas.errors import CheckpointError, StoreError
+from provenance.schemas.naming import renaming
 from provenance.schemas.protocols import FingerprintSink
 from provenance.schemas.records import CrawlRun, Fingerprint, Outcome
 
@@ -204,8 +205,7 @@ class Engine:
 
     def _pass_over(self, repos: int) -> None:
         # No row in `outcomes`: a nightly crawl skips a million unchanged repos.
-        self._tally.listed += repos
-        self._tally.skipped += repos
+        self._tally.pass_over(repos)
         for _ in range(repos):
             self._passed += 1
             if self._progress:
@@ -248,7 +248,7 @@ class Engine:
             message = f"{outcome.repo_id}: already stored, unchanged"
             outcome = replace(outcome, status=Status.SKIPPED, stage=Stage.STORE, reason=Reason.KNOWN, message=message)
             fingerprint = None
-        self._tally.add(outcome)
+        self._tally.add(outcome, task.given)
         return outcome, fingerprint
 
     def _record(self, finished: datetime | None) -> CrawlRun:
@@ -260,7 +260,7 @@ class Engine:
             started_at=self._started,
             finished_at=finished,
             source=storable(self._described),
-            arguments=json.dumps(asdict(self._options)),
+            arguments=json.dumps(asdict(self._options), default=str),
             listed=tally.listed,
             fingerprinted=tally.fingerprinted,
             skipped=tally.skipped,
@@ -289,7 +289,7 @@ def _renamed(task: CrawlTask, results: Sequence[Result]) -> list[Result]:
     names = {outcome.repo_id for outcome, _ in results}
     if task.source is not Source.HUB or task.repo_id in names:
         return []
-    message = f"{task.repo_id}: is called {', '.join(sorted(names))} now"
+    message = renaming(task.repo_id, ", ".join(sorted(names)))
     return [
         (
             Outcome(

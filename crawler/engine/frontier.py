@@ -145,6 +145,14 @@ class Frontier:
             return Skip.NO_WEIGHTS
         return None
 
+    def changed(self, task: CrawlTask, listed: ListedCheckpoint) -> Fingerprint | None:
+        """The stored fingerprint of a local checkpoint whose files changed since; null for all others."""
+        if listed.changed_at is None:
+            return None
+        size = sum(file.size for file in listed.files if file.path in listed.weight_files)
+        mode = self._options.mode_of(task.source)
+        return self._history.local_before(listed.identity, mode, changed_at=listed.changed_at, size=size)
+
     def take_in(self, task: CrawlTask, fingerprint: Fingerprint) -> Skip | None:
         """Decide on a new fingerprint, whose id may be known only after reading, and record it as known."""
         checkpoint_id = fingerprint.checkpoint.checkpoint_id

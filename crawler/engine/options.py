@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from provenance.crawler.plan import SAMPLE_SIZES, SampleSize
 from provenance.schemas.enums import Mode, Source
+from provenance.schemas.records import ListedCheckpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class CrawlOptions:
     other than the one that huggingface_hub is configured for. `max_bytes` and `max_time` (seconds) stop the crawl
     before another checkpoint is started. `retry_failed` retries every repo whose last attempt failed, due or not;
     `full_walk` crawls a listing from start to end even if that was done before; `refingerprint` reads stored
-    checkpoints again.
+    checkpoints again. `created_at` (timezone-aware) and `license` are said of local checkpoints of which neither a
+    listing nor a card says them.
 
     Raises:
         ValueError: `mode` or `sample` is unknown.
@@ -47,6 +49,8 @@ class CrawlOptions:
     endpoint: str | None = None
     retry_failed: bool = False
     full_walk: bool = False
+    created_at: datetime | None = None
+    license: str | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in (None, *Mode):
@@ -59,6 +63,14 @@ class CrawlOptions:
         if self.mode is not None:
             return Mode(self.mode)
         return Mode.SAMPLED if source is Source.HUB else Mode.FULL
+
+    def stated(self, listed: ListedCheckpoint) -> ListedCheckpoint:
+        """A checkpoint with what the user says of it, where it is local and nothing else says it."""
+        known = listed.metadata
+        if listed.source is not Source.LOCAL:
+            return listed
+        said = replace(known, created_at=known.created_at or self.created_at, license=known.license or self.license)
+        return replace(listed, metadata=said)
 
     def sample_size(self, source: Source) -> SampleSize | None:
         """How much is read of a checkpoint; null for all of it."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from provenance.schemas.enums import Status
+from provenance.schemas.enums import Reason, Status
 from provenance.schemas.records import Outcome
 
 _KEPT_FAILURES = 100
@@ -27,6 +29,8 @@ class CrawlSummary:
         stopped: why it ended early, null if it did not.
         broke_off: it ended early because the listing failed, not because it was stopped.
         failures: the first hundred failed outcomes.
+        reasons: for `skipped` and `failed`, how many by reason, the most frequent first.
+        failed_sources: sources as the user gave them of which something failed, and nothing is in the store.
     """
 
     run_id: str
@@ -40,6 +44,14 @@ class CrawlSummary:
     stopped: str | None
     broke_off: bool
     failures: tuple[Outcome, ...]
+    reasons: Mapping[str, Mapping[str, int]]
+    failed_sources: tuple[str, ...]
+
+    @property
+    def successful(self) -> bool:
+        """Whether the listing was read as far as wanted, no given source failed, and not everything failed."""
+        everything_failed = self.failed > 0 and not self.fingerprinted and not self.skipped
+        return not (self.broke_off or self.failed_sources or everything_failed)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values; `failures` as objects with the columns of `outcomes`."""
@@ -59,9 +71,19 @@ class Tally:
     stopped: str | None = None
     broke_off: bool = False
     failures: list[Outcome] = field(default_factory=list)
+    reasons: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    failed_sources: dict[str, None] = field(default_factory=dict)
+    stored_sources: set[str] = field(default_factory=set)
 
-    def add(self, outcome: Outcome) -> None:
-        """Count an outcome."""
+    def add(self, outcome: Outcome, source: str | None = None) -> None:
+        """Count an outcome; `source` is the one given by the user that it belongs to."""
+        if outcome.status is not Status.DONE:
+            self.reasons[outcome.status][outcome.reason or Reason.UNEXPECTED] += 1
+        if source is not None:
+            if outcome.status is Status.FAILED:
+                self.failed_sources[source] = None
+            elif outcome.status is Status.DONE or outcome.reason is Reason.KNOWN:
+                self.stored_sources.add(source)
         if outcome.status is Status.DONE:
             self.fingerprinted += 1
         elif outcome.status is Status.SKIPPED:
@@ -73,12 +95,33 @@ class Tally:
         self.bytes_read += outcome.bytes_read
         self.requests += outcome.requests
 
+    def pass_over(self, repos: int) -> None:
+        """Count listed repos without a visit: known, forgotten, or failed and not due again."""
+        self.listed += repos
+        self.skipped += repos
+        self.reasons[Status.SKIPPED]["passed over"] += repos
+
     def leave_out(self, fingerprints: int) -> None:
-        """Move a number of checkpoints from fingerprinted to skipped."""
+        """Move a number of checkpoints from fingerprinted to skipped: forgotten while they were read."""
         self.fingerprinted -= fingerprints
         self.skipped += fingerprints
+        if fingerprints:
+            self.reasons[Status.SKIPPED]["forgotten"] += fingerprints
 
     def summary(self, run_id: str, seconds: float) -> CrawlSummary:
         """The current counts."""
-        counts = {name: getattr(self, name) for name in self.__slots__ if name != "failures"}
-        return CrawlSummary(run_id=run_id, seconds=seconds, failures=tuple(self.failures), **counts)
+        return CrawlSummary(
+            run_id=run_id,
+            listed=self.listed,
+            fingerprinted=self.fingerprinted,
+            skipped=self.skipped,
+            failed=self.failed,
+            bytes_read=self.bytes_read,
+            requests=self.requests,
+            seconds=seconds,
+            stopped=self.stopped,
+            broke_off=self.broke_off,
+            failures=tuple(self.failures),
+            reasons={status: dict(self.reasons[status].most_common()) for status in sorted(self.reasons, reverse=True)},
+            failed_sources=tuple(source for source in self.failed_sources if source not in self.stored_sources),
+        )

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from provenance.crawler.engine.options import HubListing
 from provenance.crawler.local.folders import LocalRepo, find_local, listed_checkpoints
 from provenance.schemas.enums import Source
 from provenance.schemas.errors import CheckpointError, SourceError
+from provenance.schemas.identity import REPO
 from provenance.schemas.protocols import TensorReader
 from provenance.schemas.records import ListedCheckpoint
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from provenance.crawler.hub.listing import HubRepo
     from provenance.crawler.hub.transport import HubTransport
 
-_REPO = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+_REPO = re.compile(rf"(?P<repo>{REPO})(?:@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class CrawlTask:
         revision: its commit, null if it is known only once the task is done.
         source: hub or local.
         named: the user named it or a folder that contains it; otherwise it comes from a listing or earlier failure.
+        given: the source that it belongs to, as the user gave it; null for one of a listing or an earlier failure.
         checkpoints: lists its checkpoints. May raise `CheckpointError`.
         open: opens one of them for reading, and may complete its listed data (sizes, digests). May raise
             `CheckpointError`.
@@ -45,6 +47,7 @@ class CrawlTask:
     named: bool
     checkpoints: Callable[[], Sequence[ListedCheckpoint]]
     open: Callable[[ListedCheckpoint], AbstractContextManager[tuple[ListedCheckpoint, TensorReader]]]
+    given: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ def read_request(sources: Iterable[str | os.PathLike[str]], listing: HubListing 
         SourceError: a source cannot be used.
     """
     paths = [(str(source), local_source(source)) for source in sources]
-    local = tuple(task for _, path in paths if path is not None for task in local_tasks(path))
+    local = tuple(replace(task, given=name) for name, path in paths if path is not None for task in local_tasks(path))
     names = tuple(name for name, path in paths if path is None)
     described = [*(name for name, _ in paths), *([str(listing)] if listing else [])]
     return CrawlRequest(local, names, listing, " ".join(described))
@@ -118,7 +121,8 @@ def named_tasks(transport: HubTransport, names: Iterable[str], *, named: bool = 
         if match is None:
             raise SourceError(f"{name}: neither a folder nor a repo id (owner/name[@revision])")
         checkpoints = partial(_named_checkpoints, transport, match["repo"], match["revision"])
-        yield CrawlTask(match["repo"], None, Source.HUB, named, checkpoints, partial(_open_hub, transport))
+        given = name if named else None
+        yield CrawlTask(match["repo"], None, Source.HUB, named, checkpoints, partial(_open_hub, transport), given)
 
 
 def listed_tasks(transport: HubTransport, listing: HubListing) -> Iterator[CrawlTask]:

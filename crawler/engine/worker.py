@@ -68,14 +68,19 @@ class Worker:
 
     def _read(self, task: CrawlTask, listed: ListedCheckpoint, outcome: Outcome) -> list[Result]:
         began = time.monotonic()
+        before = None
         if skip := self._frontier.decide(task, str(listed.identity)):
+            before = self._frontier.changed(task, listed)
             message = f"{outcome.repo_id}: {skip}"
             known = replace(outcome, status=Status.SKIPPED, stage=Stage.PLAN, reason=Reason.KNOWN, message=message)
-            return [(known, None)]
+            if before is None:
+                return [(known, None)]
+            # The commit of its listing is no more that of the files: their content names the revision.
+            listed = replace(listed, identity=replace(listed.identity, revision=UNKNOWN_REVISION))
         with task.open(listed) as (complete, reader):
             try:
                 result = fingerprint(
-                    complete,
+                    self._options.stated(complete),
                     _Abandonable(reader, self._abandoned),
                     size=self._options.sample_size(task.source),
                     now=datetime.now(UTC),
@@ -83,6 +88,8 @@ class Worker:
                 )
             finally:
                 self._allowance.spend(reader.bytes_read)
+        if before is not None and set(before.tensors) == set(result.tensors):
+            return [(known, None)]  # files that were only touched
         row = result.checkpoint
         done = replace(
             outcome,
@@ -138,7 +145,7 @@ def read_task(task: CrawlTask, options: CrawlOptions) -> list[Fingerprint]:
     size, fingerprints = options.sample_size(task.source), []
     for listed in task.checkpoints():
         with task.open(listed) as (complete, reader):
-            fingerprints.append(fingerprint(complete, reader, size=size, now=datetime.now(UTC)))
+            fingerprints.append(fingerprint(options.stated(complete), reader, size=size, now=datetime.now(UTC)))
     return fingerprints
 
 

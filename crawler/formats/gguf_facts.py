@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from provenance.crawler.formats.dtypes import BLOCKS
 from provenance.crawler.formats.gguf import Value
-from provenance.crawler.metadata import metadata_from_listing
+from provenance.crawler.metadata import metadata_from_listing, with_declared
 from provenance.schemas.errors import SkippedCheckpoint, WeightsError
 from provenance.schemas.records import RepoMetadata
 from provenance.schemas.tensors import TensorEntry
@@ -100,6 +100,5 @@ def card_of(metadata: Mapping[str, Value]) -> dict[str, object]:
 def with_declarations(listed: RepoMetadata, metadata: Mapping[str, Value], repo_id: str) -> RepoMetadata:
     """What was listed of a repo, completed by what its file declares: parents after those listed, a missing license."""
     own = metadata_from_listing({"id": repo_id, "cardData": card_of(metadata)})
-    known = {parent.lower() for parent in listed.declared_parents}
-    more = tuple(parent for parent in own.declared_parents if parent.lower() not in known)
-    return replace(listed, license=listed.license or own.license, declared_parents=(*listed.declared_parents, *more))
+    found = with_declared(listed, repo_id, own.declared_parents or ())
+    return replace(found, license=listed.license or own.license, notes=(*listed.notes, *own.notes))

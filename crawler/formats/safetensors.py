@@ -52,6 +52,8 @@ DTYPE_BITS = {
 
 _METADATA = "__metadata__"
 _LFS_POINTER = b"version https://git-lfs"
+_PREFIX = 64
+"""Bytes from which another kind of file is recognised."""
 _MAX_U64 = 2**64 - 1
 _MAX_NESTING = 127
 """Maximum nesting depth of the reference's JSON reader."""
@@ -78,7 +80,7 @@ def header_stop(prefix: bytes | memoryview, *, file_size: int, file: str, repo: 
         HeaderError: `prefix` is too short, is the start of a git-lfs pointer, or announces an impossible header.
     """
     try:
-        return _header_stop(bytes(prefix[: len(_LFS_POINTER)]), file_size)
+        return _header_stop(bytes(prefix[:_PREFIX]), file_size)
     except ValueError as error:
         raise HeaderError(str(error), file=file, repo=repo) from error
 
@@ -99,7 +101,7 @@ def parse_header(data: bytes | memoryview, *, file_size: int, file: str, repo: s
         HeaderError: the header violates the format, or `data` ends inside it.
     """
     try:
-        stop = _header_stop(bytes(data[: len(_LFS_POINTER)]), file_size)
+        stop = _header_stop(bytes(data[:_PREFIX]), file_size)
         if len(data) < stop:
             raise ValueError(f"only {len(data):,} bytes could be read of a header that stops at byte {stop:,}")
         raw = bytes(data[PREFIX_BYTES:stop])
@@ -114,12 +116,17 @@ def parse_header(data: bytes | memoryview, *, file_size: int, file: str, repo: s
 
 
 def _header_stop(prefix: bytes, file_size: int) -> int:
+    if file_size == 0:
+        raise ValueError("the file is empty; its download was cut off, so fetch it again")
+    fits = len(prefix) >= PREFIX_BYTES and PREFIX_BYTES + int.from_bytes(prefix[:PREFIX_BYTES], "little") <= file_size
+    if not fits and (kind := _other_kind(prefix)) is not None:
+        raise ValueError(kind)
     if len(prefix) < PREFIX_BYTES:
         raise ValueError(
             f"the file has {file_size:,} bytes, of which {len(prefix)} could be read; "
             f"the length of the header alone takes {PREFIX_BYTES}"
         )
-    if _LFS_POINTER.startswith(prefix):
+    if _LFS_POINTER.startswith(prefix[: len(_LFS_POINTER)]):
         raise ValueError("it is a git-lfs pointer, not the file that it points to; fetch the file with git lfs pull")
     length = int.from_bytes(prefix[:PREFIX_BYTES], "little")
     if length > MAX_HEADER_BYTES:
@@ -127,6 +134,28 @@ def _header_stop(prefix: bytes, file_size: int) -> int:
     if PREFIX_BYTES + length > file_size:
         raise ValueError(f"its header stops at byte {PREFIX_BYTES + length:,} but the file has {file_size:,} bytes")
     return PREFIX_BYTES + length
+
+
+def _other_kind(prefix: bytes) -> str | None:
+    """What a file is by its first bytes, and what to do, where it is another well-known kind of file."""
+    text = prefix.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!docty", b"<html", b"<?xml")):
+        return "it is a web page, which a failed download left in its place; fetch the file again"
+    if prefix.startswith(b"PK\x03\x04"):
+        return "it is a zip archive, such as torch.save writes (a pickle, never loaded); save it again as safetensors"
+    if prefix[:1] == b"\x80" and prefix[1:2] in b"\x02\x03\x04\x05" and prefix[2:3] in b"}]).cX\x8a\x95K(":
+        return "it is a pickle, which is never loaded; save it again as safetensors"
+    if prefix.startswith(b"GGUF"):
+        return "it is a GGUF file; give it the ending .gguf"
+    if prefix.startswith(b"\x89HDF"):
+        return "it is an HDF5 file; save it again as safetensors"
+    if prefix.startswith(b"\x00\x05\x16\x07"):
+        return "it is a side file of macOS (AppleDouble) without weights; remove it"
+    if prefix.startswith(b"\x1f\x8b"):
+        return "it is compressed with gzip; unpack it"
+    if text[:1] in (b"{", b"[") and b"\x00" not in prefix:
+        return "it is JSON text, perhaps the answer of a server or an index, not weights; fetch the file again"
+    return None
 
 
 def _document(raw: bytes) -> dict[str, object]:
@@ -262,7 +291,14 @@ def _placed(entries: list[TensorEntry], data_start: int, file_size: int) -> Iter
             entry.name, entry.dtype, entry.shape, entry.file, data_start + entry.start, data_start + entry.stop
         )
     if data_start + position != file_size:
-        raise ValueError(f"its tensors stop at byte {data_start + position:,} but the file has {file_size:,} bytes")
+        what = (
+            "cut short; fetch it again"
+            if data_start + position > file_size
+            else "followed by other bytes; save it again"
+        )
+        raise ValueError(
+            f"its tensors stop at byte {data_start + position:,} but the file has {file_size:,} bytes: it is {what}"
+        )
 
 
 def _quoted(value: object) -> str:

@@ -6,7 +6,6 @@ request for each repo.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,8 @@ from provenance.crawler.hub.api import BadRequestError, ask
 from provenance.crawler.hub.reader import HubReader
 from provenance.crawler.hub.transport import HubTransport
 from provenance.crawler.metadata import commit_from_listing, files_from_listing, metadata_from_listing
-from provenance.crawler.selection import MAX_INDEX_BYTES, select_weights
+from provenance.crawler.selection import select_weights
+from provenance.crawler.shards import read_index
 from provenance.schemas.enums import Reason, Source, Stage
 from provenance.schemas.errors import IdentityError, WeightsError
 from provenance.schemas.identity import CheckpointId
@@ -169,7 +169,7 @@ def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckp
     reader = repo.reader(transport)
     files = {file.path: file for file in repo.files}
     checkpoints = []
-    for selection in select_weights(repo.paths, lambda path: _read_json(reader, path)):
+    for selection in select_weights(repo.paths, lambda path: read_index(reader, path)):
         try:
             identity = CheckpointId(repo.repo_id, repo.revision or "", selection.subfolder, selection.variant)
         except IdentityError as error:
@@ -185,6 +185,7 @@ def hub_checkpoints(repo: HubRepo, transport: HubTransport) -> list[ListedCheckp
                 metadata=repo.metadata,
                 config=repo.config,
                 commit=repo.revision,
+                index_file=selection.index_file,
             )
         )
     return checkpoints
@@ -266,25 +267,4 @@ def _repo(listed: object) -> HubRepo | None:
     names = (sibling.get("rfilename") for sibling in siblings or [] if isinstance(sibling, dict))
     paths = tuple(name for name in names if isinstance(name, str))
     config = value if isinstance(value := listed.get("config"), dict) else None
-    return HubRepo(repo_id, commit, _metadata(listed), paths, files_from_listing(listed), fault, config)
-
-
-def _metadata(listed: Mapping[str, Any]) -> RepoMetadata:
-    """Metadata with the content of `baseModels` added as tags: it uses the current ids of renamed repos."""
-    base, tags = listed.get(_BASE_MODELS), listed.get("tags")
-    if not isinstance(base, dict) or not isinstance(base.get("models"), list) or not isinstance(tags, list):
-        return metadata_from_listing(listed)
-    ids = [model.get("id") for model in base["models"] if isinstance(model, dict)]
-    more = [f"base_model:{base.get('relation')}:{parent}" for parent in ids]
-    return metadata_from_listing({**listed, "tags": [*tags, *(tag for tag in more if tag not in tags)]})
-
-
-def _read_json(reader: HubReader, path: str) -> Any:
-    size = reader.size(path)
-    if size > MAX_INDEX_BYTES:
-        raise WeightsError(f"{path} is too long: a shard index has at most {MAX_INDEX_BYTES:,} bytes")
-    data = b"".join(reader.read(path, [(0, size)]))
-    try:
-        return json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is not valid JSON: {error}") from error
+    return HubRepo(repo_id, commit, metadata_from_listing(listed), paths, files_from_listing(listed), fault, config)

@@ -9,28 +9,32 @@ folder is searched once, so that circular links do no harm.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from provenance.crawler.card import FRONT_MATTER_LIMIT
 from provenance.crawler.local.confinement import Contents, confined, contents_of, is_snapshot
 from provenance.crawler.local.reader import LocalReader
 from provenance.crawler.metadata import (
-    FRONT_MATTER_LIMIT,
+    base_of_adapter,
     commit_from_listing,
     files_from_listing,
     metadata_from_listing,
     metadata_from_readme,
     parse_listing,
+    with_declared,
 )
 from provenance.crawler.selection import (
     CONFIG_FILES,
-    MAX_INDEX_BYTES,
     PIPELINE_FILE,
     WEIGHT_SUFFIXES,
     Selection,
@@ -38,12 +42,17 @@ from provenance.crawler.selection import (
     names_a_model,
     select_weights,
 )
+from provenance.crawler.shards import read_index
 from provenance.schemas.enums import Source, Stage
 from provenance.schemas.errors import IdentityError, SourceError, WeightsError
-from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId
+from provenance.schemas.identity import UNKNOWN_REVISION, CheckpointId, is_repo_id
 from provenance.schemas.records import ListedCheckpoint, RepoFile, RepoMetadata
 
 LISTING = "listing.jsonl"
+CARD = "README.md"
+ADAPTER_CONFIG = "adapter_config.json"
+
+_MAX_CONFIG_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +85,15 @@ class LocalRepo:
         """
         if self.fault is not None:
             raise WeightsError(self.fault, stage=Stage.LISTING)
-        return select_weights([file.path for file in self.files], self._read_json)
+        return select_weights([file.path for file in self.files], self._read_index)
 
     def reader(self) -> LocalReader:
         """A reader of its files, to be closed by the caller."""
         return LocalReader(self.folder, self.root)
 
-    def _read_json(self, path: str) -> Any:
+    def _read_index(self, path: str) -> object:
         with self.reader() as reader:
-            text = reader.head(path, MAX_INDEX_BYTES + 1)
-        if len(text) > MAX_INDEX_BYTES:
-            raise WeightsError(f"{path} is too long: a shard index has at most {MAX_INDEX_BYTES:,} bytes")
-        try:
-            return json.loads(text.decode())
-        except (ValueError, RecursionError) as error:
-            raise WeightsError(f"{path} is not valid JSON: {error}") from error
+            return read_index(reader, path)
 
 
 def find_local(source: Path) -> Iterator[LocalRepo]:
@@ -140,6 +143,8 @@ def listed_checkpoints(repo: LocalRepo) -> list[ListedCheckpoint]:
                 config_file=selection.config_file,
                 metadata=repo.metadata,
                 commit=repo.revision,
+                changed_at=_changed_at(repo.folder / path for path in paths),
+                index_file=selection.index_file,
             )
         )
     return checkpoints
@@ -187,7 +192,7 @@ class _Search:
     def single(self, name: str) -> LocalRepo:
         """The repo of one weight file: that file, and the configs and the model card next to it."""
         contents = Contents()
-        for file in (name, *CONFIG_FILES, "README.md"):
+        for file in (name, *CONFIG_FILES, CARD):
             if file != PIPELINE_FILE and os.path.lexists(self.root / file):
                 contents.add(self.root / file, self.root)
         if re.search(r"-\d{5,6}-of-\d{5,6}\b", name):
@@ -254,15 +259,27 @@ class _Search:
         if listed is not None:
             metadata = metadata_from_listing(listed)
         else:
-            metadata = self._card(repo_id, folder) if any(f.path == "README.md" for f in files) else RepoMetadata()
+            metadata = self._stated(repo_id, folder, {file.path for file in files})
         return LocalRepo(repo_id, folder, self.root, revision, metadata, files, fault)
 
-    def _card(self, repo_id: str, folder: Path) -> RepoMetadata:
-        try:
-            with LocalReader(folder, self.root) as reader:
-                return metadata_from_readme(reader.head("README.md", FRONT_MATTER_LIMIT), repo_id)
-        except WeightsError:  # an unreadable card must not fail the weights
-            return RepoMetadata()
+    def _stated(self, repo_id: str, folder: Path, paths: Container[str]) -> RepoMetadata:
+        """What the files of a repo without a listing say about it: its card, and the config of an adapter."""
+        metadata = RepoMetadata()
+        with LocalReader(folder, self.root) as reader:
+            if CARD in paths:
+                try:
+                    metadata = metadata_from_readme(reader.head(CARD, FRONT_MATTER_LIMIT), repo_id)
+                except WeightsError as error:  # an unreadable card must not fail the weights
+                    metadata = RepoMetadata(declared_parents=None, notes=(f"card: {error}",))
+            if ADAPTER_CONFIG in paths:
+                try:
+                    config = json.loads(reader.head(ADAPTER_CONFIG, _MAX_CONFIG_BYTES).decode("utf-8-sig"))
+                except (WeightsError, ValueError, RecursionError):
+                    note = f"card: {ADAPTER_CONFIG} cannot be read, nor the base model in it"
+                    metadata = replace(metadata, notes=(*metadata.notes, note))
+                else:
+                    metadata = with_declared(metadata, repo_id, base_of_adapter(config))
+        return metadata
 
 
 def _read_listing(root: Path) -> dict[str, Mapping[str, Any]]:
@@ -277,5 +294,26 @@ def _read_listing(root: Path) -> dict[str, Mapping[str, Any]]:
     return parse_listing(content, str(root / LISTING))
 
 
+def _changed_at(paths: Iterable[Path]) -> datetime | None:
+    """The newest time of change of some files; null if one of them cannot be looked at."""
+    try:
+        return datetime.fromtimestamp(max(path.stat().st_mtime for path in paths), UTC)
+    except OSError:
+        return None
+
+
 def _repo_id(parts: Sequence[str]) -> str:
-    return "/".join(re.sub(r"[^A-Za-z0-9._-]", "-", part) for part in parts[-2:]) or "root"
+    return "/".join(map(_name, parts[-2:])) or "root"
+
+
+def _name(folder: str) -> str:
+    """The name of a folder as a part of a repo id.
+
+    Letters of every script stay. Blanks, signs and invisible characters become `-`, and a digest of the name follows,
+    because `my model` and `my-model` are two.
+    """
+    plain = unicodedata.normalize("NFC", folder)
+    name = "".join(sign if is_repo_id(f"x{sign}") and sign != "/" else "-" for sign in plain)
+    if name == plain:
+        return name
+    return f"{name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]}"

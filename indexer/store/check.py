@@ -13,6 +13,7 @@ from provenance.indexer.store.parts import stream_part
 from provenance.indexer.store.tombstones import DATED, FORGOTTEN_REPOS
 from provenance.indexer.store.views import parts_source
 from provenance.schemas.errors import StoreCorruptError
+from provenance.schemas.protocols import Advance
 from provenance.schemas.tables import FINGERPRINT_TABLES, TABLES
 
 KEYS: Mapping[str, tuple[str, ...]] = {
@@ -39,15 +40,22 @@ _IDS: Mapping[str, tuple[str, ...]] = {
 """Columns that contain repo ids, alone or as part of a checkpoint id."""
 
 
-def part_problems(store: Path, manifest: Manifest, tables: Collection[str] = TABLES) -> dict[str, str]:
+def part_problems(
+    store: Path, manifest: Manifest, tables: Collection[str] = TABLES, advance: Advance | None = None
+) -> dict[str, str]:
     """The parts of some tables that are missing, unreadable, or differ from their entry in the manifest.
 
     Returns:
         the path of each, and what is wrong with it, in a line.
     """
     parts = [(table, part) for table in tables for part in manifest.parts[table]]
-    problems = {part.path: _part_problem(store, table, part) for table, part in parts}
-    return {path: problem for path, problem in problems.items() if problem}
+    problems = {}
+    for done, (table, part) in enumerate(parts, start=1):
+        if problem := _part_problem(store, table, part):
+            problems[part.path] = problem
+        if advance:
+            advance(done, len(parts))
+    return problems
 
 
 def _part_problem(store: Path, table: str, part: Part) -> str | None:

@@ -14,14 +14,17 @@ from provenance.indexer.store.manifest import Manifest, Part
 from provenance.indexer.store.parts import stream_part
 from provenance.indexer.store.swap import expire, locked, read_manifest, stage, swap, writing
 from provenance.schemas.errors import StoreCorruptError
+from provenance.schemas.protocols import Advance
 from provenance.schemas.tables import TABLES
 
 
-def compact(store: Path, grace: float, target_bytes: int) -> Manifest:
+def compact(store: Path, grace: float, target_bytes: int, advance: Advance | None = None) -> Manifest:
     """Merge small parts of every table and remove unused files; see `Store.compact`."""
-    for table in TABLES:
+    for done, table in enumerate(TABLES, start=1):
         for group in groups(read_manifest(store).parts[table], target_bytes):
             rewrite(store, grace, table, group)
+        if advance:
+            advance(done, len(TABLES))
     with writing(store), locked(store):
         manifest = expire(store, grace, read_manifest(store))
         _sweep(store, grace, manifest)

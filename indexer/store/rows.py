@@ -138,8 +138,10 @@ def product_sketch(row: Mapping[str, Any]) -> ProductSketch | None:
 
 
 def _checkpoint(row: Row) -> CheckpointRow:
-    lists = {name: tuple(row[name] or ()) for name in ("tags", "declared_parents", "notes")}
-    return CheckpointRow(**{**row, **lists, "source": Source(row["source"]), "mode": Mode(row["mode"])})
+    lists = {name: tuple(row[name] or ()) for name in ("tags", "notes")}
+    declared = row["declared_parents"]
+    parents = {"declared_parents": None if declared is None else tuple(declared)}
+    return CheckpointRow(**{**row, **lists, **parents, "source": Source(row["source"]), "mode": Mode(row["mode"])})
 
 
 def _typed(row: Row) -> Row:

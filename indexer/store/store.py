@@ -30,6 +30,7 @@ from provenance.indexer.store.swap import locked, read_manifest, stage, swap, wr
 from provenance.indexer.store.tombstones import Tombstones, has_tombstones, key_columns
 from provenance.indexer.store.views import view_statements
 from provenance.schemas.errors import StoreCorruptError, StoreError
+from provenance.schemas.protocols import Advance
 from provenance.schemas.tables import TABLES, schema
 
 __all__ = ["GRACE_SECONDS", "TARGET_BYTES", "Manifest", "Part", "Store"]
@@ -127,7 +128,7 @@ class Store:
                 self.path, self.grace, [writer], lambda live: frozenset(part.path for part in live.parts[table])
             )
 
-    def compact(self, target_bytes: int = TARGET_BYTES) -> Manifest:
+    def compact(self, target_bytes: int = TARGET_BYTES, advance: Advance | None = None) -> Manifest:
         """Merge the small parts of every table, and remove files that no reader can be using any more.
 
         Parts below `target_bytes` are merged, in order, until they have about that size, streamed in bounded memory. A
@@ -139,7 +140,7 @@ class Store:
             StoreCorruptError: a part cannot be read; nothing of its table is replaced.
             StoreError, StoreBusyError: as `commit`.
         """
-        return compaction.compact(self.path, self.grace, target_bytes)
+        return compaction.compact(self.path, self.grace, target_bytes, advance)
 
     def purge(self) -> dict[str, int]:
         """Drop the rows of forgotten repos from all parts; the old parts stay on disk for the grace period.
@@ -255,12 +256,12 @@ class Store:
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def verify(self) -> list[str]:
+    def verify(self, advance: Advance | None = None) -> list[str]:
         """The problems of the store, one line each; empty if there are none. Reads every byte of every live part."""
         state = self.manifest()
-        problems = list(check.part_problems(self.path, state).values())
+        problems = list(check.part_problems(self.path, state, advance=advance).values())
         if set(self._lost(state)) - self.manifest().paths():
-            return self.verify()  # some were compacted away during the check
+            return self.verify(advance)  # some were compacted away during the check
         if problems:
             return problems
         with self.connect(state) as connection:

@@ -13,6 +13,7 @@ from provenance.indexer.store.store import Store
 from provenance.indexer.store.tombstones import DATED, Tombstones, has_tombstones
 from provenance.indexer.store.views import DERIVED
 from provenance.schemas.errors import StoreError
+from provenance.schemas.suggestions import did_you_mean
 from provenance.schemas.tables import FINGERPRINT_TABLES, TABLES, schema
 
 
@@ -24,7 +25,8 @@ def stream_view(store: Store, view: str) -> Iterator[pa.Table]:
         StoreCorruptError: a part cannot be read.
     """
     if view not in (names := (*TABLES, *DERIVED)):
-        raise StoreError(f"there is no table {view!r}; there is {', '.join(names)}")
+        hint = did_you_mean(view, names) or f"; there is {', '.join(names)}"
+        raise StoreError(f"there is no table {view!r}{hint}")
     state = store.manifest()
     if view in DERIVED:
         yield from _derived(store, state, view)

@@ -18,6 +18,7 @@ from provenance.indexer.store.parts import count_groups, read_part
 from provenance.indexer.store.store import Store
 from provenance.schemas.errors import IdentityError, StoreError, StoreFormatError
 from provenance.schemas.identity import CheckpointId
+from provenance.schemas.protocols import Advance
 from provenance.schemas.roles import ROLES
 from provenance.schemas.sampling import SAMPLE_CELLS, SAMPLE_VERSION
 from provenance.schemas.tables import FINGERPRINT_VERSION, schema
@@ -50,7 +51,7 @@ class Taken:
     malformed: int = 0
 
 
-def take_over(target: Store, source: Store) -> Taken:
+def take_over(target: Store, source: Store, advance: Advance | None = None) -> Taken:
     """Copy the checkpoints of `source` that `target` does not have, in commits of `BATCH` checkpoints.
 
     A kill leaves only complete checkpoints, and a second call continues. Repos forgotten in either store are not
@@ -77,6 +78,8 @@ def take_over(target: Store, source: Store) -> Taken:
             target.commit({table: _of(rows, whole) for table, rows in batch.items()})
             taken.imported += len(whole)
             taken.malformed += len(sound) - len(whole)
+            if advance:
+                advance(min(start + BATCH, len(wanted)), len(wanted))
     except FileNotFoundError as error:
         raise StoreError(
             f"the store at {source.path} was compacted during the import ({error}); import it again to go on"

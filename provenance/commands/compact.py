@@ -19,17 +19,13 @@ def compact(store: str | None) -> None:
       provenance compact
     """
     from provenance import open as open_database
+    from provenance.output import say
+    from provenance.output.progress import progress
 
-    with open_database(store) as database:
-        done = database.compact()
-    click.echo(f"{done.parts_before} parts became {done.parts}", err=True)
+    with open_database(store) as database, progress("compacting") as advance:
+        done = database.compact(advance)
+    say(f"{done.parts_before} parts became {done.parts}")
     if done.rows_dropped:
-        click.echo(
-            f"dropped of forgotten repos: {done.checkpoints_dropped} checkpoints, {done.rows_dropped} rows in all",
-            err=True,
-        )
+        say(f"dropped of forgotten repos: {done.checkpoints_dropped} checkpoints, {done.rows_dropped} rows in all")
     if done.still_indexed:
-        click.echo(
-            f"the index still holds {done.still_indexed} forgotten checkpoints, unseen; run `provenance index`",
-            err=True,
-        )
+        say(f"the index still holds {done.still_indexed} forgotten checkpoints, unseen; run `provenance index`")

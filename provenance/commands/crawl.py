@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import click
 
-from provenance.commands.options import mode_option, sample_option, store_option
+from provenance.commands.options import created_option, license_option, mode_option, sample_option, store_option
 
 
 @click.command()
@@ -28,6 +28,8 @@ from provenance.commands.options import mode_option, sample_option, store_option
 @click.option("--retry-failed", is_flag=True, help="Try again every repo that failed, due or not; needs no SOURCE.")
 @click.option("--full-walk", is_flag=True, help="Crawl the full listing, not only what changed since the last crawl.")
 @click.option("--refingerprint", is_flag=True, help="Read checkpoints again that the store already has.")
+@created_option
+@license_option
 def crawl(
     sources: tuple[str, ...],
     store: str | None,
@@ -47,17 +49,20 @@ def crawl(
     retry_failed: bool,
     full_walk: bool,
     refingerprint: bool,
+    created: datetime | None,
+    license_: str | None,
 ) -> None:
     """Fingerprint checkpoints and put them into the store.
 
-    SOURCE is a local folder that is searched for checkpoints, one .safetensors or .gguf file, or the id of a repo on
-    the hub, owner/name[@revision]. The last two parts of a local checkpoint's path are its repo id. A `listing.jsonl`
-    in a folder, with objects as the Hub's listing returns them, supplies commits, dates, tags and cards. Checkpoints
-    that the store already has are skipped; a broken one becomes a row of `outcomes` and the crawl goes on.
+    SOURCE is a local folder that is searched for checkpoints, one .safetensors or .gguf file, or a repo on the hub by
+    its id, owner/name[@revision], or the address of its page. The last two parts of a local checkpoint's path are its
+    repo id. A `listing.jsonl` in a folder, with objects as the Hub's listing returns them, supplies commits, dates,
+    tags and cards. Checkpoints that the store already has are skipped; a broken one becomes a row of `outcomes` and the
+    crawl goes on.
 
     The first crawl of a hub's listing is full. Later crawls of the same listing are incremental: they read only what
     changed since, and retry what failed when it is due. Stop a crawl with Ctrl-C: checkpoints that are being read are
-    finished and kept.
+    finished and kept. The exit status is 1 when a SOURCE failed, when everything failed, or when the listing broke off.
 
     \b
     Examples:
@@ -70,20 +75,33 @@ def crawl(
     from provenance import open as open_database
     from provenance.crawler.engine.options import CrawlOptions, HubListing
     from provenance.crawler.engine.tasks import local_source
-    from provenance.output import CrawlProgress, report_crawl
+    from provenance.names import hub_name
+    from provenance.output.progress import CrawlProgress, report_crawl
 
     listed = everything or bool(author or search or filters or sort or limit or since)
     if not sources and not listed and not retry_failed:
         raise click.UsageError("give a SOURCE, or --all, --author, --search or --filter for the hub's listing")
     for source in sources:
         # Before the store is created: a mistyped source should create nothing.
-        local_source(source)
-    options = CrawlOptions(mode, sample, workers, max_bytes, max_time, refingerprint, endpoint, retry_failed, full_walk)
+        local_source(hub_name(source))
+    options = CrawlOptions(
+        mode,
+        sample,
+        workers,
+        max_bytes,
+        max_time,
+        refingerprint,
+        endpoint,
+        retry_failed,
+        full_walk,
+        created and created.replace(tzinfo=UTC),
+        license_,
+    )
     listing = HubListing(author, search, filters, sort, limit, since and since.replace(tzinfo=UTC)) if listed else None
     with open_database(store, create=True) as database, CrawlProgress() as progress:
         summary = database.crawl(sources, options, progress, listing=listing)
     report_crawl(summary)
     if summary.stopped == "interrupted":
         raise SystemExit(130)
-    if summary.broke_off:
+    if not summary.successful:
         raise SystemExit(1)

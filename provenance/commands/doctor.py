@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
-from provenance.commands.options import json_option
+from provenance.commands.options import format_option, wide_option
 
 
 @click.command()
 @click.argument("repo", required=False)
 @click.option("--endpoint", metavar="URL", help="Another hub (default: HF_ENDPOINT, else huggingface.co).")
-@json_option
-def doctor(repo: str | None, endpoint: str | None, output: str | None) -> None:
+@format_option
+@wide_option
+def doctor(repo: str | None, endpoint: str | None, output: str | None, wide: bool) -> None:
     """Check that a hub behaves as the crawler assumes.
 
     Each check is one assumption about listings, files, budgets or errors. It is ok, differs, or could not be checked.
@@ -28,17 +29,20 @@ def doctor(repo: str | None, endpoint: str | None, output: str | None) -> None:
     from dataclasses import asdict
 
     from provenance.hub_check.doctor import REPO, diagnose
-    from provenance.output import choose_format, print_json, print_rows
+    from provenance.output import choose_format, print_rows, say
 
     # Each check reports its own failure.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     found = list(diagnose(endpoint, repo or REPO))
-    if choose_format(output) == "json":
-        print_json([asdict(finding) for finding in found])
+    chosen = choose_format(output)
+    if chosen == "table":
+        rows = [{"check": f.check, "result": f.result, "found": f.found} for f in found]
+        styles = {"ok": "green", "differs": "bold red", "could not be checked": "yellow"}
+        print_rows(rows, "table", wide=wide, wraps=("found",), styles=styles)
     else:
-        print_rows([{"check": f.check, "result": f.result, "found": f.found} for f in found], "table")
+        print_rows([asdict(finding) for finding in found], chosen)
     results = [finding.result for finding in found]
     words = [f"{results.count(result)} {result}" for result in dict.fromkeys(results)]
-    click.echo(f"{len(found)} checks: {', '.join(words)}", err=True)
+    say(f"{len(found)} checks: {', '.join(words)}")
     if set(results) != {"ok"}:
         raise SystemExit(1)

@@ -16,7 +16,7 @@ from provenance.commands.options import store_option
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMATS = ("parquet", "csv")
+FORMATS = ("parquet", "csv", "ndjson")
 
 
 @click.command()
@@ -28,8 +28,8 @@ FORMATS = ("parquet", "csv")
 def export(table: str, file: str, store: str | None, output: str | None, force: bool) -> None:
     """Copy TABLE, any view of the store, to FILE or to stdout.
 
-    Tables are copied in bounded memory. FILE is created when it is complete. In CSV, lists and objects are JSON and
-    bytes are hexadecimal.
+    Tables are copied in bounded memory; `provenance sql` prints views in more formats. FILE is created when it is
+    complete. In CSV, lists and objects are JSON and bytes are hexadecimal.
 
     \b
     Examples:
@@ -55,7 +55,7 @@ def _by_suffix(file: str) -> str:
         return "csv"
     suffix = Path(file).suffix.removeprefix(".").lower()
     if suffix not in FORMATS:
-        raise click.UsageError(f"{file} ends with neither .parquet nor .csv; say which with --format")
+        raise click.UsageError(f"{file} ends with neither .parquet nor .csv nor .ndjson; say which with --format")
     return suffix
 
 
@@ -74,7 +74,7 @@ def _to_file(pieces: Iterator[pa.Table], output: str, file: Path) -> None:
 
 
 def _to_stdout(pieces: Iterator[pa.Table], output: str) -> None:
-    if output == "csv":
+    if output != "parquet":
         _write(pieces, output, sys.stdout.buffer)
         return
     if sys.stdout.isatty():
@@ -88,7 +88,7 @@ def _to_stdout(pieces: Iterator[pa.Table], output: str) -> None:
 def _write(pieces: Iterator[pa.Table], output: str, stream: BinaryIO) -> None:
     import pyarrow.parquet as pq
 
-    from provenance.output import to_csv
+    from provenance.output import to_csv, to_ndjson
 
     first = next(pieces)  # without rows
     if output == "parquet":
@@ -96,6 +96,7 @@ def _write(pieces: Iterator[pa.Table], output: str, stream: BinaryIO) -> None:
             for piece in pieces:
                 writer.write_table(piece)
         return
-    stream.write(to_csv(first))
+    if output == "csv":
+        stream.write(to_csv(first))
     for piece in pieces:
-        stream.write(to_csv(piece, header=False))
+        stream.write(to_csv(piece, header=False) if output == "csv" else to_ndjson(piece.to_pylist()).encode())

@@ -7,13 +7,13 @@ import sys
 
 import click
 
-from provenance.commands.options import store_option
+from provenance.commands.options import complete_repos, store_option
 
 _REPO = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 
 
 @click.command()
-@click.argument("repos", nargs=-1, required=True, metavar="REPO...")
+@click.argument("repos", nargs=-1, required=True, metavar="REPO...", shell_complete=complete_repos)
 @store_option
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def forget(repos: tuple[str, ...], store: str | None, yes: bool) -> None:
@@ -31,8 +31,10 @@ def forget(repos: tuple[str, ...], store: str | None, yes: bool) -> None:
       provenance forget org/name org/other --yes && provenance index && provenance compact
     """
     from provenance import open as open_database
-    from provenance.output import clean
+    from provenance.names import hub_name
+    from provenance.output import clean, say
 
+    repos = tuple(map(hub_name, repos))
     for repo in repos:
         if not _REPO.fullmatch(repo):
             raise click.UsageError(f"{clean(repo)} is not a repo id; a repo is forgotten whole, as owner/name")
@@ -42,8 +44,7 @@ def forget(repos: tuple[str, ...], store: str | None, yes: bool) -> None:
         if not yes:
             if not sys.stdin.isatty():
                 raise click.UsageError("no terminal to confirm it; use --yes")
-            click.confirm("Forget them?", abort=True, err=True)
+            if not click.confirm("Forget them?", err=True):
+                raise SystemExit(1)
         forgotten = database.forget(repos)
-    click.echo(
-        f"{len(forgotten)} repos forgotten; `provenance index` and `provenance compact` drop what is left", err=True
-    )
+    say(f"{len(forgotten)} repos forgotten; `provenance index` and `provenance compact` drop what is left")

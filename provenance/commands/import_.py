@@ -25,12 +25,13 @@ def import_(other: str, store: str | None) -> None:
     """
     from provenance import open as open_database
     from provenance.indexer.store.store import Store
+    from provenance.output import say
+    from provenance.output.progress import progress
 
     Store.open(other)  # before the store is created: a mistyped one should create nothing
-    with open_database(store, create=True) as database:
-        taken = database.take_over(other)
-    click.echo(
+    with open_database(store, create=True) as database, progress("importing") as advance:
+        taken = database.take_over(other, advance)
+    say(
         f"{taken.imported} checkpoints imported, {taken.known} were known; "
-        f"refused: {taken.forgotten} forgotten here, {taken.malformed} malformed",
-        err=True,
+        f"refused: {taken.forgotten} forgotten here, {taken.malformed} malformed"
     )

@@ -32,7 +32,9 @@ def index(store: str | None, kind: str, spec: str, skip_damaged: bool) -> None:
       provenance index --kind exact
     """
     from provenance import open as open_database
+    from provenance.output import say
+    from provenance.output.progress import progress
 
-    with open_database(store) as database:
-        built = database.index(kind=kind, spec=spec, skip_damaged=skip_damaged)
-    click.echo(f"indexed {built.checkpoints} checkpoints ({built.spec}) as {built.generation}", err=True)
+    with open_database(store) as database, progress("indexing") as advance:
+        built = database.index(kind=kind, spec=spec, skip_damaged=skip_damaged, advance=advance)
+    say(f"indexed {built.checkpoints} checkpoints ({built.spec}) as {built.generation}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from provenance.commands.options import format_option, store_option
+from provenance.commands.options import format_option, store_option, wide_option
 
 if TYPE_CHECKING:
     import duckdb
@@ -16,17 +17,33 @@ if TYPE_CHECKING:
 TERMINAL_LIMIT = 1000
 
 
+def _complete_named(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from provenance.query.analytics import named_queries
+
+    return [name for name in named_queries() if name.startswith(incomplete)]
+
+
 @click.command()
 @click.argument("statement", required=False, metavar="[QUERY]")
 @store_option
 @format_option
-@click.option("--named", metavar="NAME", help="Run a shipped query.")
+@wide_option
+@click.option("--named", metavar="NAME", help="Run a shipped query.", shell_complete=_complete_named)
 @click.option("--list", "list_named", is_flag=True, help="List the shipped queries.")
 @click.option("--limit", type=click.IntRange(1), help="Most rows (default: 1000 in a table on a terminal, else all).")
 def sql(
-    statement: str | None, store: str | None, output: str | None, named: str | None, list_named: bool, limit: int | None
+    statement: str | None,
+    store: str | None,
+    output: str | None,
+    wide: bool,
+    named: str | None,
+    list_named: bool,
+    limit: int | None,
 ) -> None:
-    """Query the store in SQL (DuckDB, read-only). Without QUERY: a prompt, or the statements on stdin.
+    """Query the store in SQL (DuckDB, read-only). Without QUERY: a prompt, or the queries on stdin.
+
+    QUERY is one select, from, with, describe, summarize, pivot or explain. On stdin and at the prompt a query ends with
+    `;` at the end of a line.
 
     Views: checkpoints, latest_checkpoints, files, tensors, samples, signatures, lineage, descendants, verdicts,
     outcomes, runs, tombstones.
@@ -38,52 +55,65 @@ def sql(
       provenance sql --named outcomes-by-reason --format csv
       provenance sql --list
     """
-    from provenance.query.analytics import named_queries, named_query
+    from provenance.output import choose_format, print_rows
+    from provenance.query.analytics import UnknownQueryError, named_queries, named_query
 
     if list_named:
-        for name, about in named_queries().items():
-            click.echo(f"{name:<24}{about}")
+        rows = [{"name": name, "about": about} for name, about in named_queries().items()]
+        print_rows(rows, output or "table", wide=wide, wraps=("about",))
         return
     if named and statement:
         raise click.UsageError("give QUERY or --named, not both")
-    from provenance import open as open_database
-    from provenance.output import choose_format
-
-    with open_database(store) as database, database.sql() as connection:
-        chosen = choose_format(output)
+    try:
         text = named_query(named) if named else statement
+    except UnknownQueryError as error:
+        raise click.UsageError(str(error)) from None
+    from provenance import open as open_database
+
+    with open_database(store) as database, database.connect() as connection:
+        run = _Runner(connection, choose_format(output), limit, wide)
         if text is not None:
-            _run(connection, text, chosen, limit)
+            run(text)
         elif sys.stdin.isatty() and sys.stdout.isatty():
-            _prompt(connection, chosen, limit)
+            _prompt(run)
         else:
             for piped in _statements(sys.stdin):
-                _run(connection, piped, chosen, limit)
+                run(piped)
 
 
-def _run(connection: duckdb.DuckDBPyConnection, text: str, output: str, limit: int | None) -> None:
-    from provenance.output import print_arrow
-    from provenance.query.analytics import run_sql
+@dataclass(frozen=True)
+class _Runner:
+    """Runs statements and prints their rows, all in one format."""
 
-    if limit is None and output == "table" and sys.stdout.isatty():
-        limit = TERMINAL_LIMIT
-    table, more = run_sql(connection, text, limit)
-    print_arrow(table, output)
-    if more:
-        click.echo(f"only the first {limit} rows are shown; use --limit for more", err=True)
+    connection: duckdb.DuckDBPyConnection
+    output: str
+    limit: int | None
+    wide: bool
+
+    def __call__(self, text: str) -> None:
+        from provenance.output import note, print_arrow
+        from provenance.query.analytics import run_sql
+
+        limit = self.limit
+        if limit is None and self.output == "table" and sys.stdout.isatty():
+            limit = TERMINAL_LIMIT
+        found = run_sql(self.connection, text, limit)
+        print_arrow(found.table, self.output, wide=self.wide)
+        if found.more:
+            note(f"only the first {limit} rows are shown; use --limit for more")
 
 
-def _prompt(connection: duckdb.DuckDBPyConnection, output: str, limit: int | None) -> None:
+def _prompt(run: _Runner) -> None:
     """Run typed statements; an error is printed, and the next statement is read."""
-    from provenance.output import clean
+    from provenance.output.errors import print_error
     from provenance.schemas.errors import ProvenanceError
 
     click.echo("SQL over the store, read-only; a statement ends with ';', Ctrl-D leaves.", err=True)
     for statement in _statements(_typed()):
         try:
-            _run(connection, statement, output, limit)
+            run(statement)
         except ProvenanceError as error:
-            click.echo(clean(error), err=True)
+            print_error(error, name="")
 
 
 def _typed() -> Iterator[str]:

@@ -19,11 +19,13 @@ def verify(store: str | None) -> None:
       provenance verify
     """
     from provenance import open as open_database
+    from provenance.output import clean, say
+    from provenance.output.progress import progress
 
-    with open_database(store) as database:
-        problems = database.verify()
+    with open_database(store) as database, progress("verifying") as advance:
+        problems = database.verify(advance)
     for problem in problems:
-        click.echo(problem)
+        click.echo(clean(problem))
     if problems:
         raise SystemExit(1)
-    click.echo("the store is sound", err=True)
+    say("the store is sound")

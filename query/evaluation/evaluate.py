@@ -28,23 +28,30 @@ from provenance.schemas.evaluation import (
     Retrieval,
     TruthFigures,
 )
+from provenance.schemas.protocols import Advance
 from provenance.schemas.tabular import Rows
 
 Dossiers = Mapping[str, Dossier]
 
 
-def evaluate(truth: Mapping[str, Truth], catalogue: Catalogue) -> Evaluation:
+def evaluate(truth: Mapping[str, Truth], catalogue: Catalogue, advance: Advance | None = None) -> Evaluation:
     """Query every stored model of a truth table and measure the answers.
 
     Args:
         truth: the table.
         catalogue: the stored checkpoints.
+        advance: told of every model that is judged.
 
     Raises:
         TruthError: none of its models is stored.
     """
     dossiers = {dossier.repo_id: dossier for dossier in catalogue.dossiers()}
-    judged = [Judged(row, judge(dossiers[row.model], catalogue)) for row in truth.values() if row.model in dossiers]
+    stored = [row for row in truth.values() if row.model in dossiers]
+    judged = []
+    for done, row in enumerate(stored, start=1):
+        judged.append(Judged(row, judge(dossiers[row.model], catalogue)))
+        if advance:
+            advance(done, len(stored))
     if not judged:
         raise TruthError("the store holds none of the truth table's models; crawl them first")
     pairs = [(j, c) for j in judged for c in j.judgement.candidates if c.repo_id in truth]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from provenance.schemas.evaluation import Evaluation
+from provenance.schemas.enums import ClaimStatus
+from provenance.schemas.evaluation import DeclaredEvaluation, Evaluation
 
 
 def as_markdown(result: Evaluation) -> str:
@@ -36,6 +37,21 @@ def as_markdown(result: Evaluation) -> str:
             f"(base rate {score.base_rate_log_score:.4f}).\n"
         )
     return "\n".join(parts)
+
+
+def declared_as_markdown(result: DeclaredEvaluation) -> str:
+    """How the answers agree with the cards, and the declarations that the weights contradict."""
+    figures = result.to_dict()
+    shares = ("recall", "recall_of_judged", "parent@1", "parent@5")
+    counts = ("declarations", "stored", "confirmed", "contradicted", "cannot_tell")
+    contradicted = [row.to_dict() for row in result.parents if row.status is ClaimStatus.CONTRADICTED]
+    return "\n".join(
+        [
+            f"{result.models} cards declare {result.declarations} base models; {result.stored} of these are stored.\n",
+            table([{name: figures[name] for name in (*counts, *shares)}]),
+            table(contradicted),
+        ]
+    )
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

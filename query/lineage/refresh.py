@@ -74,9 +74,11 @@ class LineageRefresh:
         self._rows += lineage_rows(judgement, now)
         self._verdicts.append(verdict_row(judgement, now))
         if dossier.checkpoint_id in self._new:
-            for candidate in filter(may_descend, judgement.candidates):
+            for candidate in judgement.candidates:
                 other = self._by_repo[candidate.repo_id]
-                if other.checkpoint_id not in self._seen:
+                # A card that names the arrival is judged anew, whatever the weights say.
+                concerned = may_descend(candidate) or candidate.meta.declares(dossier.repo_id)
+                if concerned and other.checkpoint_id not in self._seen:
                     self._seen.add(other.checkpoint_id)
                     self._queue.append(other)
                     self.total += 1

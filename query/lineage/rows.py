@@ -7,23 +7,23 @@ from dataclasses import replace
 from datetime import datetime
 
 from provenance.indexer.dossier_meta import DossierMeta
+from provenance.query.claims import claim_status, is_undeclared
 from provenance.query.engine import Judgement
-from provenance.query.verdict.rule import Assessment, judged
-from provenance.schemas.enums import Verdict
+from provenance.query.verdict.rule import Assessment
+from provenance.schemas.enums import ClaimStatus, Verdict
 from provenance.schemas.lineage import LineageRow, VerdictRow
+from provenance.schemas.naming import licenses_differ
 
 
 def lineage_rows(judgement: Judgement, now: datetime) -> list[LineageRow]:
     """Rows of `lineage` about one child: its ancestors, relatives that may be ancestors, and all declared parents."""
     model = judgement.model.meta
     declared = model.declared_parents or ()
-    ancestors = {c.repo_id for c in judgement.candidates if c.verdict is Verdict.DERIVED}
-    # A card that names any ancestor is honest: cards do not list grandparents.
-    honest = any(parent in ancestors for parent in declared)
     rows = []
     for rank, candidate in enumerate(judgement.candidates, start=1):
         if candidate.verdict is Verdict.DERIVED or candidate.may_be_ancestor or candidate.declared:
-            rows.append(_claim(_edge(model, candidate.repo_id, now), rank, candidate, honest))
+            undeclared = is_undeclared(model, candidate, judgement.candidates)
+            rows.append(_claim(_edge(model, candidate.repo_id, now), rank, candidate, undeclared))
     stored = {row.parent for row in rows}
     rows += [
         replace(_edge(model, parent, now), declared=True, undeclared=False, contradicted=False)
@@ -57,9 +57,8 @@ def _edge(model: DossierMeta, parent: str, now: datetime) -> LineageRow:
     )
 
 
-def _claim(edge: LineageRow, rank: int, candidate: Assessment, honest: bool) -> LineageRow:
+def _claim(edge: LineageRow, rank: int, candidate: Assessment, undeclared: bool | None) -> LineageRow:
     """The edge with the evidence of the weights about it."""
-    licenses = edge.child_license, candidate.meta.license
     return replace(
         edge,
         parent_id=candidate.meta.checkpoint_id,
@@ -74,9 +73,9 @@ def _claim(edge: LineageRow, rank: int, candidate: Assessment, honest: bool) -> 
         score=candidate.score,
         merge_weight=candidate.merge_weight,
         declared=candidate.declared,
-        undeclared=candidate.verdict is Verdict.DERIVED and not candidate.declared and not honest,
-        contradicted=candidate.declared and candidate.verdict is Verdict.UNRELATED and judged(candidate),
+        undeclared=undeclared,
+        contradicted=candidate.declared and claim_status(candidate) is ClaimStatus.CONTRADICTED,
         parent_license=candidate.meta.license,
-        license_differs=None if None in licenses else licenses[0] != licenses[1],
+        license_differs=licenses_differ(edge.child_license, candidate.meta.license),
         evidence=json.dumps([line.to_dict() for line in candidate.evidence]),
     )

@@ -3,5 +3,5 @@ select c.repo_id as child, p.parent, c.declared_relation as relation, s.repo_id 
        c.license as child_license, s.license as parent_license
 from latest_checkpoints c, unnest(c.declared_parents) as p(parent)
 left join (select distinct repo_id, any_value(license) as license from latest_checkpoints group by repo_id) s
-  on s.repo_id = p.parent
+  on lower(s.repo_id) = lower(p.parent)
 order by child, parent

@@ -7,6 +7,7 @@ feed-forward block with expert 0, and a pruned matrix with its parent.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,14 @@ class Grid:
     standard: NDArray[np.float64]
     mask: NDArray[np.bool_]
 
+    @cached_property
+    def held(self) -> NDArray[np.bool_]:
+        """`[L, role codes]`: the matrices of which there are cells; what is missing or not finite has none."""
+        found = np.zeros((len(self.layers), len(ROLE_CODE) + 1), np.bool_)
+        for code in np.unique(matrices(self.columns)):
+            found[:, code] = self.mask[:, matrices(self.columns) == code].any(axis=1)
+        return found
+
 
 def grid_of(dossier: Dossier) -> Grid:
     """The grid of a checkpoint; expert 0 is used where a layer has no dense matrix, other experts are not."""
@@ -49,7 +58,9 @@ def grid_of(dossier: Dossier) -> Grid:
     )
     keep = chosen[cells.owner] if len(facts) else np.zeros(0, np.bool_)
     owner = cells.owner[keep]
-    layers, row = np.unique(facts["layer"].astype(np.int64)[owner], return_inverse=True)
+    # A layer of which no cell is finite is a layer still.
+    layers = np.unique(facts["layer"][chosen].astype(np.int64))
+    row = np.searchsorted(layers, facts["layer"].astype(np.int64)[owner])
     keys = facts["role"].astype(np.int64)[owner] * SEQUENCE_LENGTH + cells.position[keep]
     columns, column = np.unique(keys, return_inverse=True)
     shape = (len(layers), len(columns))

@@ -15,7 +15,7 @@ from provenance.query.statistics.alignment import agreement
 from provenance.query.statistics.grid import Grid, common_columns, matrices
 from provenance.query.statistics.significance import adjust_log10_p, probability, to_p
 from provenance.query.verdict.rule import ALPHA, Assessment
-from provenance.schemas.enums import Direction, Relation, Verdict
+from provenance.schemas.enums import Direction, Relation, Verdict, Witness
 from provenance.schemas.results import Evidence
 
 MERGED = 0.9
@@ -62,6 +62,7 @@ def _merged(adapter: Assessment, relatives: Sequence[Assessment], n_store: int) 
             probability=probability(match.log10_p, n_store),
             score=match.correlation,
             steps=1,
+            decided_by=Witness.MERGE,
         )
     return best
 

@@ -11,7 +11,7 @@ from provenance.query.statistics.products import ProductMatch
 from provenance.query.statistics.significance import adjust_log10_p, combine_log10_p, probability
 from provenance.query.verdict.rule import ALPHA, SUSPICION, Assessment
 from provenance.query.verdict.witness import declared
-from provenance.schemas.enums import Direction, Relation, Verdict
+from provenance.schemas.enums import Direction, Relation, Verdict, Witness
 from provenance.schemas.products import DeepReading
 
 
@@ -53,12 +53,14 @@ def deepen(found: Assessment, reading: DeepReading, n_store: int) -> Assessment:
     )
     if not convicts(match, n_store):
         return weighed
+    direction = order_of(pair)
     return replace(
         weighed,
         verdict=Verdict.RELATED,
-        direction=order_of(pair),
+        direction=direction,
         relation=Relation.TRANSFORMED,
         disguised=True,
+        decided_by=None if direction is Direction.UNKNOWN else Witness.DECLARED,
         score=match.best.value,
     )
 

@@ -20,7 +20,7 @@ from provenance.query.verdict.merge import Merge, find_sum
 from provenance.query.verdict.merging import MergeFinder, below
 from provenance.query.verdict.nodes import Nodes
 from provenance.query.verdict.tree import WHOLE_CHANGE, carries, doubt_of, grow
-from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, precedence
+from provenance.query.verdict.witness import CLEAR, COMPARABLE, Member, Precedence, precedence
 from provenance.schemas.results import LayerRun, MergeShare
 
 SHARED = 0.02
@@ -51,16 +51,18 @@ class Family:
     merges: Mapping[int, Merge] = field(default_factory=dict)
     doubt: float = UNKNOWN_DATES
 
-    def contradicting(self, i: int, j: int, said: int) -> tuple[str, ...]:
-        """The metadata of two members, `dates` and `declared`, that contradicts their order.
+    def precedence(self, i: int, j: int) -> Precedence:
+        """What the witnesses say of the order of two members."""
+        return precedence(self.members[i], self.members[j], self.frame, i, j)
 
-        Args:
-            i: the one member.
-            j: the other.
-            said: 1 where the first is said to have come first, -1 the second, 0 where only their weights can tell.
-        """
-        found = precedence(self.members[i], self.members[j], self.frame, i, j)
-        return found.against(said or found.clear)
+    def in_dispute(self, i: int, j: int) -> bool:
+        """Whether the cards of two members name each other, and neither their weights nor dates say who was first."""
+        one, other = (self.members[place].dossier for place in (i, j))
+        mutual = one.meta.declares(other.repo_id) and other.meta.declares(one.repo_id)
+        if not mutual:
+            return False
+        said = self.precedence(i, j)
+        return not (said.clear or said.dates)
 
     def share(self, parent: int, child: int) -> tuple[MergeShare, tuple[LayerRun, ...]] | None:
         """What a parent gave to a merge; null where the child is none, or not of this parent or a copy of it."""

@@ -110,6 +110,7 @@ class Nodes:
                 j
                 for j in range(i)
                 if self.frame.equal[i, j]
+                and np.array_equal(self.members[i].grid.held, self.members[j].grid.held)
                 and self.members[i].depth == self.members[j].depth
                 and self.members[i].size == self.members[j].size
                 and self.members[i].routed == self.members[j].routed

@@ -50,6 +50,9 @@ def relation_of(pair: Pair, direction: Direction) -> Relation:
         smaller = sum(r * c for r, c in shapes[0].values()) < sum(r * c for r, c in shapes[1].values())
         return Relation.PRUNED if smaller else Relation.TRANSFORMED
     if found.equal:
+        # What one of them lacks, or holds as NaN, is not the same; new rows of a vocabulary are training.
+        if not np.array_equal(pair.a.grid.held, pair.b.grid.held):
+            return Relation.TRANSFORMED
         return Relation.IDENTICAL if _same_beside_layers(child.dossier, parent.dossier) else Relation.FINETUNE
     correlation = pair.aligned.correlation
     slope = found.b_on_a if direction is Direction.CHILD else found.a_on_b

@@ -18,7 +18,7 @@ from provenance.query.verdict.relation import relation_of
 from provenance.query.verdict.runs import merge_evidence
 from provenance.query.verdict.stack import moved_layers
 from provenance.query.verdict.witness import Member, dated
-from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict
+from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict, Witness
 from provenance.schemas.results import Evidence, LayerRun, MergeShare
 
 ALPHA = 1e-3
@@ -75,6 +75,7 @@ class Assessment:
     steps: int = 0
     disguised: bool = False
     """Whether products alone show the common origin (`deep`)."""
+    decided_by: Witness | None = None
 
     @property
     def meta(self) -> DossierMeta:
@@ -140,7 +141,7 @@ def assess(pair: Pair, n_store: int) -> Assessment:
         adjusted,
         probability(log10_p, n_store) if comparable else 0.0,
         _score(pair) if comparable else 0.0,
-        pair.b.dossier.repo_id in (pair.a.dossier.meta.declared_parents or ()),
+        pair.a.dossier.meta.declares(pair.b.dossier.repo_id),
     )
 
 
@@ -173,7 +174,7 @@ def settle(assessments: Sequence[Assessment], families: Families | None = None) 
         family = _family(subjects, families)
         own = place[model.dossier.checkpoint_id]
         placed = [(one, place[one.pair.b.dossier.checkpoint_id]) for one in relatives]
-        relatives = [_with_conflicts(_place(one, family, i, own), family, i, own) for one, i in placed]
+        relatives = [_with_witnesses(_place(one, family, i, own), family, i, own) for one, i in placed]
     return sorted([*relatives, *others], key=_rank)
 
 
@@ -212,6 +213,8 @@ def _place(me: Assessment, family: Family, i: int, own: int) -> Assessment:
         direction = Direction.CHILD
     else:
         direction = Direction.SIBLING if up + down <= NEITHER else Direction.UNKNOWN
+    if family.in_dispute(i, own):
+        direction = Direction.UNKNOWN
     verdict = Verdict.DERIVED if direction is Direction.PARENT else Verdict.RELATED
     if family.copies[i] == family.copies[own]:
         return replace(me, verdict=verdict, direction=direction, relation=relation_of(me.pair, direction))
@@ -243,18 +246,24 @@ def _place(me: Assessment, family: Family, i: int, own: int) -> Assessment:
     return replace(me, verdict=verdict, direction=direction, relation=relation, layers=layers, steps=steps)
 
 
-def _with_conflicts(me: Assessment, family: Family, i: int, own: int) -> Assessment:
-    """The assessment with a line for every date or declaration that contradicts its order: shown, never counted."""
+def _with_witnesses(me: Assessment, family: Family, i: int, own: int) -> Assessment:
+    """The assessment with what decided its direction.
+
+    Every date or declaration that contradicts its order is a line of evidence, shown and never counted.
+    """
+    said = family.precedence(i, own)
+    order = {Direction.PARENT: 1, Direction.CHILD: -1}.get(me.direction, 0)
+    witness = said.witness(first=order > 0, doubt=family.doubt) if order else None
     notes = dict(zip(METADATA, ("the dates", "what the card declares"), strict=True))
-    said = {Direction.PARENT: 1, Direction.CHILD: -1}.get(me.direction, 0)
     lines = [
         Evidence(kind, None, None, None, 0, f"{notes[kind]} of these two contradict the weights, and decide nothing")
-        for kind in family.contradicting(i, own, said)
+        for kind in said.against(order or said.clear)
     ]
     if family.doubt > DOUBTED and not any(line.kind == "dates" for line in lines):
         note = "the weights contradict the dates of this family, which decide nothing"
         lines.append(Evidence("dates", None, None, None, 0, note))
-    return replace(me, evidence=(*me.evidence, *lines))
+    witness = Witness.MERGE if me.merge_weight is not None else witness
+    return replace(me, evidence=(*me.evidence, *lines), decided_by=witness)
 
 
 def _only_a_common_start(me: Assessment, direction: Direction) -> bool:

@@ -22,6 +22,7 @@ from provenance.query.verdict.dates import UNKNOWN_DATES, worth
 from provenance.query.verdict.packing import cast_from, packed_from
 from provenance.query.verdict.rounding import Grain, grain_of, rounded_from
 from provenance.query.verdict.stack import WHOLE, coverage
+from provenance.schemas.enums import Witness
 from provenance.schemas.roles import ROLE_CODE, Role
 from provenance.schemas.sampling import SEQUENCE_LENGTH
 
@@ -102,6 +103,24 @@ class Precedence:
         if self.structure or abs(self.asymmetry) > BETWEEN:
             return self.clear
         return self.metadata(doubt)
+
+    def witness(self, *, first: bool, doubt: float = UNKNOWN_DATES) -> Witness:
+        """The strongest witness that says so, if the first came first, or the second; else what decided was others.
+
+        Growth of the embedding, never clear by itself, counts as a part of the asymmetry.
+        """
+        sign = 1.0 if first else -1.0
+        if self.structure * sign > 0:
+            return Witness.STRUCTURE
+        if self.asymmetry * sign >= CLEAR:
+            return Witness.ASYMMETRY
+        said = {
+            Witness.DATES: self.dates * worth(doubt),
+            Witness.DECLARED: self.declared,
+            Witness.ASYMMETRY: self.asymmetry + self.growth,
+        }
+        loudest = max(said, key=lambda witness: said[witness] * sign)
+        return loudest if said[loudest] * sign > 0 else Witness.FAMILY
 
     @property
     def light(self) -> float:
@@ -274,6 +293,5 @@ def dated(first: Dossier, second: Dossier) -> int:
 
 def declared(first: Dossier, second: Dossier) -> float:
     """What the cards say of the order of two checkpoints."""
-    forward = first.repo_id in (second.meta.declared_parents or ())
-    backward = second.repo_id in (first.meta.declared_parents or ())
+    forward, backward = second.meta.declares(first.repo_id), first.meta.declares(second.repo_id)
     return DECLARED * (forward - backward)

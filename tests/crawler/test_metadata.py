@@ -11,13 +11,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from provenance.crawler.card import FRONT_MATTER_LIMIT
 from provenance.crawler.metadata import (
-    FRONT_MATTER_LIMIT,
+    base_of_adapter,
     commit_from_listing,
     files_from_listing,
     metadata_from_listing,
     metadata_from_readme,
     parse_listing,
+    with_declared,
 )
 from provenance.schemas.errors import SourceError
 from provenance.schemas.records import RepoFile, RepoMetadata
@@ -39,7 +41,7 @@ LISTED: dict[str, Any] = {
 
 
 def declared(**fields: Any) -> tuple[str, ...]:
-    return metadata_from_listing({"id": "me/child", **fields}).declared_parents
+    return metadata_from_listing({"id": "me/child", **fields}).declared_parents or ()
 
 
 def test_all_fields_of_a_listing() -> None:
@@ -129,7 +131,9 @@ json_values = st.recursive(
 def test_no_listing_breaks_and_all_text_can_be_stored(listed: dict[str, Any]) -> None:
     found = metadata_from_listing(json.loads(json.dumps(listed)))
     files_from_listing(listed)
-    pa.array([found.author, found.license, found.pipeline_tag, *found.tags, *found.declared_parents], pa.string())
+    pa.array(
+        [found.author, found.license, found.pipeline_tag, *found.tags, *(found.declared_parents or ())], pa.string()
+    )
     pa.array([found.downloads, found.likes], pa.int64())
     pa.array([found.created_at, found.last_modified], pa.timestamp("us", tz="UTC"))
 
@@ -150,24 +154,121 @@ def test_front_matter_of_a_card() -> None:
 
 
 @pytest.mark.parametrize(
-    "front",
+    "front", ["- just\n- a list", "text", "[" * 5000, "%YAML 1." + "1" * 5000 + "\n", "? [a]\n: b"]
+)
+def test_front_matter_without_keys_says_nothing(front: str) -> None:
+    assert card(front) == RepoMetadata(
+        declared_parents=None, notes=("card: its front matter is no YAML of keys and values",)
+    )
+    assert card("") == card("# nothing here") == RepoMetadata()
+
+
+@pytest.mark.parametrize(
+    ("front", "license_", "parents"),
     [
-        "license: [mit",
-        "license: mit\n\tbad: tab",
-        "- just\n- a list",
-        "text",
-        "",
-        "license: !!python/object/apply:os.system [exit 1]",
-        "[" * 5000,
-        'license: "\\UFFFFFFFF"',
-        "a: &a [x]\nlicense: [*a, *a]",
-        "%YAML 1." + "1" * 5000 + "\n",
-        "license: *unknown",
-        "? [a]\n: b",
+        ("license: [mit\nbase_model: a/b", "mit", ("a/b",)),
+        ("license: mit\n\tbad: tab\nbase_model: a/b", "mit", ("a/b",)),
+        ("title: Root: the tune\nlicense: mit\nbase_model: a/b", "mit", ("a/b",)),
+        ("license: mit\nbase_model:\n\t- a/b\n\t- c/d", "mit", ("a/b", "c/d")),
+        ("license: mit\nbase_model: [a/b, c/d", "mit", ("a/b", "c/d")),
+        ("license: mit\nbase_model: {{", "mit", None),
+        ("license: mit\nbase_model: /app/model", "mit", None),
+        ("license: mit\nbase_model: [/app/model, a/b]", "mit", ("a/b",)),
+        ("license: !!python/object/apply:os.system [exit 1]", "exit 1", ()),
     ],
 )
-def test_malformed_front_matter_is_ignored(front: str) -> None:
-    assert card(front) == RepoMetadata()
+def test_of_broken_front_matter_all_that_can_be_read_is_read(
+    front: str, license_: str | None, parents: tuple[str, ...] | None
+) -> None:
+    found = card(front)
+    assert (found.license, found.declared_parents) == (license_, parents)
+    assert found.notes or "title" in front or "!!" in front
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "Acme/Root-1",
+        "https://huggingface.co/Acme/Root-1/tree/main",
+        "https://huggingface.co/Acme/Root-1/blob/main/config.json",
+        "hf.co/Acme/Root-1",
+        "Acme/Root-1@main",
+        "' Acme/Root-1 '",
+        "\n- name: Acme/Root-1",
+        "\n- Acme/Root-1\n- acme/root-1",
+        "Acme/Root-1  # the base",
+    ],
+)
+def test_a_base_model_in_every_spelling(base: str) -> None:
+    assert card(f"base_model: {base}") == RepoMetadata(declared_parents=("Acme/Root-1",))
+
+
+@pytest.mark.parametrize(
+    ("front", "license_"),
+    [
+        ("license:\n- apache-2.0", "apache-2.0"),
+        ("license:\n- mit\n- apache-2.0", "mit, apache-2.0"),
+        ("license: other\nlicense_name: root-community", "root-community"),
+        ("license: other", "other"),
+        ("license: mit\nlicense_name: x", "mit"),
+    ],
+)
+def test_a_license_in_every_form(front: str, license_: str) -> None:
+    assert card(front) == RepoMetadata(license=license_)
+
+
+def test_front_matter_may_be_long_begin_late_and_end_otherwise() -> None:
+    plain = RepoMetadata(license="mit", declared_parents=("a/b",))
+    head = "license: mit\nbase_model: a/b\n"
+    long = head + "model-index:\n" + "- name: x\n  results: [1, 2]\n" * 10_000
+    for readme in (f"\n\n---\n{head}---\n", f"---\n{head}...\n", f"---\n{head}---", f"---\n{long}---\ntext"):
+        assert metadata_from_readme(readme.encode(), "m") == plain
+        assert metadata_from_readme(b"\xef\xbb\xbf" + readme.replace("\n", "\r\n").encode(), "m") == plain
+
+
+@pytest.mark.parametrize("readme", ["<!-- made by a tool -->\n---\n{}---\n", "---\r{}---\r"])
+def test_front_matter_after_a_comment_or_with_odd_ends_of_lines(readme: str) -> None:
+    text = readme.format("License: mit\nbase-model: a/b\n").replace("\r", "\r\n")
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        found = metadata_from_readme(text.encode(encoding), "m")
+        assert found == RepoMetadata(license="mit", declared_parents=("a/b",))
+
+
+@pytest.mark.parametrize(
+    "start", ["<!---->", "<!--", "\n", "---\n", "license: [", "base_model:\n- x\n", "https://hf.co/a/b "]
+)
+def test_no_card_takes_long(start: str) -> None:
+    text = start * (300_000 // len(start))
+    metadata_from_readme(text.encode(), "m")
+    metadata_from_readme(f"---\n{text}\n---\n".encode(), "m")
+
+
+def test_a_card_that_links_to_repos_only_in_its_text_leaves_open_what_it_declares() -> None:
+    found = card(
+        "license: mit", rest="Tuned from [x](https://huggingface.co/a/b), see https://huggingface.co/datasets/d/e"
+    )
+    assert found.declared_parents is None
+    assert found.notes == ("card: it declares no base model, but its text links to a/b",)
+    assert card("license: mit", rest="https://huggingface.co/me/child") == RepoMetadata(license="mit")
+    assert card("base_model: a/b", rest="https://huggingface.co/c/d").declared_parents == ("a/b",)
+
+
+def test_the_files_of_a_repo_declare_too() -> None:
+    said = with_declared(RepoMetadata(declared_parents=("a/b",)), "me/child", ["https://hf.co/A/B", "c/d", "me/child"])
+    assert said == RepoMetadata(declared_parents=("a/b", "c/d"))
+    assert with_declared(RepoMetadata(), "m", ["/tmp/base"]).notes == (
+        "card: the base model '/tmp/base' is no repo id",
+    )
+    assert with_declared(RepoMetadata(declared_parents=None), "m", ["a/b"]).declared_parents == ("a/b",)
+    assert base_of_adapter({"base_model_name_or_path": "a/b"}) == ["a/b"]
+    assert base_of_adapter([]) == base_of_adapter({"base_model_name_or_path": 3}) == []
+
+
+def test_what_the_hub_knows_of_bases_joins_the_card() -> None:
+    bases = {"relation": "finetune", "models": [{"_id": "x", "id": "a/new"}, {"id": 3}, None]}
+    found = metadata_from_listing({"id": "me/child", "cardData": {"base_model": "a/old"}, "baseModels": bases})
+    assert (found.declared_parents, found.declared_relation) == (("a/old", "a/new"), "finetune")
+    assert declared(config={"peft": {"base_model_name_or_path": "a/b"}}) == ("a/b",)
 
 
 def test_yaml_tags_are_passed_over() -> None:
@@ -181,8 +282,10 @@ def test_merge_keys_do_not_blow_up() -> None:
 
 def test_cards_without_front_matter_or_with_too_much() -> None:
     assert metadata_from_readme(b"# Title\nlicense: mit\n", "m") == RepoMetadata()
-    assert metadata_from_readme(b"---\nlicense: mit\n", "m") == RepoMetadata()
-    assert card("license: mit\n#" + "x" * FRONT_MATTER_LIMIT) == RepoMetadata()
+    assert metadata_from_readme(b"---\n# Title\ntext\n", "m") == RepoMetadata()
+    endless = RepoMetadata(license="mit", notes=("card: its front matter has no end",))
+    assert metadata_from_readme(b"---\nlicense: mit\n", "m") == endless
+    assert card("license: mit\n#" + "x" * FRONT_MATTER_LIMIT) == endless
     assert card("license: mit", rest="x" * 2 * FRONT_MATTER_LIMIT).license == "mit"
 
 

@@ -202,10 +202,17 @@ def test_variants_are_checkpoints_where_the_plain_one_is_absent() -> None:
     ]
 
 
+def test_side_files_of_macos_are_no_weights() -> None:
+    (found,) = select("model.safetensors", "._model.safetensors", "._config.json", "x/._y.safetensors")
+    assert found == Selection(None, None, ("model.safetensors",), None)
+    with pytest.raises(SkippedCheckpoint, match="no weights of any kind"):
+        select("README.md", "._README.md")
+
+
 def test_index_of_a_variant() -> None:
     files = shards("model.fp16", 2)
     (found,) = select(*files, documents={"model.safetensors.index.fp16.json": index(*files)})
-    assert found == Selection(None, "fp16", tuple(files), None)
+    assert found == Selection(None, "fp16", tuple(files), None, "model.safetensors.index.fp16.json")
 
 
 def test_a_pipeline_has_a_checkpoint_a_folder() -> None:

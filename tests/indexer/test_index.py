@@ -142,7 +142,9 @@ LINE = (
 
 def test_metadata_is_the_line_that_it_was_read_from() -> None:
     meta = DossierMeta.from_line(LINE)
-    assert meta.to_line().encode() == LINE
+    written = meta.to_line().encode()
+    assert written == LINE.replace(b'"sha256"', b'"notes": [], "sha256"')
+    assert DossierMeta.from_line(written) == meta
     assert (meta.mode, meta.declared_parents, meta.sha256) == (Mode.FULL, ("org/b",), ("5e5e", "ff"))
 
 
@@ -469,7 +471,7 @@ def test_a_repo_that_changed_since_is_asked_about_as_it_is_now(
     database.crawl([models])
     after = database.query(STRANGER).model.checkpoint_id
     assert before != after
-    with database.sql() as connection:
+    with database.connect() as connection:
         latest = connection.sql(f"SELECT checkpoint_id FROM latest_checkpoints WHERE repo_id = '{STRANGER}'").fetchall()
     assert latest == [(after,)]
     assert database.query(after).model.checkpoint_id == after

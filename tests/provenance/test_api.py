@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,90 @@ def test_every_result_gives_the_json_of_its_command(database: Database, run: Run
 def test_every_public_name_is_there() -> None:
     for name in provenance.__all__:
         assert getattr(provenance, name) is not None
+
+
+def test_sql_gives_rows_as_what_they_are_needed_for(database: Database) -> None:
+    found = database.sql("select repo_id, n_layers from latest_checkpoints order by repo_id")
+    rows = found.rows()
+    assert list(found) == rows == found.pl().to_dicts() == found.arrow().to_pylist()
+    assert found.columns == ["repo_id", "n_layers"]
+    assert (len(found), found.more, rows[0]) == (7, False, {"repo_id": "halfstair/short-basalt-4l", "n_layers": 4})
+    assert repr(found) == "7 rows of (repo_id, n_layers); take them with .rows(), .pl(), .df() or .arrow()"
+    few = database.sql("from latest_checkpoints", limit=2)
+    assert (len(few), few.more) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("", "no statement"),
+        ("-- nothing", "no statement"),
+        ("select 1; select 2", "2 statements"),
+        ("drop view checkpoints", "DROP is no query"),
+        ("set threads = 1", "SET is no query"),
+        ("create table x as select 1", "CREATE is no query"),
+        ("select 1 from (select", "syntax error"),
+    ],
+)
+def test_sql_refuses_what_is_no_query(database: Database, statement: str, reason: str) -> None:
+    with pytest.raises(provenance.ProvenanceError, match=reason) as refused:
+        database.sql(statement)
+    assert "\n" not in str(refused.value)
+    assert refused.value.__suppress_context__ or refused.value.__context__ is None, "nothing of DuckDB's own"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["describe tensors", "from runs", "summarize runs", "explain select 1", "with x as (select 1) from x", "values (1)",
+     "pivot (select license, 1 as n from checkpoints) on license using sum(n)", "show tables", "select 1;"],
+)  # fmt: skip
+def test_sql_runs_every_kind_of_query(database: Database, statement: str) -> None:
+    assert len(database.sql(statement)) > 0 or statement == "from runs"
+
+
+def test_results_are_tables_in_a_notebook_and_escaped(database: Database) -> None:
+    html = database.sql("select '<script>&' as \"<b>\", null as gap, 1.23456::double as x")._repr_html_()
+    assert html == (
+        "<table><thead><tr><th>&lt;b&gt;</th><th>gap</th><th>x</th></tr></thead>"
+        "<tbody><tr><td>&lt;script&gt;&amp;</td><td></td><td>1.235</td></tr></tbody></table>"
+    )
+    many = database.sql("select range as n from range(50)")._repr_html_()
+    assert many.count("<tr>") == 21
+    assert many.endswith("<p>20 of 50 rows</p>")
+    answer = database.query(CHILD)._repr_html_()
+    assert answer.startswith(f"<p><b>{CHILD}@690a87d854d5</b>: derived</p><table>")
+    assert f"<td>{PARENT}</td><td>derived</td><td>parent</td>" in answer
+    assert "<th>parent</th>" in database.lineage()._repr_html_()
+
+
+def test_names_of_the_package_complete() -> None:
+    assert set(provenance.__all__) <= set(dir(provenance))
+
+
+def test_long_work_says_how_far_it_is(database: Database, tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+
+    def advance(done: int, total: int) -> None:
+        steps.append((done, total))
+
+    def told() -> list[tuple[int, int]]:
+        seen = steps.copy()
+        steps.clear()
+        return seen
+
+    with provenance.open(tmp_path / "other", create=True) as other:
+        other.take_over(database.store.path, advance)
+        assert told() == [(7, 7)]
+        other.index(advance=advance)
+        assert told() == [(n, 7) for n in range(1, 8)]
+        assert list(other.refresh_lineage(advance))
+        seen = told()
+        assert [done for done, _ in seen] == list(range(1, 8))
+        assert all(done <= total <= 7 for done, total in seen)
+        assert seen[-1] == (7, 7)
+        other.evaluate(MINIATURE / "lineage.csv", advance)
+        assert told() == [(n, 7) for n in range(1, 8)]
+        for work in (other.verify, other.compact):
+            work(advance)
+            seen = told()
+            assert [done for done, _ in seen] == list(range(1, seen[-1][1] + 1))

@@ -15,11 +15,11 @@ import pytest
 
 import provenance
 from benchmarks.soak import TINY, soak
-from provenance import output
 from provenance.crawler.hub.answers import RateLimit
 from provenance.crawler.hub.transport import HubTransport
 from provenance.demo_hub import LoopbackHub, Request, Response
 from provenance.indexer.store.lease import crawl_lease
+from provenance.output import progress
 from provenance.schemas.records import Outcome
 from tests.hub.faults import FAULTS
 from tests.hub.generated import generated_repo
@@ -151,13 +151,13 @@ def test_killed_again_and_again() -> None:
 def test_progress_without_a_terminal_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     transport = HubTransport("http://127.0.0.1:9", {})
     transport.budgets.limits["api"] = RateLimit("api", 7, 30, 0.0, 1000, 300)
-    with output.CrawlProgress() as progress:
-        progress.found(None)
-        progress.visited(Outcome("a/b", None, "failed", bytes_read=2048))
-        progress.budgets(transport)
+    with progress.CrawlProgress() as seen:
+        seen.found(None)
+        seen.visited(Outcome("a/b", None, "failed", bytes_read=2048))
+        seen.budgets(transport)
     first, second = capsys.readouterr().err.splitlines()
     assert "1 visited" in first
     assert "2.0 KiB  0 skipped  1 failed" in first

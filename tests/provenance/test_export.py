@@ -110,6 +110,7 @@ def test_what_is_there_stays_unless_forced(run: Run, tmp_path: Path) -> None:
         (["runs", "."], 2, "is a directory"),
         (["runs", "copy.csv", "--format", "json"], 2, "json"),
         (["models", "copy.csv"], 1, "no table 'models'; there is checkpoints, "),
+        (["chekpoints", "copy.csv"], 1, "no table 'chekpoints'; did you mean checkpoints"),
         (["runs; drop table runs", "copy.csv"], 1, "no table"),
         (["runs", "nowhere/copy.csv"], 1, "nowhere"),
     ],
@@ -162,3 +163,10 @@ def test_a_store_compacted_meanwhile(tmp_path: Path) -> None:
 def test_no_such_view(store: Path) -> None:
     with provenance.open(store) as database, pytest.raises(StoreError, match="no table 'x'"):
         next(iter(database.stream("x")))
+
+
+def test_ndjson_is_one_object_a_line(run: Run) -> None:
+    lines = run("export", "latest_checkpoints", "--format", "ndjson").out.splitlines()
+    assert [json.loads(line) for line in lines] == run("sql", "from latest_checkpoints").json
+    assert run("export", "outcomes", "all.ndjson").status == 0
+    assert Path("all.ndjson").read_text() == run("sql", "from outcomes", "--format", "ndjson").out

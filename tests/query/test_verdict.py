@@ -361,10 +361,11 @@ def test_the_models_own_repo_is_never_listed() -> None:
 
 def test_candidates_below_the_minimum_are_left_out_but_the_verdict_stays() -> None:
     found = ask(child, FAMILY, minimum=0.9)
-    assert names(found, "unrelated") == []
     assert found.verdict == ask(child, FAMILY).verdict
-    assert all(c.probability >= 0.9 for c in found.candidates)
-    assert ask(dossier(llama(99), "new/comer"), FAMILY, minimum=0.9).candidates == ()
+    answered = found.answer(99).candidates
+    assert answered
+    assert all(c.probability >= 0.9 and c.verdict != "unrelated" for c in answered)
+    assert ask(dossier(llama(99), "new/comer"), FAMILY, minimum=0.9).answer(99).candidates == ()
 
 
 def test_ranking_puts_ancestors_before_relatives_before_strangers() -> None:
@@ -413,3 +414,29 @@ def test_dates_that_contradict_a_whole_family_decide_nothing_in_it() -> None:
     assert "contradict" in notes[0]
     # Nothing is held against the dates where the weights agree with them.
     assert not any(line.kind == "dates" for line in one(ask(child, FAMILY), "org/root").evidence)
+
+
+def overwritten(tensors: Tensors, value: float, where: str = ".layers.2.") -> Tensors:
+    return {name: np.full_like(t, value) if where in name else t for name, t in tensors.items()}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_layer_that_is_not_finite_is_a_layer_still(value: float) -> None:
+    damaged = dossier(overwritten(CHILD, value), "org/damaged", created=40)
+    found = one(ask(damaged, [root]), "org/root")
+    assert (found.verdict, found.relation) == ("derived", "finetune")
+    copy = one(ask(damaged, [child]), "org/child")
+    assert (copy.verdict, copy.relation) == ("derived", "transformed")
+
+
+def test_a_checkpoint_that_lacks_a_matrix_is_not_identical() -> None:
+    gone = {name: t for name, t in CHILD.items() if name != "model.layers.2.self_attn.q_proj.weight"}
+    found = one(ask(dossier(gone, "org/gone", created=40), [child]), "org/child")
+    assert (found.verdict, found.relation) == ("derived", "transformed")
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0, 1.0])
+def test_strangers_without_information_are_not_related(value: float) -> None:
+    empty = [dossier(overwritten(llama(80 + i), value, ""), f"empty/{i}") for i in range(2)]
+    (found,) = judge(empty[0], Catalogue(None, empty[1:], Background({}))).candidates
+    assert found.verdict == "inconclusive"

@@ -43,14 +43,16 @@ _DEEP = 100_000
 
 MALFORMED: dict[str, tuple[bytes, str]] = {
     # the length
-    "empty": (b"", "the file has 0 bytes"),
+    "empty": (b"", "the file is empty"),
     "seven-bytes": (b"\2\0\0\0\0\0\0", "the file has 7 bytes"),
     "length-beyond-file": ((100).to_bytes(8, "little") + b"{}", "stops at byte 108 but the file has 10 bytes"),
     "length-beyond-limit": ((100_000_001).to_bytes(8, "little") + b"{}", "announces a header of 100,000,001 bytes"),
     "length-all-ones": (b"\xff" * 8 + b"{}", "announces a header of 18,446,744,073,709,551,615 bytes"),
     "lfs-pointer": (_LFS, "git-lfs pointer"),
-    "html-page": (b"<!DOCTYPE html><html><body>404</body></html>", "announces a header"),
+    "html-page": (b"<!DOCTYPE html><html><body>404</body></html>", "it is a web page"),
     "rar-archive": (b"Rar!\x1a\x07\x01\0\0\0\0\0archive/data.pkl", "announces a header"),
+    "server-answer": (b'{"error": "gated repo"}', "it is JSON text"),
+    "apple-double": (b"\0\5\x16\7\0\2\0\0" + bytes(60), "it is a side file of macOS"),
     "zero-length": (safetensors_bytes(""), "must start with '{'"),
     # the JSON
     "leading-space": (safetensors_bytes(f' {{"a":{GOOD}}}', FOUR), "must start with '{'"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from provenance.schemas.enums import Mode, Reason, Source, Status
-from provenance.schemas.identity import short_revision
+from provenance.schemas.identity import CheckpointId, short_revision
 from provenance.schemas.records import CrawlRun, EarlierFailure, Fingerprint, Outcome, RepoFile
 
 
@@ -39,6 +39,11 @@ class MemoryHistory:
 
     def fingerprint_of(self, files: Sequence[RepoFile], mode: Mode) -> Fingerprint | None:
         return self.files.get((digests(files), mode))
+
+    def local_before(
+        self, identity: CheckpointId, mode: Mode, *, changed_at: datetime, size: int
+    ) -> Fingerprint | None:
+        return None
 
     def watermarks(self, listing: str) -> list[datetime]:
         return self.marks.get(listing, [])

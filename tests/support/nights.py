@@ -50,7 +50,7 @@ class Night:
         return summary
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with self.database.sql() as connection:
+        with self.database.connect() as connection:
             return connection.execute(query).fetchall()
 
     def change(self, repo: HubRepo) -> None:

@@ -104,7 +104,7 @@ def test_p_values_of_unrelated_models_are_not_too_small(measured: Evaluation) ->
 
 
 def test_read_little_is_little_and_nobody_is_accused(small: Database, truth: dict[str, Truth]) -> None:
-    with small.sql() as connection:
+    with small.connect() as connection:
         (share,) = connection.sql("select sum(bytes_read) / sum(total_bytes) from latest_checkpoints").fetchall()[0]
     assert 0 < share <= 0.10
     for model in asked_about(truth):

@@ -55,7 +55,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 def rows(database: Database, table: str) -> Rows:
     """What a view shows."""
-    with database.sql() as connection:
+    with database.connect() as connection:
         found: Rows = connection.sql(f"SELECT * FROM {table}").to_arrow_table().to_pylist()
     return found
 
@@ -198,7 +198,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], tuple[str, str | None, str | No
     "impossible-shape": (raw(HOSTILE_HEADER), ("failed", "header", "WeightsError"), "no tensor is that long"),
     "shard-missing": (shard_missing, ("failed", "plan", "WeightsError"), "model-00002-of-00002.safetensors"),
     "indexed-shard-missing": (indexed_shard_missing, ("failed", "plan", "WeightsError"), "1 of 2 files"),
-    "shards-overlap": (shards_overlap, ("failed", "plan", "WeightsError"), "must not overlap"),
+    "shards-overlap": (shards_overlap, ("failed", "plan", "WeightsError"), "no index of the shards says which counts"),
     "index-leads-out": (index_leads_out, ("failed", "plan", "WeightsError"), "refused"),
     "index-of-nothing": (files("model.safetensors.index.json"), ("failed", "plan", "WeightsError"), "no weight_map"),
     "linked-weights": (linked_weights, ("failed", "listing", "WeightsError"), "leads out"),
@@ -272,13 +272,17 @@ def test_folders_of_one_repo_id_are_not_mixed_up(models: Path, database: Databas
     good(models / "org" / "a b")
     good(models / "org" / "a:b")
     good(models / "org" / "@evil#x\n\x1b[2J")
+    good(models / "org" / "x" / "a" / "b")
+    good(models / "org" / "a" / "b")
     run = database.crawl([models])
     found = rows(database, "outcomes")
-    assert (run.fingerprinted, run.failed) == (2, 1)
+    assert (run.fingerprinted, run.failed) == (4, 1)
     assert Counter((row["repo_id"], row["status"]) for row in found) == {
-        ("org/a-b", "done"): 1,
-        ("org/a-b", "failed"): 1,
-        ("org/-evil-x---2J", "done"): 1,
+        ("a/b", "done"): 1,
+        ("a/b", "failed"): 1,
+        ("org/a-b-c8687a", "done"): 1,
+        ("org/a-b-6783a3", "done"): 1,
+        ("org/-evil-x---2J-c9782f", "done"): 1,
     }
     (failure,) = run.failures
     assert failure.message is not None

@@ -109,7 +109,7 @@ def test_every_malformed_header_is_one_outcome_of_a_crawl_that_goes_on(tmp_path:
         options = CrawlOptions(endpoint=served.endpoint, workers=4)
         summary = database.crawl([], options, listing=HubListing())
         assert (summary.fingerprinted, summary.failed, summary.stopped) == (7, len(malformed), None)
-        with database.sql() as connection:
+        with database.connect() as connection:
             found = connection.execute("select status, stage, reason, count(*) from outcomes group by all").fetchall()
         assert set(found) == {("done", None, None, 7), ("failed", "header", "malformed", len(malformed))}
         assert database.crawl([], options, listing=HubListing()).listed == 0

@@ -387,7 +387,7 @@ def test_an_index_that_is_none(serve: Serve, index: bytes) -> None:
 
 
 def test_an_index_that_is_absurdly_long(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provenance.crawler.hub.listing.MAX_INDEX_BYTES", 10)
+    monkeypatch.setattr("provenance.crawler.shards.MAX_INDEX_BYTES", 10)
     _, transport = serve(served("acme/m", {"model.safetensors.index.json": INDEX.encode(), **INDEXED}))
     with pytest.raises(WeightsError, match="at most 10 bytes"):
         hub_checkpoints(named(transport, "acme/m"), transport)

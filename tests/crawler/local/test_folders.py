@@ -62,14 +62,44 @@ def root(tmp_path: Path) -> Path:
 def test_repo_id_is_the_last_two_parts_under_the_root(root: Path) -> None:
     write(root, "bert/model.safetensors", "org/gpt/model.safetensors", "a/b/org/deep/model.safetensors")
     write(root, "org/with space/model.safetensors")
-    assert sorted(by_id(root)) == ["bert", "org/deep", "org/gpt", "org/with-space"]
+    assert sorted(by_id(root)) == ["bert", "org/deep", "org/gpt", "org/with-space-b8b8f2"]
+
+
+def test_folder_names_in_any_script_stay_readable_and_distinct(root: Path) -> None:
+    names = [
+        "模型/通义",
+        "模型/千问",
+        "org/my model",
+        "org/my-model",
+        "org/🤗",
+        "हिन्दी/मॉडल",
+        "org/a\u202eb",
+        "org/-dash",
+    ]
+    write(root, *(f"{name}/model.safetensors" for name in names))
+    found = by_id(root)
+    assert len(found) == len(names)
+    assert {"模型/通义", "模型/千问", "org/my-model", "org/🤗", "हिन्दी/मॉडल", "org/-dash"} < found.keys()
+    assert sum(id_.startswith(("org/my-model-", "org/a-b-")) for id_ in found) == 2
+
+
+def test_an_adapter_declares_the_base_in_its_config(root: Path) -> None:
+    write(root, "a/adapter_model.safetensors", "b/adapter_model.safetensors", "c/adapter_model.safetensors")
+    write(root, "a/adapter_config.json", content='\ufeff{"base_model_name_or_path": "org/base"}')
+    write(root, "b/adapter_config.json", content='{"base_model_name_or_path": "/tmp/base"}')
+    write(root, "c/adapter_config.json", content="{")
+    write(root, "a/README.md", content="---\nbase_model: Org/Base\n---\n")
+    found = by_id(root)
+    assert found["a"].metadata == RepoMetadata(declared_parents=("Org/Base",))
+    assert found["b"].metadata.notes == ("card: the base model '/tmp/base' is no repo id",)
+    assert found["c"].metadata.notes == ("card: adapter_config.json cannot be read, nor the base model in it",)
 
 
 def test_a_root_that_is_the_checkpoint_has_its_own_last_two_parts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(root, "my org/gpt/model.safetensors")
-    assert list(by_id(root / "my org" / "gpt")) == ["my-org/gpt"]
+    assert list(by_id(root / "my org" / "gpt")) == ["my-org-b93604/gpt"]
     monkeypatch.chdir(root / "my org" / "gpt")
-    assert list(by_id(Path())) == ["my-org/gpt"]
+    assert list(by_id(Path())) == ["my-org-b93604/gpt"]
 
 
 def test_broken_and_unreadable_kinds_are_visited_too(root: Path) -> None:

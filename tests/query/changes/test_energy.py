@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from provenance.query.changes.energy import role_changes
 from provenance.query.verdict.relation import relation_of
-from provenance.schemas.differences import RoleChange
+from provenance.schemas.comparison import RoleChange
 from provenance.schemas.enums import Direction, Relation
 from tests.conftest import Tensors, llama, trained
 from tests.support.dossiers import layers_of, mapped, pair_of

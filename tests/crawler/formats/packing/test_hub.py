@@ -51,7 +51,7 @@ def test_of_a_large_matrix_little_is_read(tmp_path: Path) -> None:
     (checkpoint,) = rows(tmp_path / "store", "checkpoints")
     assert checkpoint["n_parameters"] == 2 * n * n
     matrices = {row["role"]: row for row in rows(tmp_path / "store", "tensors")}
-    with provenance.open(tmp_path / "store") as database, database.sql() as connection:
+    with provenance.open(tmp_path / "store") as database, database.connect() as connection:
         ((read, total),) = connection.sql("select bytes_read, total_bytes from checkpoints").fetchall()
     assert read < total / 20
     # As many weights as in the bands of the same matrix in 16 bits: five of 16,384 and one.

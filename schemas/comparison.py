@@ -1,10 +1,25 @@
-"""How two compared models differ: their matrices role by role, and their curves beside those of strangers."""
+"""What the public API returns about a pair: `provenance compare`. See `docs/json.md`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from provenance.schemas.tabular import Record
+from provenance.schemas.enums import Direction, Relation, Verdict, Witness
+from provenance.schemas.results import Evidence, Note
+from provenance.schemas.tabular import Record, Rows, Versioned
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedModel(Record):
+    """One side of a comparison."""
+
+    checkpoint_id: str
+    repo_id: str
+    n_layers: int | None
+    hidden_size: int | None
+    n_heads: int | None
+    n_kv_heads: int | None
+    created_at: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +86,30 @@ class RoleChange(Record):
     repeats_before: float | None
     new_rows: int
     new_columns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Versioned):
+    """Every line of evidence for `b` as a parent of `a`; the claims are those of a `Candidate`.
+
+    `notes` say what could not be read of either.
+    """
+
+    a: ComparedModel
+    b: ComparedModel
+    verdict: Verdict
+    relation: Relation
+    direction: Direction
+    probability: float
+    p_value: float
+    p_adjusted: float
+    log10_p: float
+    score: float
+    license: str | None
+    created_at: str | None
+    decided_by: Witness | None
+    evidence: Rows[Evidence]
+    changes: Rows[RoleChange]
+    curves: CurveScores
+    controls: Controls
+    notes: Rows[Note]
