@@ -184,7 +184,7 @@ def product_vector(products: ProductSketch | None) -> NDArray[np.float32]:
     """
     points = np.zeros((2, DEPTHS, ANCHORS * ANCHORS), dtype=np.float32)
     for point, values in zip(points, () if products is None else (products.vo, products.fu), strict=False):
-        layers = values.reshape(len(values), -1).astype(np.float32)
+        layers = values.reshape(len(values), ANCHORS * ANCHORS).astype(np.float32)
         layers = layers[np.isfinite(layers).all(axis=1)]
         if len(layers):
             depth = np.linspace(0, len(layers) - 1, DEPTHS)

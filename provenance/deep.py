@@ -88,7 +88,8 @@ class Weigher:
                 if (listed.identity.subfolder, listed.identity.variant) != (meta.subfolder, meta.variant):
                     continue
                 complete, reader = self._open.enter_context(task.open(listed))
-                resolved = read_headers(reader, complete).resolved
+                # A listing has a part of the config only, without the numbers of heads.
+                resolved = read_headers(reader, replace(complete, config=None)).resolved
                 beside = PurePosixPath(complete.config_file or complete.weight_files[0]).with_name("tokenizer.json")
                 remote = task.source is Source.HUB
                 return Weights(reader, resolved, read_tokenizer(reader, str(beside)), remote)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provenance.crawler import fingerprint as crawler
+from provenance.crawler import headers
 from provenance.crawler.architectures import read_names
 from provenance.schemas.tensors import TensorEntry
 from tests.conftest import llama, trained
@@ -33,7 +33,7 @@ def fingerprints(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         made.append(len(entries))
         return read_names(entries)
 
-    monkeypatch.setattr(crawler, "read_names", counted)
+    monkeypatch.setattr(headers, "read_names", counted)
     return made
 
 

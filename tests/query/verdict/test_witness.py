@@ -43,7 +43,7 @@ CHILDREN: dict[str, Callable[[], Dossier]] = {
     "pruned": lambda: dossier(mapped(ROOT, lambda _, t: np.where(np.abs(t) < np.median(np.abs(t)), 0, t))),
     "int8": lambda: dossier(mapped(ROOT, rounded(127))),
     "int4": lambda: dossier(mapped(ROOT, rounded(7))),
-    "packed": lambda: dossier(mapped(ROOT, rounded(2000)), config=PACKED_CONFIG),
+    "packed": lambda: dossier(mapped(ROOT, rounded(300)), config=PACKED_CONFIG),
     "layers-dropped": lambda: depth([0, 1, 4, 5]),
     "layers-repeated": lambda: depth([0, 1, 2, 3, 2, 3, 4, 5]),
     "narrowed": narrowed,
