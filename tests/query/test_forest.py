@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from provenance.query.lineage.forest import Forest, label, to_dot
 from provenance.schemas.enums import Direction, Relation, Verdict
-from provenance.schemas.results import LineageRow
+from provenance.schemas.lineage import LineageRow
 
 
 def derived(child: str, parent: str, rank: int = 1, *, undeclared: bool | None = False) -> LineageRow:

@@ -11,6 +11,8 @@ from provenance.output.words import (
     LEGEND,
     MADE,
     STYLES,
+    Reason,
+    comparison_reasons,
     comparison_sentence,
     explanation,
     reasons,
@@ -18,7 +20,7 @@ from provenance.output.words import (
 )
 from provenance.query.evidence.registry import DEEP, LINES
 from provenance.schemas.comparison import ComparedModel, Comparison, Controls, CurveScores, RoleChange
-from provenance.schemas.enums import Direction, ModelVerdict, Relation, Verdict, Witness
+from provenance.schemas.enums import Direction, ModelVerdict, NoteKind, Relation, Verdict, Witness
 from provenance.schemas.results import (
     Answer,
     Candidate,
@@ -215,5 +217,7 @@ def test_sentence_of_a_comparison(verdict: str, direction: str, relation: str, s
         Rows(RoleChange),
         CurveScores(*nothing),
         Controls(0, *nothing),
+        Rows(Note, [Note("b/b@1", NoteKind.PACKED, "its weights are packed")]),
     )
     assert comparison_sentence(found) == sentence
+    assert Reason("note", "b/b@1: its weights are packed") in comparison_reasons(found)
