@@ -231,7 +231,7 @@ def _print_candidates(answer: Answer, *, wide: bool) -> None:
         [{name: value for name, value in row.items() if name not in empty} for row in rows],
         "table",
         wide=wide,
-        first_to_go=("(shapes)", "curves", "norms", "declared", "weights", "log10 p"),
+        first_to_go=("(shapes)", "products", "curves", "norms", "declared", "weights", "log10 p"),
         styles=STYLES,
     )
 
