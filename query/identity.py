@@ -65,7 +65,7 @@ def identified(found: Dossier, stored: Iterable[Dossier], *, mode: str | None = 
         note = f"card: the folder says otherwise than the stored {row.checkpoint_id}, of which only the date is taken"
         created = found.meta.created_at or row.meta.created_at
         return replace(found, meta=replace(found.meta, created_at=created, notes=(*found.meta.notes, note)))
-    if mode not in (None, row.meta.mode):
+    if mode not in (None, row.meta.mode) or (row.products is None and found.products is not None):
         row = replace(found, meta=replace(row.meta, mode=found.meta.mode, fingerprint_id=None))
     if same_repo:
         return row

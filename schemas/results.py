@@ -116,11 +116,11 @@ class Candidate(Record):
     merge_weight: float | None
     license: str | None
     created_at: str | None
-    merge: MergeShare | None
-    layers: Rows[LayerRun]
     decided_by: Witness | None
     undeclared: bool | None
     license_differs: bool | None
+    merge: MergeShare | None
+    layers: Rows[LayerRun]
     evidence: Rows[Evidence]
 
 

@@ -113,7 +113,7 @@ def query(
     if chosen == "json":
         print_json(answer.to_dict())
     elif chosen == "table":
-        _print_answer(answer, wide=wide, explain=explain)
+        _print_answer(answer, wide=wide, explain=explain, deep=deep)
     else:
         rows = answer.candidates.to_dicts()
         print_rows([{name: value for name, value in row.items() if name not in _NESTED} for row in rows], chosen)
@@ -179,7 +179,7 @@ def _doubts(condition: str, answer: Answer) -> list[str]:
     return found
 
 
-def _print_answer(answer: Answer, *, wide: bool, explain: bool) -> None:
+def _print_answer(answer: Answer, *, wide: bool, explain: bool, deep: bool) -> None:
     from provenance.output import clean, say
     from provenance.output.sections import print_headline, print_legend, print_reasons
     from provenance.output.words import LEGEND, claims, reasons, verdict_sentence
@@ -192,7 +192,7 @@ def _print_answer(answer: Answer, *, wide: bool, explain: bool) -> None:
     if explain:
         _print_evidence(answer)
         print_legend(LEGEND)
-    for candidate in answer.candidates:
+    for candidate in answer.candidates if deep else ():
         for line in candidate.evidence:
             if line.kind == "products" and line.value is None:
                 say(f"not compared with --deep: {clean(line.note)}")
@@ -231,7 +231,7 @@ def _print_candidates(answer: Answer, *, wide: bool) -> None:
         [{name: value for name, value in row.items() if name not in empty} for row in rows],
         "table",
         wide=wide,
-        first_to_go=("(shapes)", "curves", "norms", "declared", "weights", "log10 p"),
+        first_to_go=("(shapes)", "products", "curves", "norms", "declared", "weights", "log10 p"),
         styles=STYLES,
     )
 

@@ -115,7 +115,7 @@ def test_undated_copies_are_nobodys_children(tmp_path: Path, write_repo: Callabl
     assert run("crawl", str(tmp_path / "models"), *store).status == 0
     done = run("query", "copies/a", *store, "--fail-on", "derived", "--format", "json")
     assert (done.status, done.json["verdict"]) == (0, "inconclusive")
-    assert done.json["notes"] == [
+    assert [note["text"] for note in done.json["notes"]] == [
         f"the same weights as copies/{name}; who was first is not known (neither has a date)" for name in "bc"
     ]
     done = run("query", "copies/a", *store, "--fail-on", "license", "--license", "mit")
@@ -242,6 +242,6 @@ def test_real_files_of_two_packages_with_the_same_weights(tmp_path: Path, run: R
         done = run("query", str(folder), *store, "--fail-on", "derived", "--format", "json")
         assert (done.status, done.json["verdict"]) == (0, "inconclusive")
         said = f"the same weights as {other.parent.name}/{other.name}; who was first is not known (neither has a date)"
-        assert done.json["notes"][0] == said
+        assert done.json["notes"][0]["text"] == said
     dates = ("--created", "2024-01-01", "--created", "2020-01-01")
     assert run("compare", *map(str, folders[::-1]), *store, *dates, "--format", "json").json["verdict"] == "derived"

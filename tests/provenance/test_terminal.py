@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from provenance.commands.env import without_secrets
+from provenance.schemas.tables import FORMAT_VERSION
 from provenance.settings import VARIABLES
 from tests.support.command_line import CHILD, MINIATURE, PARENT, SCRIPT, STRANGER, Run
 from tests.support.terminal import clean_environment, on_terminal
@@ -198,7 +199,7 @@ def test_env_shows_what_a_report_needs_and_no_secret(run: Run, store: Path, monk
         assert "hidden" not in done.out
     found = run("env").json
     assert found["store"] == str(store)
-    assert found["store format"] == "2"
+    assert found["store format"] == str(FORMAT_VERSION)
     assert found["hub"] == "https://hub.example.org/path"
     assert found["HF_TOKEN"] == found["HTTPS_PROXY"] == "set"
     assert run("env", "--store", "nowhere").json["store format"].startswith("not readable: no store at ")
