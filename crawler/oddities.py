@@ -15,7 +15,7 @@ _KINDS: tuple[tuple[str, Callable[[TensorRow], bool]], ...] = (
     ("holds nothing but NaN or infinities", lambda row: row.n_nonfinite == row.n_read),
     ("holds some NaN or infinities", lambda row: row.n_nonfinite > 0),
     ("is all zero", lambda row: row.min == row.max == 0),
-    ("has one value in all its cells", lambda row: row.min == row.max),
+    ("has one value in all its cells", lambda row: row.min is not None and row.min == row.max),
 )
 
 

@@ -207,7 +207,8 @@ def test_factors_far_apart_are_read_alone(monkeypatch: pytest.MonkeyPatch, tmp_p
     apart, more = visit(tmp_path / "a", SAMPLE_SIZES["default"])
     assert apart.tensors == together.tensors
     assert len(more.ranges) > len(reader.ranges)
-    assert len(reader.ranges) == 4  # the header in two, the config, all factors at once
+    large = [(start, stop) for _, start, stop in reader.ranges if stop - start > 256]  # the others are for the revision
+    assert len(large) == 3  # the header in two, all factors at once
 
 
 def test_an_adapter_is_read_again_beside_an_earlier_fingerprint(tmp_path: Path) -> None:

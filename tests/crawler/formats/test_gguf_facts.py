@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,7 +109,7 @@ def test_what_was_listed_comes_first() -> None:
     ],
 )
 def test_nonsense_declares_nothing(metadata: dict[str, Value]) -> None:
-    assert with_declarations(RepoMetadata(), metadata, "org/m") == RepoMetadata()
+    assert replace(with_declarations(RepoMetadata(), metadata, "org/m"), notes=()) == RepoMetadata()
     assert len(str(card_of(metadata))) < 200
 
 

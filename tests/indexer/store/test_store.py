@@ -144,7 +144,7 @@ def test_rows_survive_any_interleaving(steps: list[tuple[str, object]]) -> None:
             assert Counter(store.read("runs")["listed"].to_pylist()) == expected
         assert store.verify() == []
         store.compact()
-        assert len(store.manifest().parts["runs"]) == 1
+        assert list(groups(store.manifest().parts["runs"], 1 << 20)) == []
         assert parquet_files(store) == store.manifest().paths(), "nothing is left of the replaced parts"
 
 
