@@ -24,7 +24,15 @@ ROOMS = ("crawler", "indexer", "query", "schemas")
 BESIDE = ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", ".gitignore")
 """What a build needs beside the code."""
 
-FILES = ("Makefile", "constraints.txt", "CHANGELOG.md", "CONTRIBUTING.md", ".gitattributes", ".pre-commit-config.yaml")
+FILES = (
+    "Makefile",
+    "constraints.txt",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    ".gitattributes",
+    ".pre-commit-config.yaml",
+)
 FOLDERS = ("provenance", "tests", "tools", "benchmarks", "docs", ".ci")
 """What else the source archive holds: all that its own `make lint` and `make test` need."""
 
