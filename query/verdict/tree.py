@@ -59,7 +59,7 @@ class Evidence:
 
     Attributes:
         clear: `[n, n]` log odds by structure or a clear asymmetry, else 0.
-        light: `[n, n]` by all other witnesses but dates.
+        light: `[n, n]` by all others but dates.
         dates: `[n, n]` order of the dates: 1, -1 or 0.
         confirmed: `[n, n]` structure, or a card, names the first as what the second was made from.
         apart: `[n, n]` neither can descend from the other.
@@ -77,7 +77,8 @@ class Evidence:
 
     def odds(self, doubt: float) -> Array:
         """`[n, n]` log odds of all witnesses together (as `Precedence.log_odds`)."""
-        return np.where(self.clear != 0, self.clear, self.light + self.dates * worth(doubt))
+        others = self.light + self.dates * worth(doubt)
+        return np.where(self.clear * others >= 0, self.clear + others, self.clear)
 
 
 @dataclass(frozen=True)

@@ -91,12 +91,13 @@ class Precedence:
         return self.structure or (self.asymmetry if abs(self.asymmetry) >= CLEAR else 0.0)
 
     def log_odds(self, doubt: float = UNKNOWN_DATES) -> float:
-        """The verdict: the strongest clear witness, else all of them together.
+        """The verdict: the strongest clear witness, with the others if they agree; else all of them together.
 
         Args:
             doubt: probability that the dates of this family are arbitrary.
         """
-        return self.clear or self.light + self.dates * worth(doubt)
+        others = self.light + self.dates * worth(doubt)
+        return self.clear + others if self.clear * others >= 0 else self.clear
 
     def of_a_merge(self, doubt: float = UNKNOWN_DATES) -> float:
         """Log odds where the second may be a merge of the first and others, so that a small asymmetry says nothing."""
@@ -124,8 +125,8 @@ class Precedence:
 
     @property
     def light(self) -> float:
-        """What all but dates say together where the weights are not clear: log odds."""
-        return self.asymmetry + self.growth + self.declared
+        """What all say together but the clear witnesses and dates: log odds."""
+        return (0.0 if self.clear else self.asymmetry) + self.growth + self.declared
 
     def metadata(self, doubt: float) -> float:
         """What dates and cards alone say: log odds."""
