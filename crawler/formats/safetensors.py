@@ -141,14 +141,6 @@ def _other_kind(prefix: bytes) -> str | None:
     text = prefix.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!docty", b"<html", b"<?xml")):
         return "it is a web page, which a failed download left in its place; fetch the file again"
-    if prefix.startswith(b"PK\x03\x04"):
-        return "it is a zip archive, such as torch.save writes (a pickle, never loaded); save it again as safetensors"
-    if prefix[:1] == b"\x80" and prefix[1:2] in b"\x02\x03\x04\x05" and prefix[2:3] in b"}]).cX\x8a\x95K(":
-        return "it is a pickle, which is never loaded; save it again as safetensors"
-    if prefix.startswith(b"GGUF"):
-        return "it is a GGUF file; give it the ending .gguf"
-    if prefix.startswith(b"\x89HDF"):
-        return "it is an HDF5 file; save it again as safetensors"
     if prefix.startswith(b"\x00\x05\x16\x07"):
         return "it is a side file of macOS (AppleDouble) without weights; remove it"
     if prefix.startswith(b"\x1f\x8b"):

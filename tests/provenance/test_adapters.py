@@ -85,8 +85,15 @@ def test_a_bare_adapter_says_nothing_of_its_base(database: Database) -> None:
     answer, found = ask(database, "lora/first")
     assert answer.verdict is ModelVerdict.INCONCLUSIVE
     assert answer.model.declared_parents == ("org/base",)
-    note, *_ = answer.notes
-    assert note.text == "an adapter alone: its weights say nothing of its base, which is declared to be org/base"
+    alone, same, kind = answer.notes
+    assert (alone.kind, same.kind, kind.kind) == (
+        NoteKind.ADAPTER_ALONE,
+        NoteKind.SAME_WEIGHTS,
+        NoteKind.UNRESOLVED,
+    )
+    assert alone.text == "an adapter alone: its weights say nothing of its base, which is declared to be org/base"
+    assert "lora/copy" in same.text
+    assert kind.text.startswith("an adapter alone (LoRA): rank 4, scale 2, ")
     for name in ("org/base", "org/other", "org/small", "org/merged"):
         assert found[name].verdict is Verdict.INCONCLUSIVE
         assert (found[name].score, found[name].probability) == (0.0, 0.0)
