@@ -6,7 +6,7 @@ import numpy as np
 
 from provenance.indexer.dossier import Dossier
 from provenance.query.evidence.pair import Pair
-from provenance.query.verdict.rounding import grain_of, is_rounded, is_rounding
+from provenance.query.verdict.rounding import is_rounded, is_rounding, repeated_values
 from provenance.query.verdict.witness import ZEROS
 from provenance.schemas.enums import Direction, Relation
 from provenance.schemas.roles import ROLE_CODE, Role
@@ -61,7 +61,7 @@ def relation_of(pair: Pair, direction: Direction) -> Relation:
     if correlation > ROUNDED and (
         child.dossier.meta.quantization
         or is_rounding(found)
-        or is_rounded(grain_of(child.dossier), grain_of(parent.dossier), 2 * (1 - correlation))
+        or is_rounded(repeated_values(child.dossier), repeated_values(parent.dossier), 2 * (1 - correlation))
     ):
         return Relation.QUANTIZED
     zeros = (found.zeros_b, found.zeros_a) if direction is Direction.CHILD else (found.zeros_a, found.zeros_b)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from provenance.indexer.dossier import Dossier
@@ -17,33 +15,12 @@ share: 0.04 to 0.6 in 8 and 4 bits, 20 for a model that was trained after roundi
 MIN_REPEATS, MORE = 0.02, 2.0
 """Least share of repeated values of a rounded model, and how many times as many it has as the other."""
 
-MORE_PACKED = 1.5
-"""The same factor where only the child is packed: 8 bits repeat few values, so there is no least share."""
-
 UNBOUNDED = 0.002
 """Share of changed cells beyond the rounding of 8-bit floats up to which a change is rounding. Training moves small
 weights as far as large ones: light fine-tunes have 0.2 and more."""
 
 ROUNDING_KURTOSIS = 2.0
 """Between the 1.8 of a uniform rounding error and the 3 of Gaussian noise; of few cells training leaves 2.4 too."""
-
-
-@dataclass(frozen=True)
-class Grain:
-    """How finely weights are graded.
-
-    Attributes:
-        repeats: share of the sampled weights that equal another one of their row.
-        packed: whether they are packed, as the config or the tensors say.
-    """
-
-    repeats: float
-    packed: bool
-
-
-def grain_of(dossier: Dossier) -> Grain:
-    """The grain of a checkpoint's layer matrices."""
-    return Grain(repeated_values(dossier), bool(dossier.meta.quantization))
 
 
 def repeated_values(dossier: Dossier) -> float:
@@ -60,23 +37,21 @@ def repeated_values(dossier: Dossier) -> float:
     return float(np.mean((np.diff(row[order]) == 0) & (np.diff(value[order]) == 0)))
 
 
-def rounded_from(first: Grain, second: Grain, distance: float) -> int:
-    """Whose weights were rounded from the other's: 1 for the second's, -1 for the first's, else 0."""
+def rounded_from(first: float, second: float, distance: float) -> int:
+    """Whose weights were rounded from the other's, by their `repeated_values`: 1 the second's, -1 the first's, else 0."""
     return is_rounded(second, first, distance) - is_rounded(first, second, distance)
 
 
-def is_rounded(child: Grain, parent: Grain, distance: float) -> bool:
+def is_rounded(child: float, parent: float, distance: float) -> bool:
     """Whether a child's weights were rounded from a parent's: its values repeat, and it is as near as rounding leaves.
 
     Args:
-        child: the one that may be rounded.
-        parent: the other.
+        child: share of repeated values (`repeated_values`) of the one that may be rounded.
+        parent: of the other.
         distance: of the two, in units of their variance. The error of rounding grows with the square of the step, and
             so of the share of repeated values.
     """
-    only_child = child.packed and not parent.packed
-    least = MORE_PACKED * parent.repeats if only_child else max(MIN_REPEATS, MORE * parent.repeats)
-    return child.repeats > least and distance <= ROUNDED * child.repeats**2
+    return child > max(MIN_REPEATS, MORE * parent) and distance <= ROUNDED * child**2
 
 
 def is_rounding(change: Slopes) -> bool:

@@ -20,7 +20,7 @@ from provenance.query.statistics.frame import Frame
 from provenance.query.statistics.grid import Grid
 from provenance.query.verdict.dates import UNKNOWN_DATES, worth
 from provenance.query.verdict.packing import cast_from, packed_from
-from provenance.query.verdict.rounding import Grain, grain_of, rounded_from
+from provenance.query.verdict.rounding import repeated_values, rounded_from
 from provenance.query.verdict.stack import WHOLE, coverage
 from provenance.schemas.enums import Witness
 from provenance.schemas.roles import ROLE_CODE, Role
@@ -166,9 +166,9 @@ class Member:
         return sum(shapes.values())
 
     @cached_property
-    def grain(self) -> Grain:
-        """How finely its weights are graded."""
-        return grain_of(self.dossier)
+    def repeats(self) -> float:
+        """Share of its sampled weights that equal another one of their row."""
+        return repeated_values(self.dossier)
 
     @cached_property
     def vocabulary(self) -> int:
@@ -250,7 +250,7 @@ def _structure(first: Member, second: Member, frame: Frame, i: int, j: int) -> i
     distance = float(frame.shared.distance[i, j])
     methods = [member.dossier.meta.quantization for member in (first, second)]
     fewer = packed_from(methods[0], methods[1], distance) or cast_from(first.grid, second.grid)
-    return fewer or rounded_from(first.grain, second.grain, distance)
+    return fewer or rounded_from(first.repeats, second.repeats, distance)
 
 
 def _asymmetry(frame: Frame, i: int, j: int) -> float:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from provenance.indexer.dossier import Dossier
-from provenance.query.verdict.rounding import Grain, grain_of, is_rounding, repeated_values, rounded_from
+from provenance.query.verdict.rounding import is_rounding, repeated_values, rounded_from
 from tests.conftest import Tensors, llama, trained
 from tests.support.dossiers import dossier, mapped, pair_of, rounded
 
@@ -30,26 +30,15 @@ def test_rounding_repeats_values_and_training_does_not() -> None:
     assert repeated_values(pruned()) < 0.01
 
 
-GRAINS = st.builds(Grain, repeats=st.floats(0, 1), packed=st.booleans())
-
-
-@given(GRAINS, GRAINS, st.floats(0, 2))
-def test_the_pair_turned_round_says_the_opposite(one: Grain, other: Grain, distance: float) -> None:
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 2))
+def test_the_pair_turned_round_says_the_opposite(one: float, other: float, distance: float) -> None:
     assert rounded_from(one, other, distance) == -rounded_from(other, one, distance)
 
 
 def test_a_model_that_was_trained_after_rounding_is_too_far_away() -> None:
-    plain, coarse = Grain(0.001, False), Grain(0.1, False)
+    plain, coarse = 0.001, 0.1
     assert rounded_from(plain, coarse, 0.002) == 1
     assert rounded_from(plain, coarse, 0.1) == 0
-
-
-def test_of_a_packed_model_a_few_more_repeated_values_say_enough() -> None:
-    plain = Grain(0.008, False)
-    assert rounded_from(plain, Grain(0.014, True), 1e-5) == 1
-    assert rounded_from(plain, Grain(0.014, False), 1e-5) == 0
-    # A copy that was unpacked again has the grid of the packed one.
-    assert rounded_from(plain, Grain(0.008, True), 1e-5) == 0
 
 
 def float8(_: str, tensor: NDArray[Any]) -> NDArray[Any]:
@@ -73,7 +62,3 @@ def test_the_shape_of_a_change(child: Tensors, expected: bool) -> None:
     found = pair_of(child, ROOT).slopes
     assert found is not None
     assert is_rounding(found) == expected
-
-
-def test_the_grain_says_whether_the_weights_are_packed() -> None:
-    assert not grain_of(dossier(ROOT)).packed
