@@ -36,6 +36,7 @@ from pathlib import PurePosixPath
 
 from provenance.crawler.gguf_selection import gguf_models
 from provenance.crawler.shards import weight_map_of
+from provenance.crawler.weight_names import ADAPTER, FORMATS, INDEXED, OTHER, PYTORCH, SAFETENSORS, Format
 from provenance.schemas.errors import SkippedCheckpoint, WeightsError
 
 PIPELINE_FILE = "model_index.json"
@@ -45,8 +46,6 @@ CONFIG_FILES = ("config.json", "params.json", "adapter_config.json", PIPELINE_FI
 
 _CONFIGS = CONFIG_FILES[:2]  # those that describe the weights in the same folder, the better one first
 _ADAPTER_CONFIG = "adapter_config.json"
-
-_INDEXED, _ADAPTER, _OTHER = 2, 4, 5  # ranks of sets; those without a standard name are indexed or other
 
 _UNREAD: tuple[tuple[tuple[str, ...], str], ...] = (
     ((".bin", ".pt", ".pth"), "states of a training, or no weights ({})"),
@@ -60,60 +59,8 @@ _UNREAD: tuple[tuple[tuple[str, ...], str], ...] = (
 WEIGHT_SUFFIXES = (".safetensors", *(suffix for suffixes, _ in _UNREAD for suffix in suffixes))
 """Endings of weight files, including formats that are not read."""
 
-_SHARD = r"(?:-(?P<number>\d{5,6})-of-(?P<total>\d{5,6}))?"
 _SIDE_FILES = "._"  # macOS writes one beside every file of an archive
 _LONG = 120  # maximum characters of a name in an error
-
-
-@dataclass(frozen=True, slots=True)
-class _Format:
-    """How the weight files of one format are named.
-
-    Attributes:
-        name: for messages.
-        ranks: standard names, and which of them are preferred: those of the lowest number.
-        names: patterns of weight files, the first that matches is used.
-        index: pattern of shard indexes.
-        state: pattern of files of the same ending that hold no weights; null for none.
-    """
-
-    name: str
-    ranks: Mapping[str, int]
-    names: tuple[re.Pattern[str], ...]
-    index: re.Pattern[str]
-    state: re.Pattern[str] | None = None
-
-    def match(self, name: str) -> re.Match[str] | None:
-        """The parts of the name of a weight file; null for other files."""
-        if self.state is not None and self.state.match(name):
-            return None
-        return next((m for pattern in self.names if (m := pattern.fullmatch(name))), None)
-
-
-def _format(name: str, main: str, ending: str, state: str | None = None) -> _Format:
-    end = rf"\.(?P<ending>{ending})"
-    standard = f"{main}|diffusion_pytorch_model|adapter_model"
-    return _Format(
-        name,
-        {main: 0, "diffusion_pytorch_model": 1, "consolidated": 3, "adapter_model": _ADAPTER},
-        (  # only standard names have variants: `sd_xl_base_1.0` is a name, not variant `0`
-            re.compile(rf"(?P<stem>{standard})(?:\.(?P<variant>[^.]+?))?{_SHARD}(?:\.(?P<late>[^.]+))?{end}"),
-            re.compile(rf"(?P<stem>consolidated)\.(?P<number>\d{{1,6}}){end}"),
-            re.compile(rf"(?P<stem>.+?){_SHARD}{end}"),
-        ),
-        re.compile(rf"(?P<stem>.+){end}\.index(?:\.(?P<variant>[^.]+))?\.json"),
-        re.compile(state) if state else None,
-    )
-
-
-_SAFETENSORS = _format("safetensors", "model", "safetensors")
-_PYTORCH = _format(
-    "PyTorch",
-    "pytorch_model",
-    "bin|pt|pth",
-    state=r"training_args|optimizer|scheduler|scaler|rng_state|random_states|.*optim_states",
-)
-_FORMATS = (_SAFETENSORS, _PYTORCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +89,7 @@ class _WeightSet:
 
     @property
     def rank(self) -> int:
-        return self.standard if self.standard is not None else _INDEXED if self.index else _OTHER
+        return self.standard if self.standard is not None else INDEXED if self.index else OTHER
 
     @property
     def first(self) -> str:
@@ -192,39 +139,39 @@ def select_weights(paths: Sequence[str], read_json: Callable[[str], object]) -> 
 
 def is_weight_related(name: str) -> bool:
     """Whether a file contains, describes or lists weights, judged by its name."""
-    listed = any(kind.index.fullmatch(name) for kind in _FORMATS)
+    listed = any(kind.index.fullmatch(name) for kind in FORMATS)
     return name.endswith(WEIGHT_SUFFIXES) or name in CONFIG_FILES or listed
 
 
 def names_a_model(name: str) -> bool:
     """Whether a weight file has a specific name, rather than a standard name such as `model`."""
-    sets = [weights for kind in _FORMATS for weights in _weight_sets([name], kind)]
+    sets = [weights for kind in FORMATS for weights in _weight_sets([name], kind)]
     return not sets or any(weights.standard is None for weights in sets)
 
 
 def _select_folder(folder: str, names: Sequence[str], read_json: Callable[[str], object]) -> list[Selection]:
     """The checkpoints of one folder; empty if it has neither weights nor an index of them."""
-    kind, sets = _SAFETENSORS, _weight_sets(names, _SAFETENSORS)
+    kind, sets = SAFETENSORS, _weight_sets(names, SAFETENSORS)
     if not sets and (models := gguf_models(names)):
         return [
             Selection(folder or None, variant, tuple(_join(folder, name) for name in files), None)
             for variant, files in models
         ]
     if not sets:
-        kind, sets = _PYTORCH, _weight_sets(names, _PYTORCH)
+        kind, sets = PYTORCH, _weight_sets(names, PYTORCH)
     best = min((s.rank for s in sets), default=None)
     chosen = [s for s in sets if s.rank == best]
     if any(s.variant is None for s in chosen):
         chosen = [s for s in chosen if s.variant is None]
-    if best != _INDEXED and len({s.variant for s in chosen}) < len(chosen):
+    if best != INDEXED and len({s.variant for s in chosen}) < len(chosen):
         raise _ambiguous(folder, chosen, kind)
     checkpoints = [(s, _files(s, folder, names, kind, read_json)) for s in chosen]
-    if best == _INDEXED:
+    if best == INDEXED:
         most = max(len(files) for _, files in checkpoints)
         checkpoints = [(s, files) for s, files in checkpoints if len(files) == most]
         if len(checkpoints) > 1:
             raise _ambiguous(folder, [s for s, _ in checkpoints], kind)
-    order = (_ADAPTER_CONFIG, *_CONFIGS) if best == _ADAPTER else _CONFIGS
+    order = (_ADAPTER_CONFIG, *_CONFIGS) if best == ADAPTER else _CONFIGS
     config = next((_join(folder, name) for name in order if name in names), None)
     return [
         Selection(
@@ -238,7 +185,7 @@ def _select_folder(folder: str, names: Sequence[str], read_json: Callable[[str],
     ]
 
 
-def _weight_sets(names: Sequence[str], kind: _Format) -> list[_WeightSet]:
+def _weight_sets(names: Sequence[str], kind: Format) -> list[_WeightSet]:
     """Group the weight files of one format and their indexes by name, ending and variant."""
     sets: dict[tuple[str, str, str | None], _WeightSet] = {}
     for name in names:
@@ -260,7 +207,7 @@ def _weight_sets(names: Sequence[str], kind: _Format) -> list[_WeightSet]:
 
 
 def _files(
-    weights: _WeightSet, folder: str, names: Sequence[str], kind: _Format, read_json: Callable[[str], object]
+    weights: _WeightSet, folder: str, names: Sequence[str], kind: Format, read_json: Callable[[str], object]
 ) -> list[str]:
     """The files of one set in shard order.
 
@@ -290,7 +237,7 @@ def _files(
     return [shards[number] for number in sorted(shards)]
 
 
-def _whole_set(weights: _WeightSet, names: Sequence[str], kind: _Format) -> list[str]:
+def _whole_set(weights: _WeightSet, names: Sequence[str], kind: Format) -> list[str]:
     """The shards in order if they need no index: one complete set whose names give the total number.
 
     Empty if another file could belong to it, such as a separate draft head.
@@ -309,7 +256,7 @@ def _numbers(total: str, shards: Mapping[int, str]) -> range:
     return range(start, start + int(total) if total else max(shards) + 1)
 
 
-def _indexed_files(index: object, path: str, kind: _Format) -> list[str]:
+def _indexed_files(index: object, path: str, kind: Format) -> list[str]:
     """The files that a shard index names, in shard order.
 
     Raises:
@@ -338,7 +285,7 @@ def _shard_name(example: str, number: int) -> str:
     )
 
 
-def _ambiguous(folder: str, sets: Sequence[_WeightSet], kind: _Format) -> SkippedCheckpoint:
+def _ambiguous(folder: str, sets: Sequence[_WeightSet], kind: Format) -> SkippedCheckpoint:
     names = [_join(folder, s.first) for s in sets]
     several = f"several unrelated {kind.name} files and nothing says which are the weights"
     return SkippedCheckpoint(f"{several}: {_some(names)}; crawl one by itself")

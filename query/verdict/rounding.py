@@ -38,7 +38,7 @@ def repeated_values(dossier: Dossier) -> float:
 
 
 def rounded_from(first: float, second: float, distance: float) -> int:
-    """Whose weights were rounded from the other's, by their `repeated_values`: 1 the second's, -1 the first's, else 0."""
+    """Whose weights were rounded from the other's, by `repeated_values`: 1 the second's, -1 the first's, else 0."""
     return is_rounded(second, first, distance) - is_rounded(first, second, distance)
 
 
